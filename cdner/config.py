@@ -1,0 +1,184 @@
+"""Experiment and step settings: strict, frozen, with every default either the paper's or stated as ours.
+
+A settings object's ``identity()`` is what enters a run id. Where and how fast something runs (devices, concurrency,
+timeouts, base URLs, keys) is in ``Execution`` and in no identity. TOML is read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cdner.errors import UsageError
+from cdner.hashing import Json
+
+Setting = Literal[
+    "without_source",
+    "without_all",
+    "without_backward",
+    "without_initial",
+    "without_initial_and_backward",
+    "full",
+]
+REASONING_SETTINGS: tuple[Setting, ...] = (
+    "without_backward",
+    "without_initial",
+    "without_initial_and_backward",
+    "full",
+)
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys and wrong types are refused, 1 becomes 1.0 where a float is meant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def identity(self) -> Json:
+        return cast(Json, self.model_dump(mode="json"))
+
+
+class Corpora(Settings):
+    source: str = "conll2003"
+    target: str = "ai"
+    n_source_train: NonNegativeInt = 0  # 0 = all; otherwise a seeded sample
+    n_source_dev: NonNegativeInt = 0
+    n_target_train: NonNegativeInt = 0
+    n_target_dev: NonNegativeInt = 0
+    n_target_test: NonNegativeInt = 0
+
+
+class BackboneChoice(Settings):
+    family: str = "seq2seq"
+    model: str = "google/flan-t5-base"  # hub name, folder, or "embedded" (SmolLM2-135M-Instruct)
+    revision: str = ""  # hub revision; "" = the hub's default
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # auto = bf16 where the processor has it; never fp16
+
+
+class Training(Settings):
+    """Learning rate and batch size are the paper's (B.2); the rest is ours, the paper gives none."""
+
+    epochs: NonNegativeInt = 10
+    learning_rate: PositiveFloat = 1e-5
+    batch_size: PositiveInt = 10
+    gradient_accumulation: PositiveInt = 1
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    schedule: Literal["constant", "linear"] = "linear"
+    weight_decay: NonNegativeFloat = 0.01
+    clip_norm: PositiveFloat = 1.0
+    lora_rank: NonNegativeInt = 0  # 0 = full fine-tuning
+    lora_alpha: PositiveInt = 32
+    select: Literal["dev_loss", "dev_metric", "last"] = "dev_loss"
+    max_input_tokens: PositiveInt = 1024
+    max_target_tokens: PositiveInt = 512
+    seed: NonNegativeInt = 0
+
+
+class Prediction(Settings):
+    decoding: Literal["free", "grounded"] = "free"
+    max_new_tokens: PositiveInt = 256
+
+
+class Confusion(Settings):
+    """alpha, beta, w0, delta: B.2. The margin of adaptive rivals is ours."""
+
+    alpha: NonNegativeFloat = 0.5
+    beta: NonNegativeFloat = 0.5
+    delta: NonNegativeFloat = 1.0
+    w0: PositiveFloat = 2.5
+    rivals: Literal["top1", "adaptive"] = "top1"
+    margin: NonNegativeFloat = 0.25  # adaptive: v_conf must exceed (1 + margin) * uniform level
+
+
+class Llm(Settings):
+    """Backend and model that write text; sampling is part of every request's identity."""
+
+    backend: str = "openai"
+    model: str = "gpt-4o-mini"
+    max_tokens: PositiveInt = 700
+    temperature: NonNegativeFloat = 0.0
+    seed: NonNegativeInt = 0
+    structured: bool = True  # ask for JSON by schema; False = headings
+
+
+class Reasoning(Llm):
+    template: str = "pbrc.v1"
+    n_examples: NonNegativeInt = 10
+
+
+class Execution(Settings):
+    """How a run is carried out; in no run's identity."""
+
+    device: str = "auto"
+    batch_size: PositiveInt = 16  # prediction
+    concurrency: PositiveInt = 8
+    timeout_seconds: PositiveFloat = 120.0
+    base_url: str = ""
+
+
+class Experiment(Settings):
+    name: str
+    description: str = ""
+    corpora: Corpora = Corpora()
+    backbone: BackboneChoice = BackboneChoice()
+    train_source: Training = Training()
+    train_target: Training = Training()
+    train_augmented: Training = Training()
+    predict: Prediction = Prediction()
+    confusion: Confusion = Confusion()
+    describe: Llm = Llm(max_tokens=160, structured=False)
+    reason: Reasoning = Reasoning()
+    execution: Execution = Execution()
+    settings: tuple[Setting, ...] = ("without_all", "full")
+    splits: tuple[Literal["dev", "test"], ...] = ("dev", "test")
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read an experiment file. UsageError names the file, the line of broken TOML, or the key and the way out."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read experiment {path}: {error}.") from error
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.") from error
+    return parse_experiment(table, where=str(path))
+
+
+def parse_experiment(table: dict[str, object], *, where: str) -> Experiment:
+    """Validate a table as an experiment (TOML arrays become tuples)."""
+    ready = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    try:
+        return Experiment.model_validate(ready)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        guess = f" Did you mean '{near[0]}'?" if near else ""
+        return f"unknown key '{key}'.{guess} Known: {', '.join(sorted(known))}."
+    return f"'{key}': {problem['msg']} (got {problem['input']!r})."
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    model: type[BaseModel] = Experiment
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,51 @@
+"""Names to implementations, resolved late: listing backends must not import torch, vllm or openai.
+
+Each kind maps a name to "module:attribute". Third parties add theirs by the entry-point group ``cdner.<kind>``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from cdner.errors import UsageError, unknown_name
+
+_BUILT_IN: dict[str, dict[str, str]] = {
+    "backend": {
+        "openai": "cdner.backends.openai:open_backend",
+        "local": "cdner.backends.local:open_backend",
+        "replay": "cdner.backends.replay:open_backend",
+        "scripted": "cdner.backends.scripted:open_backend",
+    },
+    "backbone": {
+        "seq2seq": "cdner.backbone.seq2seq:FAMILY",
+        "causal": "cdner.backbone.causal:FAMILY",
+    },
+    "dimension": {
+        "u_hie": "cdner.confusion.hierarchy:HierarchyDimension",
+        "u_sim": "cdner.confusion.similarity:SimilarityDimension",
+        "R_M": "cdner.confusion.empirical:EmpiricalDimension",
+    },
+    "corpus": {
+        "conll": "cdner.corpora.conll:ConllReader",
+    },
+}
+
+
+def names(kind: str) -> dict[str, str]:
+    """Name -> "module:attribute" of one kind, built-in and from entry points."""
+    found = dict(_BUILT_IN.get(kind, {}))
+    found.update({point.name: point.value for point in entry_points(group=f"cdner.{kind}")})
+    return found
+
+
+def resolve(kind: str, name: str) -> object:
+    """Import and return the implementation; UsageError with a suggestion for an unknown name."""
+    known = names(kind)
+    if name not in known:
+        raise unknown_name(kind, name, known)
+    module, _, attribute = known[name].partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise UsageError(f"The {kind} '{name}' needs a package that is not installed: {error}.") from error

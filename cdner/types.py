@@ -1,0 +1,290 @@
+"""The nouns of cdner and the Protocols between its parts. Depends on numpy only; no method computes.
+
+Conventions, stated once:
+- an entity covers tokens ``[start, end)``, 0-based, end exclusive;
+- in every ``(K, K)`` array row i is the gold type, column j the type it is taken for;
+- counts start with ``n_``; a sentence's text is its tokens joined by single spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+Role = Literal["source", "target"]
+Split = Literal["train", "dev", "test"]
+
+
+# --- corpora ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TypeEntry:
+    """What is known of one entity type before any model has seen it (``prompts/types/<domain>.toml``)."""
+
+    name: str  # the corpus label, verbatim: "politicalparty"
+    short: str  # the label in prompts and maps: "PER" for a source type, the name itself otherwise
+    phrase: str  # as people write it: "political party"
+    lemma: str  # WordNet lemma, "" when it has none
+    synset: str  # pinned WordNet sense, "" when it has none
+    definition: str  # our own explanation for prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A label set in its declared order."""
+
+    name: str
+    role: Role
+    entries: tuple[TypeEntry, ...]
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        return tuple(entry.name for entry in self.entries)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entity:
+    start: int
+    end: int
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    tokens: tuple[str, ...]
+    entities: tuple[Entity, ...] = ()  # sorted, disjoint
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    domain: str
+    split: Split
+    sentences: tuple[Sentence, ...]
+    n_repaired_tags: int = 0  # orphan I- tags read as B-
+    types: tuple[str, ...] = ()  # labels in order of first appearance
+
+
+class CorpusReader(Protocol):
+    def read(self, path: Path, *, domain: str, split: Split, strict: bool = False) -> Corpus: ...
+
+
+# --- backbone: text to text ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a model input. Lower ``priority`` is kept longer; 0 is never cut."""
+
+    text: str
+    priority: int = 0
+
+
+ModelInput = tuple[Segment, ...]  # read in this order; a segment equal over many inputs and first is a prefix
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    source: ModelInput
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    text: str
+    n_input_tokens: int
+    n_truncated_tokens: int
+    n_output_tokens: int
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochLog:
+    epoch: int  # 1-based
+    step: int  # optimiser steps so far
+    train_loss: float  # mean per target token over the epoch
+    dev_loss: float | None
+    dev_metric: float | None
+    seconds: float
+    n_truncated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    checkpoint: Path  # directory: safetensors, tokenizer, cdner.json
+    epochs: tuple[EpochLog, ...]
+    best_epoch: int
+    weights_sha256: str
+
+
+class Vocabulary(Protocol):
+    """What the codec may know of a tokenizer: its pieces as text, and the round trip."""
+
+    @property
+    def pieces(self) -> Sequence[str | None]:
+        """Text of each token id as it appears inside a decoded string; None for special and unused ids."""
+        ...
+
+    @property
+    def unknown_id(self) -> int | None: ...
+
+    @property
+    def end_id(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids without special tokens."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        ...
+
+
+class TokenConstraint(Protocol):
+    """One output's automaton over token ids (grounded decoding)."""
+
+    def allowed(self) -> NDArray[np.int64]:
+        """Ids that may come next; never empty, holds ``end_id`` where the output may end."""
+        ...
+
+    def advance(self, token_id: int) -> None: ...
+
+
+class Progress(Protocol):
+    def start(self, label: str, total: int | None = None) -> None: ...
+    def advance(self, n: int = 1, note: str = "") -> None: ...
+
+
+# --- predictions and confusion ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    generated: str
+    entities: tuple[Entity, ...]
+    malformed: Mapping[str, int] = field(default_factory=dict)  # name of the kind -> count, zeroes left out
+
+
+@dataclass(frozen=True, slots=True)
+class TransferEvidence:
+    """What MCQM sees. Built by ``cdner.confusion.mcqm.transfer_evidence``, which refuses a test split."""
+
+    source: Domain
+    target: Domain
+    train: Corpus
+    train_predictions: tuple[Prediction, ...]  # by M_src, source types
+    dev: Corpus
+    dev_predictions: tuple[Prediction, ...]  # by M_tgt, target types
+    description_embeddings: FloatArray  # (K, d), H-bar of eq. 7
+
+
+@dataclass(frozen=True, slots=True)
+class ConfusionMatrix:
+    dimension: str
+    types: tuple[str, ...]
+    scores: FloatArray  # (K, K); the diagonal is NaN-free and meaningless: 0
+
+    def __post_init__(self) -> None:
+        k = len(self.types)
+        if self.scores.shape != (k, k):
+            raise ValueError(f"{self.dimension}: scores have shape {self.scores.shape}, expected {(k, k)}")
+        if not np.isfinite(self.scores).all():
+            raise ValueError(f"{self.dimension}: scores must be finite")
+
+
+class ConfusionDimension(Protocol):
+    def measure(self, evidence: TransferEvidence) -> ConfusionMatrix: ...
+
+
+# --- reasoning -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningRequest:
+    messages: tuple[Message, ...]  # everything fixed first, the sentence last
+    sampling: Sampling
+    schema: str | None = None  # JSON schema as canonical JSON text
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    text: str
+    finish_reason: str  # "stop", "length", or what the backend says
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A request that failed for good in this attempt; counted, stored as missing, asked again on resume."""
+
+    reason: str
+
+
+class ReasoningBackend(Protocol):
+    """One LLM. ``family`` and ``model`` enter the request's identity, nothing else of a backend does."""
+
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+    def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
+        """Yield (index into requests, outcome) as each finishes, in any order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningChain:
+    initial: str
+    bidirectional: str
+    malformed: Mapping[str, int] = field(default_factory=dict)
+
+
+class Backbone(Protocol):
+    """A text-to-text model; knows nothing of entities."""
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    def generate(
+        self,
+        inputs: Sequence[ModelInput],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        constraints: Sequence[TokenConstraint] | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        """Greedy. Yields (index into inputs, generation) as rows finish, in any order."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """(n, d): masked mean of the last hidden layer (eq. 6-7)."""
+        ...
