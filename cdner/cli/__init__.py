@@ -1,0 +1,123 @@
+"""The command line: lazy commands, one place for errors and exit codes.
+
+Importing this package imports click only, so ``cdner --help`` answers at once; each command's file is imported when
+that command runs. Results go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from cdner import __version__
+from cdner.errors import CdnerError, UsageError, unknown_name
+
+# Command -> (file in this package, one-line help). The help stands here so that --help imports none of the files.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "import": ("import_", "Bring corpora into the store."),
+    "describe": ("verbs", "Write the type descriptions (WordNet gloss, enriched by an LLM)."),
+    "train": ("verbs", "Train the models of one setting."),
+    "quantify": ("verbs", "Measure confusion between target types (MCQM)."),
+    "reason": ("verbs", "Let an LLM write two-stage reasoning texts (PBRC)."),
+    "predict": ("verbs", "Predict entities with a trained model."),
+    "evaluate": ("verbs", "Score predictions and count errors."),
+    "run": ("run", "Run a whole experiment; resumes where it stopped."),
+    "runs": ("runs", "List runs and their state."),
+    "confusion": ("confusion", "Show confusion matrices, prefixes and rivals."),
+    "errors": ("errors", "List prediction errors of a run."),
+    "prompts": ("prompts", "Show exactly what an LLM is asked."),
+    "corpora": ("corpora", "List corpora and show their sentences."),
+    "backends": ("backends", "List LLM backends."),
+    "models": ("models", "List and fetch local models and WordNet."),
+    "store": ("store", "Where the store is, and whether it is sound."),
+    "sql": ("sql", "Query the store, read-only and sealed."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's file on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"cdner.cli.{COMMANDS[cmd_name][0]}")
+        command = module.COMMANDS[cmd_name]
+        if not isinstance(command, click.Command):
+            raise TypeError(f"cdner.cli.{COMMANDS[cmd_name][0]} defines no command '{cmd_name}'")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise unknown_name("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def default_store() -> Path:
+    """``store/cdner.duckdb`` of the current folder when it has a ``store`` folder, else ``cdner.duckdb`` here."""
+    return Path("store/cdner.duckdb") if Path("store").is_dir() else Path("cdner.duckdb")
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CDNER"})
+@click.option(
+    "--store",
+    "store_path",
+    envvar="CDNER_STORE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="The DuckDB store.  [default: store/cdner.duckdb, or cdner.duckdb without a store folder]",
+)
+@click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+@click.version_option(__version__, prog_name="cdner")
+@click.pass_context
+def cli(ctx: click.Context, store_path: Path | None, *, quiet: bool) -> None:
+    """Cross-domain named entity recognition from 100 to 200 labelled sentences.
+
+    Measures which entity types a model confuses (MCQM) and uses an LLM's reasoning about exactly those (PBRC).
+    Exit codes: 0 done, 1 failed, 2 usage, 3 partial and stored (run again to resume), 130 interrupted.
+    """
+    ctx.obj = {"store": store_path or default_store(), "quiet": quiet}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: every expected failure is one line on stderr and its exit code."""
+    sys.exit(run_cli(arguments))
+
+
+def run_cli(arguments: list[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        result = cli.main(args=arguments, prog_name="cdner", standalone_mode=False)
+    except CdnerError as error:
+        _complain(str(error))
+        return error.exit_code
+    except click.exceptions.Abort:
+        _complain("interrupted")
+        return 130
+    except KeyboardInterrupt:
+        _complain("interrupted; finished work is stored, run the same command again to go on")
+        return 130
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return UsageError.exit_code
+    except BrokenPipeError:
+        # The reader went away (cdner ... | head). Point stdout at nothing so that the interpreter's flush is quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str) -> None:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)

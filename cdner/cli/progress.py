@@ -1,0 +1,74 @@
+"""Progress on stderr: a rich bar in a terminal, one line per tenth otherwise, nothing with --quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+
+class StderrProgress:
+    """Implements ``types.Progress``. Use as a context manager; one bar at a time."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._label = ""
+        self._total: int | None = None
+        self._n_done = 0
+        self._n_shown = 0
+        self._started = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> StderrProgress:
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def start(self, label: str, total: int | None = None) -> None:
+        """Begin a piece of work of ``total`` units (None: unknown)."""
+        self._label, self._total = label, total
+        self._n_done = self._n_shown = 0
+        self._started = time.monotonic()
+        if self._bar is not None:
+            if self._task is not None:
+                self._bar.stop_task(self._task)
+            self._task = self._bar.add_task(label, total=total, note="")
+        elif not self._quiet:
+            print(f"{label} ..." if total is None else f"{label} ({total}) ...", file=sys.stderr, flush=True)
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """``n`` units are done."""
+        self._n_done += n
+        if self._bar is not None:
+            self._bar.update(self._task, advance=n, note=note)
+        elif not self._quiet and self._total and (self._n_done - self._n_shown) * 10 >= self._total:
+            self._n_shown = self._n_done
+            seconds = time.monotonic() - self._started
+            print(f"  {self._label}: {self._n_done}/{self._total}, {seconds:.0f} s {note}".rstrip(), file=sys.stderr, flush=True)
