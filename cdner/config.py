@@ -121,6 +121,7 @@ class Execution(Settings):
     concurrency: PositiveInt = 8
     timeout_seconds: PositiveFloat = 120.0
     base_url: str = ""
+    replay: bool = False  # answer every LLM request from the store; a missing one is an error
 
 
 class Experiment(Settings):
