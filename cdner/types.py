@@ -131,8 +131,12 @@ class Vocabulary(Protocol):
     """What the codec may know of a tokenizer: its pieces as text, and the round trip."""
 
     @property
-    def pieces(self) -> Sequence[str | None]:
-        """Text of each token id as it appears inside a decoded string; None for special and unused ids."""
+    def pieces(self) -> Sequence[bytes | None]:
+        """UTF-8 bytes each token id adds to a decoded text, indexed by id; None for special and unused ids.
+
+        Bytes, because a byte-level piece may hold only part of a character. A sentencepiece mark of a word
+        start is a space here, also where decoding drops it at the start of a text. The unknown id is None.
+        """
         ...
 
     @property
