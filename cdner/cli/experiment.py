@@ -1,0 +1,119 @@
+"""From options to an experiment: a file or the defaults, then flags on top. Flags win.
+
+Every verb that makes runs uses the same options, so what works in one works in all.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cdner.config import Experiment, load_experiment, parse_experiment
+from cdner.errors import UsageError, unknown_name
+from cdner.resources import resource_root
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# option -> (keys it sets, type, help)
+_FLAGS: dict[str, tuple[tuple[str, ...], type, str]] = {
+    "--source": (("corpora.source",), str, "Source domain."),
+    "--target": (("corpora.target",), str, "Target domain."),
+    "--backend": (("reason.backend", "describe.backend"), str, "LLM backend; 'replay' asks only the store."),
+    "--model": (("reason.model", "describe.model"), str, "LLM model."),
+    "--base-url": (("execution.base_url",), str, "OpenAI-compatible server of the LLM."),
+    "--concurrency": (("execution.concurrency",), int, "LLM requests at once."),
+    "--n-examples": (("reason.n_examples",), int, "In-context examples (0 to 10)."),
+    "--backbone": (("backbone.family",), str, "Backbone family: seq2seq or causal."),
+    "--backbone-model": (("backbone.model",), str, "Backbone: hub name, folder, or 'embedded'."),
+    "--device": (("execution.device",), str, "auto, cpu, cuda, cuda:1 ..."),
+    "--batch-size": (("execution.batch_size",), int, "Prediction batch size."),
+    "--decoding": (("predict.decoding",), str, "free or grounded."),
+    "--alpha": (("confusion.alpha",), float, "Weight of u_hie (eq. 9)."),
+    "--beta": (("confusion.beta",), float, "Weight of u_sim (eq. 9)."),
+    "--w0": (("confusion.w0",), float, "Softmax coefficient (eq. 10, 12)."),
+    "--delta": (("confusion.delta",), float, "Scaling of u_hie (eq. 4)."),
+    "--rivals": (("confusion.rivals",), str, "top1 (the paper) or adaptive."),
+}
+
+
+def experiment_options(command: Command) -> Command:
+    """Add the experiment options; the command gets ``experiment`` and ``corpora_from``."""
+    for option in reversed(_FLAGS):
+        keys, kind, text = _FLAGS[option]
+        name = option.removeprefix("--").replace("-", "_")
+        command = click.option(option, f"flag_{name}", type=kind, help=f"{text}  [{', '.join(keys)}]")(command)
+    command = click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train_target.epochs=8."
+    )(command)
+    return click.option(
+        "--corpora-from",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder with the CrossNER files, instead of a download.",
+    )(command)
+
+
+def experiment_option(command: Command) -> Command:
+    """``--experiment FILE`` for verbs where the experiment is not an argument."""
+    return click.option(
+        "--experiment", "-e", "experiment_name", help="Experiment file or the name of a shipped one."
+    )(command)
+
+
+def shipped_experiments() -> dict[str, Path]:
+    """Name -> file of the experiments that come with cdner."""
+    return {path.stem: path for path in sorted(resource_root("experiments").glob("*.toml"))}
+
+
+def find_experiment(name: str) -> Experiment:
+    """Load a file, or a shipped experiment by its name."""
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return load_experiment(path)
+    shipped = shipped_experiments()
+    if path.name.removesuffix(".toml") in shipped and path.name == name:
+        return load_experiment(shipped[path.name.removesuffix(".toml")])
+    if path.suffix == ".toml":
+        raise UsageError(f"No experiment file {name}. Shipped experiments: {', '.join(shipped)}.")
+    raise unknown_name("experiment", name, shipped)
+
+
+def compose_experiment(name: str | None, options: Mapping[str, object], overrides: tuple[str, ...]) -> Experiment:
+    """The named experiment (or the defaults) with flags and ``--set`` applied, validated as a whole."""
+    base = find_experiment(name) if name else Experiment(name="flags")
+    table: dict[str, Any] = base.model_dump(mode="python")
+    for option, (keys, _, _) in _FLAGS.items():
+        value = options.get("flag_" + option.removeprefix("--").replace("-", "_"))
+        if value is None:
+            continue
+        if option == "--backend" and value == "replay":
+            table["execution"]["replay"] = True
+            continue
+        for key in keys:
+            _assign(table, key, value)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise UsageError(f"--set {override}: expected KEY=VALUE.")
+        _assign(table, key.strip(), _toml_value(text.strip()))
+    return parse_experiment(table, where="options")
+
+
+def _assign(table: dict[str, Any], key: str, value: object) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"--set {key}: '{part}' is a value, not a section.")
+    table[last] = tuple(value) if isinstance(value, list) else value
+
+
+def _toml_value(text: str) -> object:
+    """A TOML value, or the bare text where that is no TOML (names need no quotes on a command line)."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

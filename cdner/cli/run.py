@@ -1,0 +1,82 @@
+"""``cdner run``: a whole experiment with one command, and the table at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cdner.cli.experiment import compose_experiment, experiment_options, shipped_experiments
+from cdner.cli.output import format_options, print_rows, print_table
+from cdner.cli.progress import StderrProgress
+from cdner.errors import UsageError
+
+
+@click.command("run")
+@click.argument("experiment_name", metavar="[EXPERIMENT]", required=False)
+@click.option("--until", metavar="STEP", help="Stop after this kind of step or label, e.g. quantify, train:full.")
+@click.option("--dry-run", is_flag=True, help="Print the plan: what is done, what is to do, how many LLM calls.")
+@click.option("--list", "list_shipped", is_flag=True, help="List the shipped experiments.")
+@experiment_options
+@format_options
+@click.pass_context
+def run(
+    ctx: click.Context,
+    experiment_name: str | None,
+    until: str | None,
+    output_format: str | None,
+    corpora_from: Path | None,
+    overrides: tuple[str, ...],
+    *,
+    dry_run: bool,
+    list_shipped: bool,
+    **flags: Any,  # noqa: ANN401
+) -> None:
+    """Run EXPERIMENT (a TOML file or a shipped name): import, train, describe, quantify, reason, predict, evaluate.
+
+    Finished steps are found in the store and not repeated; an interrupted one goes on where it stopped.
+    """
+    from cdner.pipeline.context import open_context
+    from cdner.pipeline.execute import execute, label_plan, preview
+    from cdner.pipeline.plan import build_plan
+    from cdner.pipeline.summary import confusion_changes, setting_scores
+
+    if list_shipped:
+        rows = [(name, compose_experiment(name, {}, ()).description) for name in shipped_experiments()]
+        print_rows(("experiment", "description"), rows, output_format)
+        return
+    if experiment_name is None:
+        raise UsageError(f"Which experiment? Shipped: {', '.join(shipped_experiments())}; or a TOML file.")
+    experiment = compose_experiment(experiment_name, flags, overrides)
+    with StderrProgress(quiet=ctx.obj["quiet"]) as progress:
+        context = open_context(ctx.obj["store"], experiment, progress=progress, corpora_from=corpora_from)
+        plan = build_plan(experiment, context)
+        if until:
+            plan = plan.closure(_until(until, [step.label for step in plan.steps]))
+        if dry_run:
+            rows = [(p.label, p.run_id, p.state, p.n_llm_calls) for p in preview(plan, context)]
+            print_rows(("step", "run_id", "state", "llm_calls"), rows, output_format)
+            return
+        label_plan(plan, context)
+        execute(plan, context)
+    columns, scores = setting_scores(plan, context)
+    if output_format:
+        print_rows(columns, scores, output_format)
+        return
+    print_table(columns, scores, title=f"{experiment.name}: {experiment.corpora.source} -> {experiment.corpora.target}")
+    columns, changes = confusion_changes(plan, context)
+    if changes:
+        click.echo()
+        print_table(columns, changes, title="Most confused pairs (right span, wrong type), first split")
+
+
+def _until(until: str, labels: list[str]) -> list[str]:
+    chosen = [label for label in labels if label == until or label.partition(":")[0] == until]
+    if not chosen:
+        kinds = list(dict.fromkeys(label.partition(":")[0] for label in labels))
+        raise UsageError(f"No step '{until}'. Kinds: {', '.join(kinds)}; labels: {', '.join(labels)}.")
+    return chosen
+
+
+COMMANDS = {"run": run}

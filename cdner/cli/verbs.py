@@ -1,0 +1,107 @@
+"""The verbs that make runs. Each plans the whole experiment, keeps the steps it stands for and what these need,
+executes what is not done yet, and prints the run ids of its own steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+import click
+
+from cdner.cli.experiment import compose_experiment, experiment_option, experiment_options
+from cdner.cli.output import format_options, print_rows
+from cdner.cli.progress import StderrProgress
+from cdner.config import REASONING_SETTINGS, Setting
+
+RUN_COLUMNS = ("step", "run_id", "state", "seconds")
+
+
+def execute_labels(
+    ctx: click.Context,
+    select: Callable[[Sequence[str]], Sequence[str]],
+    *,
+    options: dict[str, Any],
+    settings: tuple[str, ...] = (),
+    force: bool = False,
+) -> list[tuple[object, ...]]:
+    """Plan, cut down to the selected labels, execute; rows of ``RUN_COLUMNS`` for those labels."""
+    from cdner.pipeline.context import open_context
+    from cdner.pipeline.execute import execute
+    from cdner.pipeline.plan import build_plan
+
+    experiment = compose_experiment(options["experiment_name"], options, options["overrides"])
+    if settings:
+        experiment = experiment.model_copy(update={"settings": settings})
+    with StderrProgress(quiet=ctx.obj["quiet"]) as progress:
+        context = open_context(
+            ctx.obj["store"], experiment, progress=progress, corpora_from=options["corpora_from"]
+        )
+        plan = build_plan(experiment, context)
+        labels = select([step.label for step in plan.steps])
+        outcomes = execute(plan.closure(labels), context, force=set(labels) if force else set())
+    return [(o.label, o.run_id, o.state, round(o.seconds, 2)) for o in outcomes if o.label in set(labels)]
+
+
+def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
+    kind = name
+    choices = get_args(Setting) if name != "reason" else REASONING_SETTINGS
+
+    @click.pass_context
+    def run(ctx: click.Context, output_format: str | None, *, force: bool, **options: Any) -> None:  # noqa: ANN401
+        chosen: str = options.get("setting") or "full"
+        splits: tuple[str, ...] = options.get("split") or ()
+
+        def select(labels: Sequence[str]) -> list[str]:
+            mine = [label for label in labels if label.startswith(f"{kind}:")]
+            if setting:
+                mine = [label for label in mine if label.partition(":")[2].partition("/")[0] == chosen]
+            return [label for label in mine if not splits or label.rpartition("/")[2] in splits]
+
+        rows = execute_labels(ctx, select, options=options, settings=(chosen,), force=force)
+        print_rows(RUN_COLUMNS, rows, output_format)
+
+    command: Callable[..., Any] = run
+    command = format_options(command)
+    command = experiment_options(command)
+    command = experiment_option(command)
+    if split:
+        known = ("train", "dev", "test") if name == "reason" else ("dev", "test")
+        command = click.option("--split", multiple=True, type=click.Choice(known), help="Only these splits.")(command)
+    if setting:
+        command = click.option(
+            "--setting", type=click.Choice(choices), default="full", show_default=True, help="Which setting."
+        )(command)
+    command = click.option("--force", is_flag=True, help="Do it again and replace the outputs.")(command)
+    return click.command(name, help=text)(command)
+
+
+COMMANDS: dict[str, click.Command] = {
+    "describe": _verb(
+        "describe",
+        "Write the target types' descriptions: WordNet gloss C_s, enriched by the LLM to C_e (eq. 5).",
+        setting=False,
+        split=False,
+    ),
+    "train": _verb(
+        "train",
+        "Train the final model of one setting, and the source model it starts from.",
+        setting=True,
+        split=False,
+    ),
+    "quantify": _verb(
+        "quantify",
+        "Measure confusion between target types (MCQM, eq. 2-14). With the models' predictions stored, "
+        "other --alpha, --beta, --w0, --delta or --rivals take seconds and no model.",
+        setting=False,
+        split=False,
+    ),
+    "reason": _verb(
+        "reason",
+        "Let an LLM write a two-stage reasoning text for every target sentence (PBRC).",
+        setting=True,
+        split=True,
+    ),
+    "predict": _verb("predict", "Predict entities with the final model of one setting.", setting=True, split=True),
+    "evaluate": _verb("evaluate", "Score one setting's predictions and count its errors.", setting=True, split=True),
+}
