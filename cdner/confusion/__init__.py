@@ -1,0 +1,1 @@
+"""The multidimensional confusion quantification model (MCQM): which type is taken for which."""
