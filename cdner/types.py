@@ -88,6 +88,7 @@ class Segment:
 
     text: str
     priority: int = 0
+    special: bool = False  # a rendered chat: special-token strings in it count; never set for corpus text
 
 
 ModelInput = tuple[Segment, ...]  # read in this order; a segment equal over many inputs and first is a prefix
