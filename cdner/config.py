@@ -39,7 +39,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 class Settings(BaseModel):
     """Base of all settings: unknown keys and wrong types are refused, 1 becomes 1.0 where a float is meant."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def identity(self) -> Json:
         return cast(Json, self.model_dump(mode="json"))
@@ -59,7 +59,9 @@ class BackboneChoice(Settings):
     family: str = "seq2seq"
     model: str = "google/flan-t5-base"  # hub name, folder, or "embedded" (SmolLM2-135M-Instruct)
     revision: str = ""  # hub revision; "" = the hub's default
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # auto = bf16 where the processor has it; never fp16
+    dtype: Literal["auto", "bfloat16", "float32"] = (
+        "auto"  # auto = bf16 where the processor has it; never fp16
+    )
 
 
 class Training(Settings):

@@ -68,7 +68,7 @@ def check_paired(corpus: Corpus, predictions: Sequence[Prediction]) -> None:
     where = f"Corpus '{corpus.domain}' ({corpus.split})"
     if len(predictions) != len(corpus.sentences):
         raise InputError(
-            f"{where} has {len(corpus.sentences)} sentences but {len(predictions)} predictions: predict again."
+            f"{where} has {len(corpus.sentences)} sentences, {len(predictions)} predictions: predict again."
         )
     for number, (sentence, prediction) in enumerate(zip(corpus.sentences, predictions, strict=True), start=1):
         if any(not 0 <= entity.start < entity.end <= len(sentence.tokens) for entity in prediction.entities):

@@ -1,0 +1,209 @@
+"""Descriptions of entity types (eq. 5): WordNet's gloss C_s, the LLM's text C_e, or texts from outside.
+
+The only module that imports nltk, and it does so late. Knows no LLM: the request for C_e is made elsewhere,
+here its completion is cleaned.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cdner.confusion.debian_wordnet import build_from_debian
+from cdner.errors import InputError
+from cdner.resources import cache_root
+from cdner.types import Domain, Progress, TypeEntry
+
+_WAY_OUT = "Run 'cdner models fetch wordnet', or set NLTK_DATA to a data root that holds corpora/wordnet"
+
+
+@dataclass(frozen=True, slots=True)
+class Gloss:
+    """C_s of eq. 5."""
+
+    text: str
+    origin: Literal["wordnet", "hand"]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """C_e of eq. 5, ready to be embedded."""
+
+    text: str
+    malformed: Mapping[str, int] = field(default_factory=dict)  # {"empty_description": 1} when C_s stands in
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedDescriptions:
+    texts: Mapping[str, str]  # type -> description, in the domain's order
+    n_recovered: int  # entries that were cut off and of which the readable part is used
+
+
+# --- C_s: WordNet -----------------------------------------------------------------------------------------
+
+
+def gloss(entry: TypeEntry) -> Gloss:
+    """Definition of the entry's pinned WordNet sense; an entry without a sense has our own definition.
+
+    InputError when WordNet is not on this machine or holds no such sense.
+    """
+    if not entry.synset:
+        return Gloss(entry.definition, "hand")
+    reader = _wordnet()
+    if reader is None:
+        raise InputError(f"No WordNet for the gloss of '{entry.name}' ({entry.synset}). {_WAY_OUT}.")
+    from nltk.corpus.reader.wordnet import WordNetError
+
+    try:
+        return Gloss(str(reader.synset(entry.synset).definition()), "wordnet")
+    except (WordNetError, ValueError) as error:
+        raise InputError(
+            f"Type '{entry.name}': WordNet has no sense '{entry.synset}' ({error}). "
+            "Pin another in prompts/types, or leave synset empty to use the definition."
+        ) from error
+
+
+def wordnet_root() -> Path:
+    """The NLTK data root in cdner's cache, where ``fetch_wordnet`` puts it."""
+    return cache_root() / "nltk_data"
+
+
+def wordnet_available() -> bool:
+    """Whether NLTK can read WordNet, from its own paths or from cdner's cache."""
+    return _wordnet() is not None
+
+
+def fetch_wordnet(progress: Progress | None = None) -> None:
+    """Make WordNet readable: what is there already, else NLTK's server, else Debian's packages.
+
+    InputError names why each way failed.
+    """
+    if wordnet_available():
+        return
+    if progress:
+        progress.start("WordNet 3.0")
+        progress.advance(0, "from NLTK's server")
+    failures = [_download_from_nltk(wordnet_root())]
+    if not wordnet_available():
+        if progress:
+            progress.advance(0, "from Debian's packages")
+        try:
+            build_from_debian(wordnet_root())
+        except InputError as error:
+            failures.append(str(error))
+    if not wordnet_available():
+        raise InputError(
+            f"WordNet cannot be had here ({'; '.join(filter(None, failures))}). "
+            "Copy an NLTK data root with corpora/wordnet to this machine and set NLTK_DATA to it."
+        )
+
+
+def _wordnet() -> Any | None:  # nltk has no types
+    import nltk
+    from nltk.corpus import wordnet
+
+    root = str(wordnet_root())
+    if root not in nltk.data.path:  # NLTK reads nothing outside this list
+        nltk.data.path.append(root)
+    try:
+        wordnet.ensure_loaded()
+    except (LookupError, OSError):  # absent, or a folder that lacks some of its files
+        return None
+    return wordnet
+
+
+def _download_from_nltk(root: Path) -> str:
+    """The reason why it failed, or nothing."""
+    import nltk
+
+    complaints = io.StringIO()
+    root.mkdir(parents=True, exist_ok=True, mode=0o755)
+    if nltk.download("wordnet", download_dir=str(root), quiet=True, print_error_to=complaints):
+        return ""
+    return " ".join(complaints.getvalue().replace("[nltk_data]", " ").split()) or "NLTK's download failed"
+
+
+# --- C_e: the LLM's text ----------------------------------------------------------------------------------
+
+_THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+_FENCE = re.compile(r"^\s*```\w*\s*$", re.MULTILINE)
+_LABEL = re.compile(
+    r"^\W*(?:(?:enriched|enhanced|final)\s+)?(?:description|definition)\W*:\W*", re.IGNORECASE
+)
+_QUOTES = ('""', "''", "“”", "‘’")
+
+
+def description_text(completion_text: str, fallback: Gloss) -> Description:
+    """The completion without thoughts, fences, a leading label and enclosing quotes, on one line.
+
+    Nothing left = the gloss stands in, counted as ``empty_description``.
+    """
+    bare = _FENCE.sub(" ", _THOUGHT.sub(" ", completion_text)).replace("**", "")
+    text = _unquoted(_LABEL.sub("", _unquoted(" ".join(bare.split()))))
+    if not any(character.isalnum() for character in text):
+        return Description(fallback.text, {"empty_description": 1})
+    return Description(text)
+
+
+def _unquoted(text: str) -> str:
+    while len(text) > 1 and text[0] + text[-1] in _QUOTES and text[0] not in text[1:-1]:
+        text = text[1:-1].strip()
+    return text
+
+
+# --- descriptions from outside ----------------------------------------------------------------------------
+
+_CUT_FIELD = re.compile(r'"(Definition|Guidelines)"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
+_SENTENCE = re.compile(r".*[.!?]", re.DOTALL)
+
+
+def read_descriptions(path: Path, domain: Domain) -> ImportedDescriptions:
+    """Descriptions of the domain's types from a JSON file ``{domain: {type: entry}}``.
+
+    An entry is a text, or ``{"Definition": ..., "Guidelines": ...}`` as SLIMER publishes them, or
+    ``{"raw": ...}``: JSON that was cut off, of which the whole sentences are kept and which is counted.
+    InputError names file, domain and type of what is missing or unreadable.
+    """
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot read descriptions from {path}: {error}.") from error
+    entries = table.get(domain.name) if isinstance(table, dict) else None
+    if not isinstance(entries, dict):
+        raise InputError(f"{path} has no domain '{domain.name}': expected {{domain: {{type: text}}}}.")
+    texts: dict[str, str] = {}
+    n_recovered = 0
+    for name in domain.types:
+        text, recovered = _entry_text(entries.get(name))
+        if not text:
+            raise InputError(f"{path}, domain '{domain.name}': no readable description for type '{name}'.")
+        texts[name] = text
+        n_recovered += recovered
+    return ImportedDescriptions(texts, n_recovered)
+
+
+def _entry_text(entry: object) -> tuple[str, bool]:
+    """Text of one entry, and whether it had to be recovered from cut-off JSON."""
+    if isinstance(entry, str):
+        return entry.strip(), False
+    if not isinstance(entry, dict):
+        return "", False
+    raw = entry.get("raw")
+    if isinstance(raw, str):
+        return " ".join(_cut_fields(raw)), True
+    parts = (entry.get("Definition"), entry.get("Guidelines"))
+    return " ".join(part.strip() for part in parts if isinstance(part, str)), False
+
+
+def _cut_fields(raw: str) -> list[str]:
+    parts = []
+    for match in _CUT_FIELD.finditer(raw):
+        whole = _SENTENCE.match(match.group(2))
+        if whole:
+            parts.append(re.sub(r'\\(["\\/])', r"\1", whole.group()).replace("\\n", " ").strip())
+    return parts
