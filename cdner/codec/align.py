@@ -1,0 +1,194 @@
+"""Mentions without offsets back to token spans: whole tokens, disjoint, text order kept inside a type.
+
+A mention is matched against the sentence as it reads through the same wire, so a character that the
+vocabulary lacks costs nothing. Which occurrence is meant is a search over disjoint placements (``place``),
+shared with the grammar of grounded decoding: what one allows, the other places. Knows nothing of JSON or of
+models.
+
+Bounds: the search keeps ``MAX_PLACEMENTS`` placements, leftmost first; where no placement holds all
+mentions, the longest are placed first, leftmost free occurrence, in any order, and what is left over is
+counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cdner.codec.wire import Wire, fold
+from cdner.types import Entity, Sentence
+
+Span = tuple[int, int]  # [start, end) in tokens
+MAX_PLACEMENTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    type: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    entities: tuple[Entity, ...]  # sorted, disjoint
+    n_ungrounded: int = 0  # not a run of the sentence's tokens
+    n_excess: int = 0  # more often than the sentence has it
+    n_overlapping: int = 0  # in the sentence, but its tokens belong to other mentions
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Disjoint spans for the mentions so far, in the order they were given."""
+
+    used: int  # bit i: token i is covered
+    end: int  # where the last mention of the current type ends
+    cost: int  # sum of covered positions: smaller is further left, longer mentions first
+    spans: tuple[Span, ...] = ()
+
+
+NOTHING_PLACED: tuple[Placement, ...] = (Placement(used=0, end=0, cost=0),)
+
+
+class SentenceIndex:
+    """Where each run of a sentence's tokens stands, looked up by its text on the decoded side of the wire."""
+
+    __slots__ = ("_empty_runs", "_end_token", "_start_token", "_text", "n_tokens")
+
+    def __init__(self, sentence: Sentence, wire: Wire) -> None:
+        surfaces = [wire.surface(token) for token in sentence.tokens]
+        self.n_tokens = len(surfaces)
+        self._start_token: dict[int, int] = {}
+        self._end_token: dict[int, int] = {}
+        offset = 0
+        for token, surface in enumerate(surfaces):
+            if surface:
+                self._start_token[offset] = token
+                self._end_token[offset + len(surface)] = token + 1
+                offset += len(surface) + 1
+        self._text = " ".join(filter(None, surfaces))
+        self._empty_runs = _runs([not surface for surface in surfaces])
+
+    def occurrences(self, text: str) -> tuple[Span, ...]:
+        """Every token run that reads like ``text``, left to right; () when there is none.
+
+        Tokens that vanish on the wire are never at a run's edge, except in runs of nothing else ("" finds
+        those).
+        """
+        wanted = fold(text)
+        if not wanted:
+            return self._empty_runs
+        found = []
+        offset = self._text.find(wanted)
+        while offset >= 0:
+            start, end = self._start_token.get(offset), self._end_token.get(offset + len(wanted))
+            if start is not None and end is not None:
+                found.append((start, end))
+            offset = self._text.find(wanted, offset + 1)
+        return tuple(found)
+
+
+def place(placements: Iterable[Placement], spans: Sequence[Span]) -> tuple[Placement, ...]:
+    """Every way to give one more mention of the current type one of ``spans``; () when there is none."""
+    best: dict[tuple[int, int], Placement] = {}
+    for placement in placements:
+        for start, end in spans:
+            bits = _bits(start, end)
+            if start < placement.end or placement.used & bits:
+                continue
+            longer = Placement(
+                used=placement.used | bits,
+                end=end,
+                cost=placement.cost + sum(range(start, end)),
+                spans=(*placement.spans, (start, end)),
+            )
+            key = (longer.used, longer.end)
+            if key not in best or longer.cost < best[key].cost:
+                best[key] = longer
+    return tuple(sorted(best.values(), key=_leftmost)[:MAX_PLACEMENTS])
+
+
+def next_type(placements: Iterable[Placement]) -> tuple[Placement, ...]:
+    """The same placements at the start of another type: its mentions begin again at the left."""
+    best: dict[int, Placement] = {}
+    for placement in placements:
+        fresh = Placement(used=placement.used, end=0, cost=placement.cost, spans=placement.spans)
+        best.setdefault(placement.used, fresh)
+    return tuple(best.values())
+
+
+def align(mentions: Sequence[Mention], index: SentenceIndex) -> Alignment:
+    """Spans for mentions in the order of the text they came from; what cannot be placed is counted."""
+    grounded: list[tuple[Mention, tuple[Span, ...]]] = []
+    seen: Counter[str] = Counter()
+    n_ungrounded = n_excess = 0
+    for mention in mentions:
+        spans = index.occurrences(mention.text)
+        seen[mention.text] += 1
+        if not spans:
+            n_ungrounded += 1
+        elif seen[mention.text] > len(spans):
+            n_excess += 1
+        else:
+            grounded.append((mention, spans))
+    entities = _search(grounded, index.n_tokens)
+    if entities is None:
+        entities = _longest_first(grounded)
+    return Alignment(
+        entities=tuple(sorted(entities)),
+        n_ungrounded=n_ungrounded,
+        n_excess=n_excess,
+        n_overlapping=len(grounded) - len(entities),
+    )
+
+
+def _search(grounded: Sequence[tuple[Mention, tuple[Span, ...]]], n_tokens: int) -> list[Entity] | None:
+    """All mentions placed, leftmost where there is a choice; None when no placement in reach holds them
+    all.
+    """
+    if len(grounded) > n_tokens:
+        return None
+    placements = NOTHING_PLACED
+    current = ""
+    for mention, spans in grounded:
+        if mention.type != current:
+            placements, current = next_type(placements), mention.type
+        placements = place(placements, spans)
+        if not placements:
+            return None
+    leftmost = min(placements, key=_leftmost)
+    return [Entity(start, end, m.type) for (m, _), (start, end) in zip(grounded, leftmost.spans, strict=True)]
+
+
+def _longest_first(grounded: Sequence[tuple[Mention, tuple[Span, ...]]]) -> list[Entity]:
+    used = 0
+    entities = []
+    for mention, spans in sorted(grounded, key=lambda pair: pair[1][0][0] - pair[1][0][1]):
+        free = next((span for span in spans if not used & _bits(*span)), None)
+        if free is not None:
+            used |= _bits(*free)
+            entities.append(Entity(*free, mention.type))
+    return entities
+
+
+def _leftmost(placement: Placement) -> tuple[int, tuple[Span, ...]]:
+    return placement.cost, placement.spans
+
+
+def _bits(start: int, end: int) -> int:
+    return (1 << end) - (1 << start)
+
+
+def _runs(flags: Sequence[bool]) -> tuple[Span, ...]:
+    """Each true flag by itself, and each stretch of them as a whole."""
+    found: list[Span] = []
+    for start, flag in enumerate(flags):
+        if not flag:
+            continue
+        found.append((start, start + 1))
+        if start > 0 and flags[start - 1]:
+            continue
+        end = next((end for end in range(start, len(flags)) if not flags[end]), len(flags))
+        if end > start + 1:
+            found.append((start, end))
+    return tuple(found)
