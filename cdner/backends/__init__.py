@@ -1,0 +1,53 @@
+"""LLM backends, one a file behind ``cdner.types.ReasoningBackend``; opened by name through the registry.
+
+A backend turns requests into completions and knows nothing of sentences, prompts or the store. Importing this
+package imports no SDK and no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from cdner.config import Execution, Llm
+from cdner.hashing import content_hash
+from cdner.registry import resolve
+from cdner.types import Completion, ReasoningBackend, ReasoningRequest
+
+Lookup = Callable[[ReasoningRequest], Completion | None]  # the stored completion of a request, if any
+
+
+class BackendFactory(Protocol):
+    """What a registry line of kind ``backend`` names. ``lookup`` is for those that only read the store."""
+
+    def __call__(
+        self, llm: Llm, execution: Execution, *, lookup: Lookup | None = None
+    ) -> ReasoningBackend: ...
+
+
+def open_backend(llm: Llm, execution: Execution, *, lookup: Lookup | None = None) -> ReasoningBackend:
+    """The backend ``llm.backend`` names. UsageError for an unknown name, BackendError if it cannot work at
+    all.
+    """
+    factory = cast(BackendFactory, resolve("backend", llm.backend))
+    return factory(llm, execution, lookup=lookup)
+
+
+def request_id(request: ReasoningRequest, *, family: str, model: str) -> str:
+    """Identity of a request: who is asked, what, and how; not where, how fast or by whom."""
+    sampling = request.sampling
+    return content_hash(
+        {
+            "family": family,
+            "model": model,
+            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "sampling": {
+                "max_tokens": sampling.max_tokens,
+                "temperature": float(sampling.temperature),
+                "top_p": float(sampling.top_p),
+                "seed": sampling.seed,
+                "stop": list(sampling.stop),
+            },
+            "schema": request.schema,
+        }
+    )

@@ -1,0 +1,160 @@
+"""A causal language model in this process, greedy: an LLM for machines without server or network.
+
+All requests of a call go to the backbone at once, which computes their common prefix (the prompt's fixed
+part) a single time. The embedded SmolLM2-135M is fit for plumbing only: its reasoning is poor and repetitive.
+Knows nothing of prompts; cannot constrain its output to a schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from cdner.backends import Lookup
+from cdner.config import BackboneChoice, Execution, Llm
+from cdner.errors import BackendError
+from cdner.hashing import content_hash, file_sha256
+from cdner.types import Completion, Gap, Generation, Message, ModelInput, ReasoningRequest, Sampling, Segment
+
+
+class ChatBackbone(Protocol):
+    """What this backend needs of ``cdner.backbone.causal.CausalBackbone``."""
+
+    @property
+    def window(self) -> int:
+        """Most tokens of prompt and answer together."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    def render_chat(self, messages: Sequence[Message]) -> str: ...
+
+    def generate(
+        self, inputs: Sequence[ModelInput], *, max_new_tokens: int, batch_size: int, stop: Sequence[str] = ()
+    ) -> Iterator[tuple[int, Generation]]: ...
+
+
+class LocalBackend:
+    """``open_backbone`` is called at the first request, so that a run with all its completions stored loads
+    nothing.
+    """
+
+    family = "local"
+
+    def __init__(self, open_backbone: Callable[[], ChatBackbone], *, model: str, batch_size: int) -> None:
+        self._open_backbone = open_backbone
+        self._backbone: ChatBackbone | None = None
+        self._model = model
+        self._batch_size = batch_size
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
+        """Yields as rows finish. A prompt beyond the model's window is a gap; if all are, a BackendError."""
+        groups: dict[Sampling, list[int]] = {}
+        for index, request in enumerate(requests):
+            _refuse_what_greedy_cannot(request)
+            groups.setdefault(request.sampling, []).append(index)
+        for sampling, indices in groups.items():
+            yield from self._complete_group(requests, indices, sampling)
+
+    def _complete_group(
+        self, requests: Sequence[ReasoningRequest], indices: list[int], sampling: Sampling
+    ) -> Iterator[tuple[int, Completion | Gap]]:
+        if self._backbone is None:
+            self._backbone = self._open_backbone()
+        backbone = self._backbone
+        rendered = {index: backbone.render_chat(requests[index].messages) for index in indices}
+        ids = {index: _chat_ids(backbone, text) for index, text in rendered.items()}
+        room = backbone.window - sampling.max_tokens
+        fitting = [index for index in indices if len(ids[index]) <= room]
+        if not fitting:
+            shortest = min(len(prompt) for prompt in ids.values())
+            raise BackendError(
+                f"The shortest prompt has {shortest} tokens, the answer may take {sampling.max_tokens}, but "
+                f"{self._model} takes {backbone.window} in all. Lower n_examples or max_tokens."
+            )
+        for index in indices:
+            if len(ids[index]) > room:
+                yield index, Gap(f"prompt of {len(ids[index])} tokens, the model has room for {room}")
+        n_shared = _common_length([ids[index] for index in fitting])
+        generations = backbone.generate(
+            [(Segment(rendered[index], special=True),) for index in fitting],
+            max_new_tokens=sampling.max_tokens,
+            batch_size=self._batch_size,
+            stop=sampling.stop,
+        )
+        for position, generation in generations:
+            yield fitting[position], _completion(generation, n_shared if position else 0)
+
+
+def open_backend(llm: Llm, execution: Execution, *, lookup: Lookup | None = None) -> LocalBackend:  # noqa: ARG001
+    """``llm.model``: "embedded", a folder, or a hub name. BackendError for what this backend cannot do."""
+    if llm.structured:
+        raise BackendError("The backend 'local' cannot write JSON by schema. Set structured = false.")
+    if llm.temperature != 0:
+        raise BackendError("The backend 'local' is greedy. Set temperature = 0.")
+    from cdner.backbone.precision import choose_device, choose_dtype
+
+    choice = BackboneChoice(family="causal", model=llm.model)
+    dtype = str(choose_dtype(choice.dtype, choose_device(execution.device))).removeprefix("torch.")
+
+    def open_backbone() -> ChatBackbone:
+        from cdner.backbone.causal import FAMILY
+
+        backbone: ChatBackbone = FAMILY.open(choice, device=execution.device)
+        return backbone
+
+    # The number format changes the text, so it is part of who answers.
+    model = f"{_weights(llm.model)}:{dtype}"
+    return LocalBackend(open_backbone, model=model, batch_size=execution.batch_size)
+
+
+def _weights(model: str) -> str:
+    """Name and content of the weights; a hub name stands for itself."""
+    from cdner.backbone.embedded import EMBEDDED_NAME, embedded_path
+
+    folder = embedded_path() if model == "embedded" else Path(model)
+    if folder is None:
+        raise BackendError("The embedded model is not here yet. Run: cdner models fetch embedded")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        return model
+    name = EMBEDDED_NAME if model == "embedded" else folder.resolve().name
+    return f"{name}@{content_hash([file_sha256(file) for file in files])}"
+
+
+def _refuse_what_greedy_cannot(request: ReasoningRequest) -> None:
+    if request.schema is not None or request.sampling.temperature != 0:
+        raise BackendError(
+            "The backend 'local' is greedy and has no schemas: structured = false, temperature = 0."
+        )
+
+
+def _chat_ids(backbone: ChatBackbone, rendered: str) -> list[int]:
+    ids: list[int] = backbone.tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def _common_length(rows: Sequence[list[int]]) -> int:
+    """Length of the longest common prefix; 0 for a single row, which shares with nobody."""
+    if len(rows) < 2:
+        return 0
+    low, high = min(rows), max(rows)
+    return next(
+        (n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
+    )
+
+
+def _completion(generation: Generation, n_cached: int) -> Completion:
+    return Completion(
+        text=generation.text,
+        finish_reason=generation.finish_reason,
+        input_tokens=generation.n_input_tokens,
+        cached_tokens=n_cached,
+        output_tokens=generation.n_output_tokens,
+    )

@@ -1,0 +1,85 @@
+"""Answers from a function or a file instead of a model: for tests and for trying the tool out without any
+LLM.
+
+Knows nothing of what the answers mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from cdner.backends import Lookup
+from cdner.config import Execution, Llm
+from cdner.errors import InputError
+from cdner.types import Completion, Gap, ReasoningRequest
+
+Answer = Callable[[ReasoningRequest], Completion | Gap]
+
+
+class ScriptedBackend:
+    """Asks ``answer`` for each request, in order. An exception of it passes through, as a crash would."""
+
+    family = "scripted"
+
+    def __init__(self, answer: Answer, *, model: str = "script") -> None:
+        self._answer = answer
+        self._model = model
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
+        for index, request in enumerate(requests):
+            yield index, self._answer(request)
+
+
+def written(text: str) -> Completion:
+    """A finished completion; token counts are words, so that they are plausible and known."""
+    return Completion(
+        text=text, finish_reason="stop", input_tokens=0, cached_tokens=0, output_tokens=len(text.split())
+    )
+
+
+def open_backend(
+    llm: Llm,
+    execution: Execution,  # noqa: ARG001  every factory has the same signature
+    *,
+    lookup: Lookup | None = None,  # noqa: ARG001
+) -> ScriptedBackend:
+    """``llm.model`` is a JSON Lines file of {"match": ..., "text": ...}.
+
+    The first line whose ``match`` occurs in a request's last message answers it ("" matches all); a request
+    that no line matches is a gap. InputError names the file and the line that is wrong.
+    """
+    script = _read_script(Path(llm.model))
+
+    def answer(request: ReasoningRequest) -> Completion | Gap:
+        asked = request.messages[-1].content
+        for match, text in script:
+            if match in asked:
+                return written(text)
+        return Gap(f"no line of {llm.model} matches the request")
+
+    return ScriptedBackend(answer, model=llm.model)
+
+
+def _read_script(path: Path) -> list[tuple[str, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read the script {path}: {error}.") from error
+    script = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: not JSON: {error}.") from error
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("match", "text")):
+            raise InputError(f'{path}, line {number}: expected {{"match": "...", "text": "..."}}.')
+        script.append((row["match"], row["text"]))
+    return script

@@ -1,0 +1,9 @@
+"""PBRC (paper, section 3.3): the requests that ask an LLM for reasoning, and the reading of its answers.
+
+Knows nothing of backends, the store or gold labels: sentences come in as text.
+"""
+
+from cdner.reasoning.parsing import parse_description, parse_reasoning
+from cdner.reasoning.requests import description_requests, reasoning_requests
+
+__all__ = ["description_requests", "parse_description", "parse_reasoning", "reasoning_requests"]
