@@ -28,10 +28,18 @@ def sample(corpus: Corpus, n_sentences: int, *, seed: int) -> Corpus:
         )
     if n_sentences in (0, n_present):
         return corpus
-    ranked = sorted(range(n_present), key=lambda position: _rank(seed, position))
-    sentences = tuple(corpus.sentences[position] for position in sorted(ranked[:n_sentences]))
+    positions = sampled_positions(n_present, n_sentences, seed=seed)
+    sentences = tuple(corpus.sentences[position] for position in positions)
     types = dict.fromkeys(entity.type for sentence in sentences for entity in sentence.entities)
     return replace(corpus, sentences=sentences, types=tuple(types))
+
+
+def sampled_positions(n_present: int, n_sentences: int, *, seed: int) -> list[int]:
+    """Ascending positions of the sample; all of them when ``n_sentences`` is 0 or more than there are."""
+    if n_sentences in (0, n_present) or n_sentences > n_present:
+        return list(range(n_present))
+    ranked = sorted(range(n_present), key=lambda position: _rank(seed, position))
+    return sorted(ranked[:n_sentences])
 
 
 def _rank(seed: int, position: int) -> bytes:
