@@ -124,10 +124,11 @@ def align(mentions: Sequence[Mention], index: SentenceIndex) -> Alignment:
     n_ungrounded = n_excess = 0
     for mention in mentions:
         spans = index.occurrences(mention.text)
-        seen[mention.text] += 1
+        surface = fold(mention.text)
+        seen[surface] += 1
         if not spans:
             n_ungrounded += 1
-        elif seen[mention.text] > len(spans):
+        elif seen[surface] > len(spans):
             n_excess += 1
         else:
             grounded.append((mention, spans))
