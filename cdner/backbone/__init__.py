@@ -1,5 +1,34 @@
 """Text-to-text models: load, train, generate, embed. Knows nothing of entities, types or prompts.
 
-Importing this package imports no torch: ``open_backbone`` and ``fit`` live in ``cdner.backbone.opening`` and
-``cdner.backbone.training``, which load the heavy libraries when they are called.
+Importing this package imports no torch: a family's module and its libraries load when a backbone is opened.
+Training is ``cdner.backbone.training.fit`` (import it where it is used: it needs torch), the embedded model
+comes from ``cdner.backbone.embedded.fetch_embedded``.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from cdner.config import BackboneChoice
+from cdner.registry import resolve
+
+if TYPE_CHECKING:
+    from cdner.backbone.training import TrainableBackbone
+
+
+class Family(Protocol):
+    """What a backbone family registers: how to open one of its models."""
+
+    def open(self, choice: BackboneChoice, *, device: str, checkpoint: Path | None) -> TrainableBackbone: ...
+
+
+def open_backbone(
+    choice: BackboneChoice, *, device: str = "auto", checkpoint: Path | None = None
+) -> TrainableBackbone:
+    """Load a base model, or a checkpoint that ``fit`` wrote (``choice`` then says family, dtype and lineage).
+
+    UsageError for an unknown family or device, ModelError for a model that cannot be loaded.
+    """
+    family = cast(Family, resolve("backbone", choice.family))
+    return family.open(choice, device=device, checkpoint=checkpoint)

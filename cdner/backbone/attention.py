@@ -1,0 +1,148 @@
+"""Attention over a batch of rows of different lengths behind one shared prefix.
+
+Exists for generation with decoder-only models, where a prompt's fixed part of thousands of tokens stands before
+every row: its keys and values are computed and kept once, and one matrix product serves all rows, so a step reads
+them once and not once per row. Rows are right-padded and carry their own lengths; a row that is done is dropped.
+Plugs into transformers' attention registry; any model of the Llama kind works unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RAGGED = "cdner_ragged"
+_MAX_SCORES = 1 << 25  # attention scores held at once: 128 MB in fp32
+
+
+@dataclass(slots=True)
+class RaggedCache:
+    """Keys and values per layer.
+
+    ``prefix[layer]`` is a pair (n_key_value_heads, prefix length, head size) shared by all rows; ``own[layer]`` a pair
+    (rows, n_key_value_heads, capacity, head size) of which row r's first ``lengths[r]`` positions are valid.
+    """
+
+    capacity: int  # positions per row beyond the prefix
+    lengths: Tensor  # (rows,)
+    prefix: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    @property
+    def n_prefix(self) -> int:
+        return self.prefix[0][0].shape[1] if self.prefix else 0
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (rows, heads, n_new, head size) behind each row's valid positions; return all positions in use.
+
+        Lengths move only in ``advance``, after every layer has stored.
+        """
+        rows, heads, n_new, size = key.shape
+        if layer == len(self.own):
+            shape = (rows, heads, self.capacity, size)
+            self.own.append((key.new_zeros(shape), value.new_zeros(shape)))
+        keys, values = self.own[layer]
+        if n_new == 1:
+            row = torch.arange(rows, device=key.device)
+            keys[row, :, self.lengths] = key[:, :, 0]
+            values[row, :, self.lengths] = value[:, :, 0]
+            in_use = int(self.lengths.max()) + 1
+        else:  # a prompt: rows start at 0, right padding is overwritten by later tokens
+            keys[:, :, :n_new], values[:, :, :n_new] = key, value
+            in_use = n_new
+        return keys[:, :, :in_use], values[:, :, :in_use]
+
+    def advance(self, by: Tensor) -> None:
+        self.lengths = self.lengths + by
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these (indices in order)."""
+        self.lengths = self.lengths[rows]
+        self.own = [(key[rows], value[rows]) for key, value in self.own]
+
+    def as_prefix(self) -> list[tuple[Tensor, Tensor]]:
+        """The one row of this cache as a prefix for other caches."""
+        n = int(self.lengths[0])
+        return [(key[0, :, :n].contiguous(), value[0, :, :n].contiguous()) for key, value in self.own]
+
+
+def register() -> None:
+    """Make ``RAGGED`` known to transformers; harmless when done before."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(RAGGED, ragged_attention)
+
+
+def ragged_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    *,
+    ragged: RaggedCache,
+    **_unused: object,
+) -> tuple[Tensor, None]:
+    """(rows, n_new, heads, head size) outputs; masks come from the cache's lengths, ``attention_mask`` is ignored."""
+    keys, values = ragged.append(module.layer_idx, key, value)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    n_new = query.shape[2]
+    if n_new > 1 and not ragged.prefix:
+        groups = query.shape[1] // keys.shape[1]
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query,
+            keys.repeat_interleave(groups, dim=1),
+            values.repeat_interleave(groups, dim=1),
+            is_causal=True,
+            scale=scale,
+        )
+        return out.transpose(1, 2), None
+    visible = _visible(ragged.lengths, n_new, keys.shape[2])
+    per_row = query.shape[1] * n_new * (ragged.n_prefix + keys.shape[2])
+    step = max(1, _MAX_SCORES // per_row)
+    shared = ragged.prefix[module.layer_idx] if ragged.prefix else None
+    parts = [
+        _attend(
+            query[i : i + step] * scale,
+            keys[i : i + step],
+            values[i : i + step],
+            visible[i : i + step],
+            shared,
+        )
+        for i in range(0, query.shape[0], step)
+    ]
+    return torch.cat(parts).transpose(1, 2), None
+
+
+def _visible(lengths: Tensor, n_new: int, in_use: int) -> Tensor:
+    """(rows, n_new, in_use) bool: new token q of row r stands at position lengths[r] + q and sees that and before."""
+    position = torch.arange(in_use, device=lengths.device)
+    reach = lengths[:, None] + torch.arange(n_new, device=lengths.device)[None, :]
+    return position[None, None, :] <= reach[:, :, None]
+
+
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, visible: Tensor, shared: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """One softmax over the shared positions and the row's own; grouped query heads folded into the product."""
+    rows, heads, n_new, size = query.shape
+    kv_heads, in_use = keys.shape[1], keys.shape[2]
+    folded = query.reshape(rows, kv_heads, -1, size)
+    own = (folded @ keys.transpose(2, 3)).float().view(rows, kv_heads, -1, n_new, in_use)
+    own = own.masked_fill(~visible[:, None, None], float("-inf")).view(rows, kv_heads, -1, in_use)
+    if shared is None:
+        return (own.softmax(-1).to(values.dtype) @ values).reshape(rows, heads, n_new, size)
+    prefix_keys, prefix_values = shared
+    n_prefix = prefix_keys.shape[1]
+    together = folded.transpose(0, 1).reshape(kv_heads, -1, size)
+    before = (
+        (together @ prefix_keys.transpose(1, 2)).float().view(kv_heads, rows, -1, n_prefix).transpose(0, 1)
+    )
+    weights = torch.cat((before, own), dim=-1).softmax(-1).to(values.dtype)
+    over_prefix = weights[..., :n_prefix].transpose(0, 1).reshape(kv_heads, -1, n_prefix) @ prefix_values
+    out = over_prefix.view(kv_heads, rows, -1, size).transpose(0, 1) + weights[..., n_prefix:] @ values
+    return out.reshape(rows, heads, n_new, size)

@@ -1,0 +1,264 @@
+"""Decoder-only backbones (the Llama kind): input, a newline, target, end of text.
+
+The loss counts target tokens only. Padding is told by length, never by id, because some of these models pad with
+their end token. Knows nothing of entities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cdner.backbone.attention import RAGGED, RaggedCache, register
+from cdner.backbone.generation import StopRule, outputs
+from cdner.backbone.inputs import Budget, EncodedInput, InputEncoder
+from cdner.backbone.loading import LoadedModel, load
+from cdner.backbone.packing import EncodedExample, pack
+from cdner.backbone.vocabulary import TokenizerVocabulary, neutralised, special_strings
+from cdner.config import BackboneChoice
+from cdner.types import FloatArray, Generation, Message, ModelInput, TokenConstraint, TrainingExample
+
+SEPARATOR = "\n"
+MIN_SHARED_PREFIX = 16  # tokens; below this sharing costs more than it saves
+_MAX_BATCH_TOKENS = 1 << 16  # rows x (own input + output): 3 GB of keys and values for SmolLM2 in bf16
+
+
+class CausalBackbone:
+    """``cdner.types.Backbone`` for decoder-only models; trained by ``cdner.backbone.training.fit``."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        register()
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.device = loaded.device
+        self.dtype = loaded.dtype
+        self.choice = loaded.choice
+        self.max_input_tokens = loaded.max_input_tokens
+        self.window = int(self.model.config.max_position_embeddings)
+        self._inputs = InputEncoder(self.tokenizer)
+        self._vocabulary = TokenizerVocabulary(self.tokenizer)
+        self._separator = self._inputs.encode_text(SEPARATOR)
+
+    @property
+    def vocabulary(self) -> TokenizerVocabulary:
+        return self._vocabulary
+
+    # --- generation ---------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        inputs: Sequence[ModelInput],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        constraints: Sequence[TokenConstraint] | None = None,
+        stop: Sequence[str] = (),
+    ) -> Iterator[tuple[int, Generation]]:
+        """Greedy; an iterator of (index into inputs, generation) as rows finish.
+
+        The longest common token prefix of all inputs is computed once per call, so give all inputs at once.
+        A rendered chat (``Segment.special``) gets no separator behind it. ModelError if an input cannot fit.
+        """
+        encoded = [self._encode(source, max_new_tokens, index) for index, source in enumerate(inputs)]
+        rule = StopRule(self._end_ids(), max_new_tokens, tuple(stop), self._vocabulary.decode)
+        prefix = _common_prefix([item.ids for item in encoded])
+        rests = [item.ids[len(prefix) :] for item in encoded]
+        with torch.inference_mode():
+            shared = self._prefill(prefix) if prefix else []
+        lengths = [len(rest) for rest in rests]
+        return outputs(
+            lambda batch: _CausalDecoder(self, [rests[index] for index in batch], shared, max_new_tokens),
+            encoded,
+            lengths=lengths,
+            rule=rule,
+            batch_size=batch_size,
+            max_tokens=_MAX_BATCH_TOKENS,
+            constraints=constraints,
+        )
+
+    def render_chat(self, messages: Sequence[Message]) -> str:
+        """The tokenizer's chat template with the generation prompt; give it to ``generate`` as a special segment.
+
+        Special-token strings inside message contents are broken up first, so that no text from a corpus can end
+        a turn or open another. A tokenizer without template gets plain role headings.
+        """
+        specials = special_strings(self.tokenizer)
+        turns = [{"role": turn.role, "content": neutralised(turn.content, specials)} for turn in messages]
+        if not self.tokenizer.chat_template:
+            return "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns) + "assistant:"
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """(n, d) mean of the last hidden states over each text's tokens; one text at a time, so batches cannot differ."""
+        found = []
+        with torch.inference_mode():
+            for text in texts:
+                ids = torch.tensor([self._inputs.encode_text(text)], device=self.device)
+                hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[0]
+                found.append(hidden.double().mean(0).cpu().numpy())
+        return np.stack(found) if found else np.zeros((0, self.model.config.hidden_size))
+
+    # --- training -----------------------------------------------------------------------------------------
+
+    def encode_example(
+        self, example: TrainingExample, *, max_input_tokens: int, max_target_tokens: int, index: int
+    ) -> EncodedExample:
+        """Input ids with separator, target ids with end token, and how many tokens the budgets cut."""
+        target = self._inputs.encode_text(example.target)
+        kept = target[: max_target_tokens - 1]
+        hard = self.window - len(kept) - 1 - len(self._separator)
+        source = self._inputs.encode(example.source, Budget(soft=max_input_tokens, hard=hard), index=index)
+        return EncodedExample(
+            source=(*source.ids, *self._separator),
+            target=(*kept, self._vocabulary.end_id),
+            n_truncated=source.n_truncated + len(target) - len(kept),
+        )
+
+    def microbatches(self, examples: Sequence[EncodedExample]) -> Iterator[list[EncodedExample]]:
+        """Split a batch into what one forward pass takes at a time."""
+        return pack(examples, max_tokens=4096 if self.device.type == "cuda" else 640)
+
+    def loss_sum(self, examples: Sequence[EncodedExample]) -> Tensor:
+        """Summed cross-entropy of all target tokens.
+
+        The examples stand in one row behind their common prefix, each seeing the prefix and itself: no padding,
+        and what is common is computed once, gradients included. Logits are made at target positions only.
+        """
+        prefix = _common_prefix([example.source[:-1] for example in examples])
+        layout = _Layout(prefix, examples, self.device)
+        hidden = self.model.model(
+            input_ids=layout.ids, position_ids=layout.positions, attention_mask=layout.mask, use_cache=False
+        ).last_hidden_state[0]
+        logits = self.model.lm_head(hidden[layout.predicting])
+        return torch.nn.functional.cross_entropy(logits.float(), layout.labels, reduction="sum")
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _encode(self, source: ModelInput, max_new_tokens: int, index: int) -> EncodedInput:
+        separator = [] if source and source[-1].special else self._separator
+        hard = self.window - max_new_tokens - len(separator)
+        found = self._inputs.encode(source, Budget(soft=self.max_input_tokens, hard=hard), index=index)
+        return EncodedInput(ids=(*found.ids, *separator), n_truncated=found.n_truncated)
+
+    def _end_ids(self) -> frozenset[int]:
+        return frozenset({self._vocabulary.end_id})
+
+    def _prefill(self, prefix: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        cache = RaggedCache(
+            capacity=len(prefix), lengths=torch.zeros(1, dtype=torch.long, device=self.device)
+        )
+        self.hidden(torch.tensor([prefix], device=self.device), cache)
+        cache.advance(torch.tensor([len(prefix)], device=self.device))
+        return cache.as_prefix()
+
+    def hidden(self, ids: Tensor, cache: RaggedCache) -> Tensor:
+        """(rows, n_new, d) last hidden states of new tokens behind what ``cache`` holds."""
+        new = torch.arange(ids.shape[1], device=self.device)
+        positions = cache.n_prefix + cache.lengths[:, None] + new[None, :]
+        usual = self.model.config._attn_implementation
+        self.model.config._attn_implementation = RAGGED
+        try:
+            out = self.model.model(input_ids=ids, position_ids=positions, use_cache=False, ragged=cache)
+        finally:
+            self.model.config._attn_implementation = usual
+        found: Tensor = out.last_hidden_state
+        return found
+
+
+class _CausalDecoder:
+    """A batch of one ``generate`` call behind the call's shared prefix."""
+
+    def __init__(
+        self,
+        backbone: CausalBackbone,
+        rests: Sequence[Sequence[int]],
+        shared: list[tuple[Tensor, Tensor]],
+        max_new_tokens: int,
+    ) -> None:
+        self._backbone = backbone
+        self._rests = rests
+        self._device = backbone.device
+        self._cache = RaggedCache(
+            capacity=max(map(len, rests)) + max_new_tokens,
+            lengths=torch.zeros(len(rests), dtype=torch.long, device=self._device),
+            prefix=shared,
+        )
+
+    def start(self) -> Tensor:
+        lengths = torch.tensor([len(rest) for rest in self._rests], device=self._device)
+        longest = int(lengths.max())
+        padded = [[*rest, *[0] * (longest - len(rest))] for rest in self._rests]
+        hidden = self._backbone.hidden(torch.tensor(padded, device=self._device), self._cache)
+        self._cache.advance(lengths)
+        last = hidden[torch.arange(len(padded), device=self._device), lengths - 1]
+        return self._logits(last)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        hidden = self._backbone.hidden(tokens[:, None], self._cache)
+        self._cache.advance(torch.ones_like(tokens))
+        return self._logits(hidden[:, 0])
+
+    def keep(self, rows: Tensor) -> None:
+        self._cache.keep(rows)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self._backbone.model.lm_head(hidden)
+        return logits
+
+
+class _Layout:
+    """Where everything stands when several examples share one row behind their common prefix (length P, total T)."""
+
+    def __init__(
+        self, prefix: Sequence[int], examples: Sequence[EncodedExample], device: torch.device
+    ) -> None:
+        n = len(prefix)
+        ids, positions, owner = list(prefix), list(range(n)), [-1] * n
+        predicting: list[int] = []
+        labels: list[int] = []
+        for number, example in enumerate(examples):
+            # The last target token is only predicted, never read.
+            own = [*example.source[n:], *example.target[:-1]]
+            first = len(ids) + len(example.source) - n - 1
+            predicting += range(first, first + len(example.target))
+            labels += example.target
+            positions += range(n, n + len(own))
+            owner += [number] * len(own)
+            ids += own
+        who = torch.tensor(owner, device=device)
+        order = torch.arange(len(ids), device=device)
+        same = (who[:, None] == who[None, :]) | (who[None, :] == -1)
+        self.ids = torch.tensor([ids], device=device)  # (1, T)
+        self.positions = torch.tensor([positions], device=device)  # (1, T)
+        # (1, 1, T, T); None where plain causal attention is the same and faster
+        self.mask = None if len(examples) == 1 else (same & (order[None, :] <= order[:, None]))[None, None]
+        self.predicting = torch.tensor(predicting, device=device)
+        self.labels = torch.tensor(labels, device=device)
+
+
+def _common_prefix(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Longest common prefix that leaves every row at least one token; empty if short or if there is one row."""
+    if len(rows) < 2:
+        return ()
+    low, high = min(rows), max(rows)
+    longest = min(len(row) for row in rows) - 1
+    n = 0
+    while n < longest and low[n] == high[n]:
+        n += 1
+    return tuple(low[:n]) if n >= MIN_SHARED_PREFIX else ()
+
+
+class _Family:
+    def open(
+        self, choice: BackboneChoice, *, device: str = "auto", checkpoint: Path | None = None
+    ) -> CausalBackbone:
+        from transformers import AutoModelForCausalLM
+
+        return CausalBackbone(load(choice, AutoModelForCausalLM, device=device, checkpoint=checkpoint))
+
+
+FAMILY = _Family()

@@ -1,0 +1,108 @@
+"""Turns the segments of an input into token ids inside a budget, and counts every token that had to go.
+
+Segments are read as one text (a space at a seam belongs to the token it starts), but each token keeps the
+priority of its segment: the tail of the highest priority is cut first, priority 0 never. Knows no model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cdner.backbone.vocabulary import encode_plain, neutralised, special_strings
+from cdner.errors import ModelError
+from cdner.types import ModelInput, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedInput:
+    ids: tuple[int, ...]
+    n_truncated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Most tokens an input may have. ``soft`` (what was asked for) yields to priority 0, ``hard`` (the window) does not."""
+
+    soft: int | None = None
+    hard: int | None = None
+
+    @property
+    def limit(self) -> int | None:
+        limits = [limit for limit in (self.soft, self.hard) if limit is not None]
+        return min(limits) if limits else None
+
+
+class InputEncoder:
+    """Encodes model inputs with one tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._specials = special_strings(tokenizer)
+
+    def encode(self, source: ModelInput, budget: Budget, *, index: int) -> EncodedInput:
+        """Ids without end mark or separator. ModelError names ``index`` if priority 0 alone exceeds the window."""
+        ids, priorities = self._tokenise(source)
+        if budget.limit is None or len(ids) <= budget.limit:
+            return EncodedInput(ids=tuple(ids), n_truncated=0)
+        n_fixed = priorities.count(0)
+        if budget.hard is not None and n_fixed > budget.hard:
+            raise ModelError(
+                f"Input {index} has {n_fixed} tokens that must be kept, the model takes {budget.hard}. "
+                "Shorten the text, use fewer examples, or choose a model with a longer window."
+            )
+        dropped = _tails(priorities, len(ids) - budget.limit)
+        kept = tuple(token for position, token in enumerate(ids) if position not in dropped)
+        return EncodedInput(ids=kept, n_truncated=len(dropped))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of a text from a corpus: no special tokens, whatever it spells."""
+        return encode_plain(self._tokenizer, neutralised(text, self._specials)).ids
+
+    def _tokenise(self, source: ModelInput) -> tuple[list[int], list[int]]:
+        ids: list[int] = []
+        priorities: list[int] = []
+        for run in _runs(source):
+            if run[0].special:
+                found = self._tokenizer(run[0].text, add_special_tokens=False, verbose=False)["input_ids"]
+                ids += found
+                priorities += [run[0].priority] * len(found)
+            else:
+                run_ids, run_priorities = self._tokenise_run(run)
+                ids += run_ids
+                priorities += run_priorities
+        return ids, priorities
+
+    def _tokenise_run(self, run: list[Segment]) -> tuple[list[int], list[int]]:
+        text = "".join(segment.text for segment in run)
+        if not text:
+            return [], []
+        owner = [segment.priority for segment in run for _ in segment.text]
+        text = self._neutralise(text, owner)
+        plain = encode_plain(self._tokenizer, text)
+        return plain.ids, [owner[min(last, len(owner) - 1)] for last in plain.last_characters]
+
+    def _neutralise(self, text: str, owner: list[int]) -> str:
+        """``neutralised`` over a whole run (joining segments may spell a special token), keeping ``owner`` aligned."""
+        while found := next((special for special in self._specials if special in text), None):
+            seam = text.index(found) + 1
+            text = f"{text[:seam]} {text[seam:]}"
+            owner.insert(seam, owner[seam - 1])
+        return text
+
+
+def _runs(source: ModelInput) -> list[list[Segment]]:
+    """Consecutive ordinary segments together, each segment with special tokens on its own."""
+    runs: list[list[Segment]] = []
+    for segment in source:
+        if runs and not segment.special and not runs[-1][0].special:
+            runs[-1].append(segment)
+        else:
+            runs.append([segment])
+    return runs
+
+
+def _tails(priorities: list[int], n_over: int) -> set[int]:
+    """Positions to drop: highest priority first, from its end backwards, at most ``n_over``, never priority 0."""
+    order = sorted(range(len(priorities)), key=lambda position: (-priorities[position], -position))
+    return {position for position in order[:n_over] if priorities[position] > 0}

@@ -1,0 +1,91 @@
+"""Opens a pretrained model with its tokenizer: from the hub, a folder, a checkpoint of ours, or the embedded one.
+
+Safetensors only, no code from model repositories, ever. Knows nothing of training and generation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cdner.backbone.checkpoint import read_card
+from cdner.backbone.embedded import embedded_path
+from cdner.backbone.precision import choose_device, choose_dtype
+from cdner.config import BackboneChoice
+from cdner.errors import ModelError
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    model: Any  # a transformers model in evaluation mode, on ``device``
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    choice: BackboneChoice
+    max_input_tokens: int | None  # what it was trained with; None for a base model
+
+
+def load(choice: BackboneChoice, auto_class: Any, *, device: str, checkpoint: Path | None) -> LoadedModel:
+    """``auto_class`` is transformers' class for the family. ModelError says which model, why, and what to do."""
+    from transformers import AutoTokenizer
+
+    place = choose_device(device)
+    dtype = choose_dtype(choice.dtype, place)
+    folder = _location(choice, checkpoint)
+    hub = {"revision": choice.revision or None} if checkpoint is None and not Path(folder).is_dir() else {}
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **hub)
+            model = auto_class.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **hub
+            )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"Cannot load model '{folder}' as {choice.family}: {reason} "
+            "Give a folder with safetensors weights, a hub name, or 'embedded'."
+        ) from error
+    trained = read_card(checkpoint).settings.max_input_tokens if checkpoint else None
+    return LoadedModel(
+        model=model.to(place).eval(),
+        tokenizer=tokenizer,
+        device=place,
+        dtype=dtype,
+        choice=choice,
+        max_input_tokens=trained,
+    )
+
+
+def _location(choice: BackboneChoice, checkpoint: Path | None) -> str:
+    if checkpoint is not None:
+        if not checkpoint.is_dir():
+            raise ModelError(f"No checkpoint at {checkpoint}. Train it first.")
+        return str(checkpoint)
+    if choice.model == EMBEDDED:
+        if (folder := embedded_path()) is None:
+            raise ModelError("The embedded model is not here yet. Run: cdner models fetch embedded")
+        return str(folder)
+    return choice.model
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """transformers draws its own progress bars on stderr, where ours are."""
+    from transformers.utils import logging
+
+    were_on = logging.is_progress_bar_enabled() and "CDNER_DEBUG" not in os.environ
+    if were_on:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            logging.enable_progress_bar()

@@ -1,0 +1,41 @@
+"""Chooses device and number format. Never fp16: T5 overflows in it.
+
+Knows nothing of models; asks torch what the machine can do.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from cdner.errors import ModelError, UsageError
+
+DtypeName = Literal["auto", "bfloat16", "float32"]
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU. UsageError for an unknown name, ModelError for an absent device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"No device named '{name}'. Known: auto, cpu, cuda, cuda:<n>.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"Device '{name}' was asked for, but torch sees no CUDA here. Use --device cpu.")
+    return device
+
+
+def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    """``auto`` is bf16 on CUDA and on processors with AVX512-BF16 or AMX, where it is twice as fast; else fp32."""
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    fast = device.type == "cuda" or (device.type == "cpu" and _cpu_has_bf16())
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    # torch.cpu's queries have no public name before 2.14; absent means an older torch, where fp32 is the safe choice.
+    queries = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(query() for name in queries if (query := getattr(torch.cpu, name, None)) is not None)

@@ -1,0 +1,180 @@
+"""Encoder-decoder backbones (the T5 and BART kind): the input goes into the encoder, the target comes from the decoder.
+
+T5 knows relative positions only, so it has no hard window; BART has one. Knows nothing of entities.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cdner.backbone.generation import StopRule, outputs
+from cdner.backbone.inputs import Budget, EncodedInput, InputEncoder
+from cdner.backbone.loading import LoadedModel, load
+from cdner.backbone.packing import EncodedExample, pack
+from cdner.backbone.vocabulary import TokenizerVocabulary
+from cdner.config import BackboneChoice
+from cdner.types import FloatArray, Generation, ModelInput, TokenConstraint, TrainingExample
+
+_MAX_BATCH_TOKENS = 1 << 15  # rows x (input + output)
+
+
+class Seq2SeqBackbone:
+    """``cdner.types.Backbone`` for encoder-decoder models; trained by ``cdner.backbone.training.fit``."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.device = loaded.device
+        self.dtype = loaded.dtype
+        self.choice = loaded.choice
+        self.max_input_tokens = loaded.max_input_tokens
+        relative = hasattr(self.model.config, "relative_attention_num_buckets")
+        self.window = None if relative else int(self.model.config.max_position_embeddings)
+        self._inputs = InputEncoder(self.tokenizer)
+        self._vocabulary = TokenizerVocabulary(self.tokenizer)
+
+    @property
+    def vocabulary(self) -> TokenizerVocabulary:
+        return self._vocabulary
+
+    def generate(
+        self,
+        inputs: Sequence[ModelInput],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        constraints: Sequence[TokenConstraint] | None = None,
+        stop: Sequence[str] = (),
+    ) -> Iterator[tuple[int, Generation]]:
+        """Greedy; yields (index into inputs, generation) as rows finish. ModelError if an input cannot fit."""
+        encoded = [self._encode(source, index) for index, source in enumerate(inputs)]
+        rule = StopRule(
+            frozenset({self._vocabulary.end_id}), max_new_tokens, tuple(stop), self._vocabulary.decode
+        )
+        return outputs(
+            lambda batch: _Seq2SeqDecoder(self, [encoded[index].ids for index in batch]),
+            encoded,
+            rule=rule,
+            batch_size=batch_size,
+            max_tokens=_MAX_BATCH_TOKENS,
+            constraints=constraints,
+        )
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """(n, d) mean of the last encoder layer over each text's tokens (its end token left out), one text at a time."""
+        found = []
+        with torch.inference_mode():
+            for text in texts:
+                ids = [*self._inputs.encode_text(text), self._vocabulary.end_id]
+                hidden = self.model.get_encoder()(input_ids=torch.tensor([ids], device=self.device))
+                found.append(
+                    hidden.last_hidden_state[0, : max(1, len(ids) - 1)].double().mean(0).cpu().numpy()
+                )
+        return np.stack(found) if found else np.zeros((0, self.model.config.hidden_size))
+
+    def encode_example(
+        self, example: TrainingExample, *, max_input_tokens: int, max_target_tokens: int, index: int
+    ) -> EncodedExample:
+        """Input and target ids, each with end token, and how many tokens the budgets cut."""
+        target = self._inputs.encode_text(example.target)
+        kept = target[: max_target_tokens - 1]
+        budget = Budget(soft=max_input_tokens - 1, hard=None if self.window is None else self.window - 1)
+        source = self._inputs.encode(example.source, budget, index=index)
+        return EncodedExample(
+            source=(*source.ids, self._vocabulary.end_id),
+            target=(*kept, self._vocabulary.end_id),
+            n_truncated=source.n_truncated + len(target) - len(kept),
+        )
+
+    def microbatches(self, examples: Sequence[EncodedExample]) -> Iterator[list[EncodedExample]]:
+        """Split a batch into what one forward pass takes at a time."""
+        return pack(examples, max_tokens=16384 if self.device.type == "cuda" else 4096)
+
+    def loss_sum(self, examples: Sequence[EncodedExample]) -> Tensor:
+        """Summed cross-entropy of all target tokens; logits are made for target tokens only, not for padding."""
+        sources, mask = self.padded([example.source for example in examples])
+        start = self.model.config.decoder_start_token_id
+        shifted, real = self.padded([(start, *example.target[:-1]) for example in examples])
+        labels = torch.tensor([token for example in examples for token in example.target], device=self.device)
+        with _only(self.model.get_output_embeddings(), real.bool()):
+            logits = self.model(
+                input_ids=sources, attention_mask=mask, decoder_input_ids=shifted, use_cache=False
+            ).logits
+        return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+    def padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """(rows, longest) ids, right-padded, and the mask of what is real."""
+        longest = max(map(len, rows))
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.device)
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        mask = torch.arange(longest, device=self.device)[None, :] < lengths[:, None]
+        return ids, mask.long()
+
+    def _encode(self, source: ModelInput, index: int) -> EncodedInput:
+        soft = None if self.max_input_tokens is None else self.max_input_tokens - 1
+        budget = Budget(soft=soft, hard=None if self.window is None else self.window - 1)
+        found = self._inputs.encode(source, budget, index=index)
+        return EncodedInput(ids=(*found.ids, self._vocabulary.end_id), n_truncated=found.n_truncated)
+
+
+class _Seq2SeqDecoder:
+    """A batch inside the model: encoder output, and transformers' cache of the decoder."""
+
+    def __init__(self, backbone: Seq2SeqBackbone, sources: Sequence[Sequence[int]]) -> None:
+        self._backbone = backbone
+        self._sources = sources
+
+    def start(self) -> Tensor:
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        model = self._backbone.model
+        ids, self._mask = self._backbone.padded(self._sources)
+        self._encoded = model.get_encoder()(input_ids=ids, attention_mask=self._mask)
+        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        first = torch.full((len(ids),), model.config.decoder_start_token_id, device=ids.device)
+        return self.step(first)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        found = self._backbone.model(
+            encoder_outputs=self._encoded,
+            attention_mask=self._mask,
+            decoder_input_ids=tokens[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        logits: Tensor = found.logits[:, -1]
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        self._cache.batch_select_indices(rows)
+        self._encoded.last_hidden_state = self._encoded.last_hidden_state[rows]
+        self._mask = self._mask[rows]
+
+
+@contextlib.contextmanager
+def _only(head: Any, positions: Tensor) -> Iterator[None]:
+    """Let the output layer see (n, d) chosen positions instead of (rows, length, d): the vocabulary product dominates."""
+    hook = head.register_forward_pre_hook(lambda _module, arguments: (arguments[0][positions],))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class _Family:
+    def open(
+        self, choice: BackboneChoice, *, device: str = "auto", checkpoint: Path | None = None
+    ) -> Seq2SeqBackbone:
+        from transformers import AutoModelForSeq2SeqLM
+
+        return Seq2SeqBackbone(load(choice, AutoModelForSeq2SeqLM, device=device, checkpoint=checkpoint))
+
+
+FAMILY = _Family()
