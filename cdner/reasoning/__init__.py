@@ -3,7 +3,13 @@
 Knows nothing of backends, the store or gold labels: sentences come in as text.
 """
 
-from cdner.reasoning.parsing import parse_description, parse_reasoning
+from cdner.reasoning.parsing import entities_text, parse_description, parse_reasoning
 from cdner.reasoning.requests import description_requests, reasoning_requests
 
-__all__ = ["description_requests", "parse_description", "parse_reasoning", "reasoning_requests"]
+__all__ = [
+    "description_requests",
+    "entities_text",
+    "parse_description",
+    "parse_reasoning",
+    "reasoning_requests",
+]

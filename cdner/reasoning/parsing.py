@@ -33,6 +33,7 @@ _HEADING = re.compile(
 _JSON_KEY = re.compile(rf'"{_PART}"\s{{0,20}}:\s{{0,20}}"', re.IGNORECASE)
 _STRING_BODY = re.compile(r'(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*', re.DOTALL)
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_ENTITIES = re.compile(r"\"entities\"\s{0,20}:|^[ \t*#]{0,8}entities[*]{0,3}:", re.IGNORECASE | re.MULTILINE)
 _FENCE = re.compile(r"```[a-zA-Z]{0,10}")
 _INVALID = re.compile(r"[\x00\ud800-\udfff]")
 _PLAIN_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
@@ -72,6 +73,20 @@ def parse_description(text: str) -> str:
         if key == "description":
             text = _as_text(value, counts)
     return " ".join(_clean(_FENCE.sub("", text), counts).strip('"').split())
+
+
+def entities_text(text: str) -> str:
+    """The part of an answer by a ``ner`` template that holds the entities, as ``cdner.codec`` reads it.
+
+    The last object named "entities" or headed "Entities:"; without such a mark the whole text.
+    """
+    marks = list(_ENTITIES.finditer(text))
+    answer = text[marks[-1].end() :] if marks else text
+    start = answer.find("{")
+    if not marks or start < 0:
+        return _FENCE.sub("", answer).strip()
+    decoded = _object_pairs(answer)
+    return answer[start : decoded[2]] if decoded else _FENCE.sub("", answer[start:]).strip()
 
 
 def _json_parts(text: str, counts: Counter[str]) -> dict[str, str] | None:

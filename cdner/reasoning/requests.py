@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from cdner.config import Llm, Reasoning, Setting
+from cdner.hashing import Json
 from cdner.prompts import (
     INITIAL_PART,
     Example,
@@ -26,6 +27,9 @@ from cdner.types import Domain, ReasoningRequest, Sampling
 CHARACTERS_PER_TOKEN = 3
 # The paper's sample reasonings (figures 8 to 11) are about one third initial, two thirds bidirectional.
 INITIAL_SHARE = 1 / 3
+NER_TEMPLATES = "ner."  # the answer ends in the entities (table 7: the LLM alone)
+ENTITIES_SHARE = 1 / 4
+LONGEST_MENTION = 120  # characters
 NEXT_TEXT = "<text>"  # a model that goes on after its answer invents the next text; stop it there
 
 
@@ -58,7 +62,8 @@ def reasoning_requests(
     )
     fixed = render_fixed_part(template, inputs)
     sampling = _sampling(settings)
-    schema = reasoning_schema(setting, max_tokens=settings.max_tokens) if settings.structured else None
+    types = target.types if template.name.startswith(NER_TEMPLATES) else ()
+    schema = _reasoning_schema(setting, settings.max_tokens, types) if settings.structured else None
     return tuple(
         ReasoningRequest((*fixed, render_sentence(template, text)), sampling, schema) for text in texts
     )
@@ -69,9 +74,7 @@ def description_requests(
 ) -> tuple[ReasoningRequest, ...]:
     """Eq. 5, C_e = F_LLM(C_s, phi_0): one request per type in declared order; no or "" gloss = none known."""
     sampling = _sampling(settings)
-    schema = (
-        _schema({"description": settings.max_tokens * CHARACTERS_PER_TOKEN}) if settings.structured else None
-    )
+    schema = _description_schema(settings.max_tokens) if settings.structured else None
     return tuple(
         ReasoningRequest(
             render_description(template, target, entry, glosses.get(entry.name, "")), sampling, schema
@@ -80,25 +83,42 @@ def description_requests(
     )
 
 
-def reasoning_schema(setting: Setting, *, max_tokens: int) -> str:
-    """JSON schema of the answer, every string bounded so that the object closes within ``max_tokens``."""
+def _reasoning_schema(setting: Setting, max_tokens: int, entity_types: Sequence[str]) -> str:
+    """Schema of the answer, every string bounded so that the reasoning closes within ``max_tokens``."""
     budget = max_tokens * CHARACTERS_PER_TOKEN
+    if entity_types:
+        budget -= int(budget * ENTITIES_SHARE)
     parts = output_parts(setting)
     n_initial = int(budget * INITIAL_SHARE) if INITIAL_PART in parts else 0
-    return _schema({part.key: n_initial if part == INITIAL_PART else budget - n_initial for part in parts})
+    properties = {
+        part.key: _string(n_initial if part == INITIAL_PART else budget - n_initial) for part in parts
+    }
+    if entity_types:
+        mentions: Json = {"type": "array", "items": _string(LONGEST_MENTION)}
+        properties["entities"] = _object(dict.fromkeys(entity_types, mentions))
+    return _as_text(_object(properties))
 
 
-def _schema(max_lengths: Mapping[str, int]) -> str:
+def _description_schema(max_tokens: int) -> str:
+    return _as_text(_object({"description": _string(max_tokens * CHARACTERS_PER_TOKEN)}))
+
+
+def _string(max_length: int) -> Json:
+    return {"type": "string", "maxLength": max_length}
+
+
+def _object(properties: Mapping[str, Json]) -> Json:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _as_text(schema: Json) -> str:
     """Not ``canonical_json``: servers generate keys in the schema's order; sorting would swap the steps."""
-    return json.dumps(
-        {
-            "type": "object",
-            "properties": {key: {"type": "string", "maxLength": n} for key, n in max_lengths.items()},
-            "required": list(max_lengths),
-            "additionalProperties": False,
-        },
-        separators=(",", ":"),
-    )
+    return json.dumps(schema, separators=(",", ":"), ensure_ascii=False)
 
 
 def _sampling(settings: Llm) -> Sampling:
