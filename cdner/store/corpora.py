@@ -1,0 +1,168 @@
+"""Corpora in the store: every sentence once, and per import run their order, entities and label set."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cdner.errors import StoreError
+from cdner.hashing import content_hash
+from cdner.store.connection import Row, Store, insert_rows, replace_run
+from cdner.types import Corpus, Domain, Entity, Sentence, TypeEntry
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_TYPE_COLUMNS = ("short", "phrase", "lemma", "synset", "definition")
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusSummary:
+    run_id: str
+    domain: str
+    split: str
+    role: str
+    n_sentences: int
+    n_empty_sentences: int  # sentences without an entity
+    n_entities: int
+    n_types: int  # that occur
+    n_repaired_tags: int
+
+
+def sentence_id(tokens: tuple[str, ...]) -> str:
+    """Identity of a sentence: the content hash of its tokens."""
+    return content_hash(list(tokens))
+
+
+def save_corpus(store: Store, run_id: str, corpus: Corpus, domain: Domain) -> None:
+    """Store what an import run brought in, in place of what the run may have stored before."""
+    head = (run_id, corpus.domain, corpus.split, domain.role, corpus.n_repaired_tags, list(corpus.types))
+    ids = [sentence_id(sentence.tokens) for sentence in corpus.sentences]
+    texts = dict(zip(ids, corpus.sentences, strict=True))
+    with store.transaction() as connection:
+        columns: tuple[str, ...] = ("run_id", "domain", "split", "role", "n_repaired_tags", "types")
+        replace_run(connection, "corpus", columns, run_id, [head])
+        insert_rows(
+            connection,
+            "sentence",
+            ("sentence_id", "tokens", "text"),
+            [(name, list(sentence.tokens), sentence.text) for name, sentence in texts.items()],
+            on_conflict="ignore",
+        )
+        columns = ("run_id", "position", "sentence_id")
+        replace_run(
+            connection,
+            "corpus_sentence",
+            columns,
+            run_id,
+            [(run_id, position, name) for position, name in enumerate(ids)],
+        )
+        columns = ("run_id", "position", "start_token", "end_token", "entity_type", "mention")
+        replace_run(connection, "gold_entity", columns, run_id, _entity_rows(run_id, corpus))
+        _save_domain(connection, run_id, domain)
+
+
+def load_corpus(store: Store, run_id: str) -> Corpus:
+    """The corpus of an import run. StoreError when the run has none."""
+    with store.reading() as connection:
+        head = connection.execute(
+            "SELECT domain, split, n_repaired_tags, types FROM corpus WHERE run_id = ?", [run_id]
+        ).fetchone()
+        if head is None:
+            raise StoreError(f"Run {run_id} has no corpus in {store.path}.")
+        sentences = connection.execute(
+            "SELECT tokens FROM corpus_sentence JOIN sentence USING (sentence_id)"
+            " WHERE run_id = ? ORDER BY position",
+            [run_id],
+        ).fetchall()
+        entities = connection.execute(
+            "SELECT position, start_token, end_token, entity_type FROM gold_entity"
+            " WHERE run_id = ? ORDER BY ALL",
+            [run_id],
+        ).fetchall()
+    by_position = defaultdict(list)
+    for position, start, end, entity_type in entities:
+        by_position[position].append(Entity(start, end, entity_type))
+    return Corpus(
+        domain=head[0],
+        split=head[1],
+        sentences=tuple(
+            Sentence(tuple(tokens), tuple(by_position[position]))
+            for position, (tokens,) in enumerate(sentences)
+        ),
+        n_repaired_tags=head[2],
+        types=tuple(head[3]),
+    )
+
+
+def load_domain(store: Store, run_id: str) -> Domain:
+    """The label set an import run was made with. StoreError when the run has none."""
+    with store.reading() as connection:
+        head = connection.execute("SELECT domain, role FROM corpus WHERE run_id = ?", [run_id]).fetchone()
+        rows = connection.execute(
+            f"SELECT domain, entity_type, {', '.join(_TYPE_COLUMNS)} FROM domain_type"  # noqa: S608 our own names
+            " WHERE run_id = ? ORDER BY position",
+            [run_id],
+        ).fetchall()
+    if head is None:
+        raise StoreError(f"Run {run_id} has no corpus in {store.path}, so it has no label set.")
+    name = rows[0][0] if rows else head[0]
+    return Domain(name, head[1], tuple(TypeEntry(*row[1:]) for row in rows))
+
+
+def find_corpus_run(store: Store, domain: str, split: str, *, step: str = "import") -> str | None:
+    """The latest import of this split whose latest attempt is done; None without one or without a store."""
+    if not store.path.exists():
+        return None
+    with store.reading() as connection:
+        row = connection.execute(
+            """
+            SELECT run_id FROM corpus JOIN latest_attempt USING (run_id)
+            WHERE corpus.domain = $domain AND corpus.split = $split
+              AND latest_attempt.step = $step AND latest_attempt.status = 'done'
+            ORDER BY latest_attempt.finished_utc DESC, run_id LIMIT 1
+            """,
+            {"domain": domain, "split": split, "step": step},
+        ).fetchone()
+    return str(row[0]) if row else None
+
+
+def list_corpora(store: Store) -> list[CorpusSummary]:
+    """All corpora in the store, by domain and split (train, dev, test)."""
+    with store.reading() as connection:
+        rows = connection.execute(
+            """
+            SELECT corpus.run_id, domain, split, role,
+                   (SELECT count(*) FROM corpus_sentence AS s WHERE s.run_id = corpus.run_id),
+                   (SELECT count(*) FROM corpus_sentence AS s WHERE s.run_id = corpus.run_id AND NOT EXISTS
+                      (FROM gold_entity AS g WHERE g.run_id = s.run_id AND g.position = s.position)),
+                   (SELECT count(*) FROM gold_entity AS g WHERE g.run_id = corpus.run_id),
+                   (SELECT count(DISTINCT entity_type) FROM gold_entity AS g WHERE g.run_id = corpus.run_id),
+                   n_repaired_tags
+            FROM corpus
+            ORDER BY domain, list_position(['train', 'dev', 'test'], split), run_id
+            """
+        ).fetchall()
+    return [CorpusSummary(*row) for row in rows]
+
+
+def _entity_rows(run_id: str, corpus: Corpus) -> list[Row]:
+    return [
+        (run_id, position, entity.start, entity.end, entity.type, _mention(sentence, entity))
+        for position, sentence in enumerate(corpus.sentences)
+        for entity in sentence.entities
+    ]
+
+
+def _mention(sentence: Sentence, entity: Entity) -> str:
+    return " ".join(sentence.tokens[entity.start : entity.end])
+
+
+def _save_domain(connection: DuckDBPyConnection, run_id: str, domain: Domain) -> None:
+    rows: list[Row] = [
+        (run_id, domain.name, position, entry.name, *(getattr(entry, name) for name in _TYPE_COLUMNS))
+        for position, entry in enumerate(domain.entries)
+    ]
+    columns = ("run_id", "domain", "position", "entity_type", *_TYPE_COLUMNS)
+    replace_run(connection, "domain_type", columns, run_id, rows)

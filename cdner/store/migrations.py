@@ -1,0 +1,141 @@
+"""Brings a store's tables and views to the form this version of cdner writes; refuses one from the future.
+
+Tables change by numbered files under ``store/migrations``, each applied once and never edited; views are
+remade from ``store/views`` when the text of one has changed, in the order of the files' number prefixes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import closing
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cdner.errors import StoreError
+from cdner.hashing import content_hash
+from cdner.resources import resource_root
+from cdner.store.connection import Store, connect, insert_rows
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+
+def utc_now() -> datetime:
+    """Now in UTC without a time zone, as the ``*_utc`` columns want it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+@cache
+def migration_files() -> tuple[tuple[int, Path], ...]:
+    """(version, file), ascending."""
+    files = sorted((resource_root("store") / "migrations").glob("*.sql"))
+    return tuple((int(file.name.partition("_")[0]), file) for file in files)
+
+
+@cache
+def view_texts() -> tuple[tuple[str, str], ...]:
+    """(view name, SQL), every view after the views it reads."""
+    files = sorted((resource_root("store") / "views").glob("*.sql"))
+    return tuple((file.stem.partition("_")[2], file.read_text(encoding="utf-8")) for file in files)
+
+
+def latest_version() -> int:
+    return migration_files()[-1][0]
+
+
+def is_current(connection: DuckDBPyConnection, path: Path) -> bool:
+    """Whether tables and views are as we want them. StoreError for a newer store or a foreign file."""
+    version = _version(connection, path)
+    if version > latest_version():
+        raise StoreError(
+            f"The store {path} has schema version {version}, this cdner knows versions up to "
+            f"{latest_version()}. Use a newer cdner, or another store."
+        )
+    if version < latest_version():
+        return False
+    made = connection.execute("SELECT name, text_hash FROM view_source").fetchall()
+    return dict(made) == {name: content_hash(text) for name, text in view_texts()}
+
+
+def create(path: Path) -> None:
+    """Make an empty store all at once: whoever looks sees none or a finished one, even after a kill."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(missing_ok=True)
+        with closing(connect(Store(unfinished), read_only=False)) as connection:
+            _migrate(connection, applied=0)
+        try:
+            os.link(unfinished, path)
+        except FileExistsError:
+            return  # another process was first: its store is as good as ours
+        finally:
+            unfinished.unlink()
+    except OSError as error:
+        raise StoreError(f"The store {path} cannot be created: {error}.") from error
+
+
+def upgrade(store: Store) -> None:
+    """Migrate an older store after copying it to ``<name>.backup-v<version>``; remake changed views."""
+    with closing(connect(store, read_only=True)) as connection:
+        version = _version(connection, store.path)
+        if version < latest_version():
+            _back_up(store.path, version)
+    with closing(connect(store, read_only=False)) as connection:
+        _migrate(connection, applied=_version(connection, store.path))
+
+
+def _version(connection: DuckDBPyConnection, path: Path) -> int:
+    import duckdb
+
+    try:
+        row = connection.execute("SELECT max(version) FROM migration").fetchone()
+    except duckdb.CatalogException as error:
+        raise StoreError(f"{path} is a DuckDB file but no store of cdner. Name another store.") from error
+    return int(row[0]) if row and row[0] is not None else 0
+
+
+def _back_up(path: Path, version: int) -> None:
+    """Copy the files byte by byte. The caller's reading connection keeps writers out meanwhile.
+
+    The main file comes last: closing a file gives up all locks this process has on it.
+    """
+    backup = path.with_name(f"{path.name}.backup-v{version}")
+    if backup.exists():
+        return
+    log = path.with_name(f"{path.name}.wal")
+    try:
+        if log.exists():
+            shutil.copyfile(log, backup.with_name(f"{backup.name}.wal"))
+        unfinished = backup.with_name(f"{backup.name}.new")
+        shutil.copyfile(path, unfinished)
+        unfinished.replace(backup)
+    except OSError as error:
+        raise StoreError(f"The store {path} was not migrated, its backup failed: {error}.") from error
+
+
+def _migrate(connection: DuckDBPyConnection, *, applied: int) -> None:
+    connection.begin()
+    for version, file in migration_files():
+        if version > applied:
+            connection.execute(file.read_text(encoding="utf-8"))
+            insert_rows(
+                connection, "migration", ("version", "name", "applied_utc"), [(version, file.name, utc_now())]
+            )
+    _remake_views(connection, view_texts())
+    connection.commit()
+
+
+def _remake_views(connection: DuckDBPyConnection, views: Iterable[tuple[str, str]]) -> None:
+    for (name,) in connection.execute("SELECT name FROM view_source").fetchall():
+        connection.execute(f'DROP VIEW IF EXISTS "{name}"')
+    connection.execute("DELETE FROM view_source")
+    rows = []
+    for name, text in views:
+        connection.execute(text)
+        rows.append((name, content_hash(text)))
+    insert_rows(connection, "view_source", ("name", "text_hash"), rows)

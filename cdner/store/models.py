@@ -1,0 +1,75 @@
+"""Trained models in the store: where the weights lie, their checksum, and the log of every epoch.
+
+The weights themselves are files beside the store; nothing here opens them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from cdner.errors import StoreError
+from cdner.store.connection import Store, insert_rows
+from cdner.types import EpochLog, FitResult
+
+_LOG_COLUMNS = ("epoch", "step", "train_loss", "dev_loss", "dev_metric", "seconds", "n_truncated_tokens")
+
+
+class Checkpoint(NamedTuple):
+    path: str  # directory, relative to the store's where it lies inside it: ``store.directory / path``
+    weights_sha256: str
+    best_epoch: int
+
+
+def save_checkpoint(store: Store, run_id: str, result: FitResult) -> None:
+    """Store where a training run's weights lie and the logs of all its epochs; both replace earlier ones."""
+    path = result.checkpoint.resolve()
+    where = path.relative_to(store.directory) if path.is_relative_to(store.directory) else path
+    row = (run_id, where.as_posix(), result.weights_sha256, result.best_epoch)
+    with store.transaction() as connection:
+        columns = ("run_id", "path", "weights_sha256", "best_epoch")
+        insert_rows(connection, "checkpoint", columns, [row], on_conflict="replace")
+        insert_rows(
+            connection,
+            "train_log",
+            ("run_id", *_LOG_COLUMNS),
+            [_log_row(run_id, epoch) for epoch in result.epochs],
+            on_conflict="replace",
+        )
+
+
+def load_checkpoint(store: Store, run_id: str) -> Checkpoint:
+    """StoreError when the run has no checkpoint."""
+    with store.reading() as connection:
+        row = connection.execute(
+            "SELECT path, weights_sha256, best_epoch FROM checkpoint WHERE run_id = ?", [run_id]
+        ).fetchone()
+    if row is None:
+        raise StoreError(f"Run {run_id} has no checkpoint in {store.path}.")
+    return Checkpoint(*row)
+
+
+def checkpoint_directory(store: Store, checkpoint: Checkpoint) -> Path:
+    """Where the checkpoint's files lie now."""
+    return store.directory / checkpoint.path
+
+
+def save_epoch(store: Store, run_id: str, epoch: EpochLog) -> None:
+    """Store one epoch's log; the same epoch again replaces it."""
+    with store.transaction() as connection:
+        columns = ("run_id", *_LOG_COLUMNS)
+        insert_rows(connection, "train_log", columns, [_log_row(run_id, epoch)], on_conflict="replace")
+
+
+def load_epochs(store: Store, run_id: str) -> tuple[EpochLog, ...]:
+    """The logs of a training run in order; empty when there are none."""
+    with store.reading() as connection:
+        rows = connection.execute(
+            f"SELECT {', '.join(_LOG_COLUMNS)} FROM train_log WHERE run_id = ? ORDER BY epoch",  # noqa: S608 our own
+            [run_id],
+        ).fetchall()
+    return tuple(EpochLog(*row) for row in rows)
+
+
+def _log_row(run_id: str, log: EpochLog) -> tuple[object, ...]:
+    return (run_id, *(getattr(log, name) for name in _LOG_COLUMNS))

@@ -1,0 +1,126 @@
+"""Predictions in the store, saved in chunks as they are made: a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cdner.errors import StoreError
+from cdner.hashing import canonical_json
+from cdner.store.connection import Row, Store, insert_rows
+from cdner.types import Entity, Generation, Prediction
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_COLUMNS = (
+    "run_id position generated malformed n_input_tokens n_truncated_tokens n_output_tokens finish_reason"
+)
+_ENTITY_COLUMNS = "run_id position start_token end_token entity_type mention"
+Predicted = tuple[int, Prediction, Generation]  # position in the corpus, what it says, how it was generated
+
+
+def save_predictions(store: Store, run_id: str, items: Sequence[Predicted], *, corpus_run_id: str) -> None:
+    """Store a chunk of predictions for sentences of a stored corpus; a position again replaces what it had.
+
+    StoreError when a position or an entity lies outside the corpus.
+    """
+    with store.transaction() as connection:
+        _remember_corpus(connection, store, run_id, corpus_run_id)
+        tokens = _tokens(connection, corpus_run_id, [position for position, _, _ in items])
+        entities = [
+            (run_id, position, entity.start, entity.end, entity.type, _mention(tokens, position, entity))
+            for position, prediction, _ in items
+            for entity in prediction.entities
+        ]
+        for table in ("prediction", "predicted_entity"):
+            connection.execute(
+                f"DELETE FROM {table} WHERE run_id = ? AND position IN (SELECT unnest(?))",  # noqa: S608 our own names
+                [run_id, list(tokens)],
+            )
+        insert_rows(connection, "prediction", _COLUMNS.split(), [_row(run_id, item) for item in items])
+        insert_rows(connection, "predicted_entity", _ENTITY_COLUMNS.split(), entities)
+
+
+def predicted_positions(store: Store, run_id: str) -> set[int]:
+    """Positions that need no prediction any more; empty without a store."""
+    if not store.path.exists():
+        return set()
+    with store.reading() as connection:
+        rows = connection.execute("SELECT position FROM prediction WHERE run_id = ?", [run_id]).fetchall()
+    return {position for (position,) in rows}
+
+
+def load_predictions(store: Store, run_id: str) -> dict[int, Prediction]:
+    """Position -> prediction, positions ascending; empty when the run has none."""
+    with store.reading() as connection:
+        rows = connection.execute(
+            "SELECT position, generated, malformed FROM prediction WHERE run_id = ? ORDER BY position",
+            [run_id],
+        ).fetchall()
+        entities = connection.execute(
+            "SELECT position, start_token, end_token, entity_type FROM predicted_entity WHERE run_id = ?"
+            " ORDER BY ALL",
+            [run_id],
+        ).fetchall()
+    by_position = defaultdict(list)
+    for position, start, end, entity_type in entities:
+        by_position[position].append(Entity(start, end, entity_type))
+    return {
+        position: Prediction(generated, tuple(by_position[position]), json.loads(malformed))
+        for position, generated, malformed in rows
+    }
+
+
+def predicted_corpus(store: Store, run_id: str) -> str:
+    """The import run of the corpus a prediction run has predicted. StoreError when it has predicted none."""
+    with store.reading() as connection:
+        row = connection.execute(
+            "SELECT corpus_run_id FROM prediction_corpus WHERE run_id = ?", [run_id]
+        ).fetchone()
+    if row is None:
+        raise StoreError(f"Run {run_id} has no predictions in {store.path}.")
+    return str(row[0])
+
+
+def _remember_corpus(connection: DuckDBPyConnection, store: Store, run_id: str, corpus_run_id: str) -> None:
+    known = connection.execute(
+        "SELECT corpus_run_id FROM prediction_corpus WHERE run_id = ?", [run_id]
+    ).fetchone()
+    if known is None:
+        columns = ("run_id", "corpus_run_id")
+        insert_rows(connection, "prediction_corpus", columns, [(run_id, corpus_run_id)])
+    elif known[0] != corpus_run_id:
+        raise StoreError(f"Run {run_id} in {store.path} predicts corpus {known[0]}, not {corpus_run_id}.")
+
+
+def _tokens(
+    connection: DuckDBPyConnection, corpus_run_id: str, positions: Sequence[int]
+) -> dict[int, list[str]]:
+    rows = connection.execute(
+        "SELECT position, tokens FROM corpus_sentence JOIN sentence USING (sentence_id)"
+        " WHERE run_id = ? AND position IN (SELECT unnest(?))",
+        [corpus_run_id, list(positions)],
+    ).fetchall()
+    found = dict(rows)
+    for position in positions:
+        if position not in found:
+            raise StoreError(f"Corpus run {corpus_run_id} has no sentence at position {position}.")
+    return found
+
+
+def _mention(tokens: dict[int, list[str]], position: int, entity: Entity) -> str:
+    if not 0 <= entity.start < entity.end <= len(tokens[position]):
+        raise StoreError(f"{entity} lies outside the {len(tokens[position])} tokens of sentence {position}.")
+    return " ".join(tokens[position][entity.start : entity.end])
+
+
+def _row(run_id: str, item: Predicted) -> Row:
+    position, prediction, generation = item
+    return (
+        *(run_id, position, prediction.generated, canonical_json(prediction.malformed)),
+        *(generation.n_input_tokens, generation.n_truncated_tokens, generation.n_output_tokens),
+        generation.finish_reason,
+    )

@@ -1,0 +1,190 @@
+"""LLM requests, their completions and the reasoning parsed from them.
+
+Completions are data, not a cache: stored as they arrive, shared by every run that asks the same, never
+deleted, and all that an offline replay needs. Message texts are stored once each: a fixed prompt is one row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from typing import cast
+
+from cdner.errors import StoreError
+from cdner.hashing import Json, canonical_json, content_hash
+from cdner.store.connection import Row, Store, insert_rows, rows_of_run
+from cdner.store.migrations import utc_now
+from cdner.types import Completion, Gap, Message, ReasoningChain, ReasoningRequest, Sampling
+
+_COMPLETION_COLUMNS = (
+    "request_id attempt_n text finish_reason n_input_tokens n_cached_tokens n_output_tokens created_utc"
+)
+
+
+def template_id(name: str, text: str) -> str:
+    """Identity of a template: the content hash of its name and text."""
+    return content_hash({"name": name, "text": text})
+
+
+def request_id(family: str, model: str, request: ReasoningRequest) -> str:
+    """Identity of a request: backend family, model (with revision), messages, sampling and schema."""
+    return content_hash(
+        {
+            "family": family,
+            "model": model,
+            "messages": _messages(request),
+            "sampling": _sampling(request.sampling),
+            "schema": request.schema,
+        }
+    )
+
+
+def save_template(store: Store, name: str, text: str) -> str:
+    """Store a template as it is now and return its id."""
+    identity = template_id(name, text)
+    with store.transaction() as connection:
+        columns = ("template_id", "name", "text")
+        insert_rows(connection, "template", columns, [(identity, name, text)], on_conflict="ignore")
+    return identity
+
+
+def save_requests(store: Store, family: str, model: str, requests: Sequence[ReasoningRequest]) -> list[str]:
+    """Store requests before they are sent; their ids, in order. Known ones are left as they are."""
+    ids = [request_id(family, model, request) for request in requests]
+    by_id = dict(zip(ids, requests, strict=True))
+    texts = {message.content for request in by_id.values() for message in request.messages}
+    text_ids = {text: content_hash(text) for text in texts}
+    with store.transaction() as connection:
+        columns: tuple[str, ...] = ("text_id", "text")
+        rows: list[Row] = [(name, text) for text, name in text_ids.items()]
+        insert_rows(connection, "prompt_text", columns, rows, on_conflict="ignore")
+        columns = ("request_id", "backend_family", "model", "sampling", "response_schema", "prompt_hash")
+        rows = [(name, family, model, *_request_row(request)) for name, request in by_id.items()]
+        insert_rows(connection, "request", columns, rows, on_conflict="ignore")
+        columns = ("request_id", "position", "role", "text_id")
+        rows = [
+            (name, position, message.role, text_ids[message.content])
+            for name, request in by_id.items()
+            for position, message in enumerate(request.messages)
+        ]
+        insert_rows(connection, "request_message", columns, rows, on_conflict="ignore")
+    return ids
+
+
+def load_request(store: Store, identity: str) -> tuple[str, str, ReasoningRequest]:
+    """(backend family, model, request). StoreError when the store has no such request."""
+    with store.reading() as connection:
+        row = connection.execute(
+            "SELECT backend_family, model, sampling, response_schema FROM request WHERE request_id = ?",
+            [identity],
+        ).fetchone()
+        messages = connection.execute(
+            "SELECT role, text FROM request_message JOIN prompt_text USING (text_id)"
+            " WHERE request_id = ? ORDER BY position",
+            [identity],
+        ).fetchall()
+    if row is None:
+        raise StoreError(f"No request {identity} in {store.path}.")
+    return row[0], row[1], request_of_rows(messages, row[2], row[3])
+
+
+def request_of_rows(
+    messages: Sequence[tuple[str, str]], sampling: str, schema: str | None
+) -> ReasoningRequest:
+    """The request of its stored parts: (role, text) in order, sampling as JSON, schema."""
+    values = json.loads(sampling)
+    values["stop"] = tuple(values["stop"])
+    return ReasoningRequest(
+        tuple(Message(role, text) for role, text in messages),  # type: ignore[arg-type]  # roles came from Message
+        Sampling(**values),
+        schema,
+    )
+
+
+def save_completions(store: Store, completions: Sequence[tuple[str, Completion]]) -> None:
+    """Add (request id, completion) as they arrive; another answer is kept beside the earlier ones.
+
+    Lone surrogates, which some servers let through, become U+FFFD: they are no text a database could hold.
+    """
+    with store.transaction() as connection:
+        known = connection.execute(
+            "SELECT request_id, max(attempt_n) FROM completion"
+            " WHERE request_id IN (SELECT unnest(?)) GROUP BY ALL",
+            [[name for name, _ in completions]],
+        ).fetchall()
+        n_attempts = dict(known)
+        rows: list[Row] = []
+        for name, completion in completions:
+            n_attempts[name] = n_attempts.get(name, 0) + 1
+            rows.append(
+                (
+                    *(name, n_attempts[name], _storable(completion.text), completion.finish_reason),
+                    *(completion.input_tokens, completion.cached_tokens, completion.output_tokens),
+                    utc_now(),
+                )
+            )
+        insert_rows(connection, "completion", _COMPLETION_COLUMNS.split(), rows)
+
+
+def load_completions(store: Store, request_ids: Collection[str]) -> dict[str, Completion]:
+    """Request id -> its latest completion, for those that have one; empty without a store."""
+    if not store.path.exists():
+        return {}
+    with store.reading() as connection:
+        rows = connection.execute(
+            """
+            SELECT request_id, text, finish_reason, n_input_tokens, n_cached_tokens, n_output_tokens
+            FROM completion WHERE request_id IN (SELECT unnest(?))
+            QUALIFY row_number() OVER (PARTITION BY request_id ORDER BY attempt_n DESC) = 1
+            """,
+            [list(request_ids)],
+        ).fetchall()
+    return {row[0]: Completion(*row[1:]) for row in rows}
+
+
+def save_reasoning(store: Store, run_id: str, items: Sequence[tuple[int, str, ReasoningChain | Gap]]) -> None:
+    """Store (position, request id, outcome); a position again replaces what it had."""
+    rows: list[Row] = []
+    for position, name, outcome in items:
+        if isinstance(outcome, Gap):
+            rows.append((run_id, position, name, "", "", "{}", _storable(outcome.reason)))
+        else:
+            texts = (_storable(outcome.initial), _storable(outcome.bidirectional))
+            rows.append((run_id, position, name, *texts, canonical_json(outcome.malformed), None))
+    with store.transaction() as connection:
+        columns = ("run_id", "position", "request_id", "initial", "bidirectional", "malformed", "gap_reason")
+        insert_rows(connection, "reasoning", columns, rows, on_conflict="replace")
+
+
+def load_reasoning(store: Store, run_id: str) -> dict[int, ReasoningChain]:
+    """Position -> reasoning, positions ascending; gaps are left out."""
+    columns = ("position", "initial", "bidirectional", "malformed", "gap_reason")
+    rows = rows_of_run(store, "reasoning", columns, run_id, order="position")
+    return {row[0]: ReasoningChain(row[1], row[2], json.loads(row[3])) for row in rows if row[4] is None}
+
+
+def load_gaps(store: Store, run_id: str) -> dict[int, str]:
+    """Position -> why its reasoning is missing."""
+    rows = rows_of_run(store, "reasoning", ("position", "gap_reason"), run_id, order="position")
+    return {position: reason for position, reason in rows if reason is not None}
+
+
+def _messages(request: ReasoningRequest) -> list[Json]:
+    return [{"role": message.role, "content": message.content} for message in request.messages]
+
+
+def _sampling(sampling: Sampling) -> Json:
+    """As it enters the identity: 0 and 0.0 are one temperature."""
+    values = asdict(sampling)
+    values["temperature"] = float(sampling.temperature)
+    values["top_p"] = float(sampling.top_p)
+    return cast(Json, values)
+
+
+def _request_row(request: ReasoningRequest) -> Row:
+    return (canonical_json(_sampling(request.sampling)), request.schema, content_hash(_messages(request)))
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
