@@ -1,4 +1,4 @@
-"""Makes an NLTK data root of WordNet 3.0 from Debian's packages, for machines that do not reach NLTK's server.
+"""Makes an NLTK data root of WordNet 3.0 from Debian's packages, where NLTK's server is out of reach.
 
 Needs ``apt-get`` and ``dpkg-deb``, no root rights: packages are unpacked, never installed. Knows nothing of
 NLTK beyond the layout of its data root.
@@ -47,7 +47,7 @@ def build_from_debian(root: Path) -> None:
 
 
 def lexnames(manual_page: str) -> str:
-    """The table NLTK expects as file ``lexnames``, from the roff text of lexnames(5WN): no package has the file.
+    """The table NLTK expects as file ``lexnames``, from the text of lexnames(5WN): no package has the file.
 
     One line per lexicographer file: number, name, syntactic category, separated by tabs.
     """

@@ -133,7 +133,7 @@ def _download_from_nltk(root: Path) -> str:
 _THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _FENCE = re.compile(r"^\s*```\w*\s*$", re.MULTILINE)
 _LABEL = re.compile(
-    r"^\W*(?:(?:enriched|enhanced|final)\s+)?(?:description|definition)\W*:\W*", re.IGNORECASE
+    r"^\W*(?:(?:enriched|enhanced|final)\s+)?(?:description|definition)\s*:\s*", re.IGNORECASE
 )
 _QUOTES = ('""', "''", "“”", "‘’")
 

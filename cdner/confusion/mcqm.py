@@ -143,7 +143,8 @@ def fuse(
     types = hierarchical.types
     if not types == semantic.types == observed.types:
         raise InputError("u_hie, u_sim and R_M are over different types: measure them for one target domain.")
-    mixed = settings.alpha * hierarchical.scores + settings.beta * semantic.scores
+    with np.errstate(over="ignore"):  # told below, in words
+        mixed = settings.alpha * hierarchical.scores + settings.beta * semantic.scores
     if not np.isfinite(mixed).all():
         raise UsageError(f"alpha = {settings.alpha}, beta = {settings.beta} overflow: use smaller weights.")
     np.fill_diagonal(mixed, 0.0)
