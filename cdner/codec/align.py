@@ -12,15 +12,18 @@ counted.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from cdner.codec.wire import Wire, fold
 from cdner.types import Entity, Sentence
 
 Span = tuple[int, int]  # [start, end) in tokens
 MAX_PLACEMENTS = 64
+MAX_SPANS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +92,17 @@ class SentenceIndex:
 
 
 def place(placements: Iterable[Placement], spans: Sequence[Span]) -> tuple[Placement, ...]:
-    """Every way to give one more mention of the current type one of ``spans``; () when there is none."""
+    """Ways to give one more mention of the current type one of ``spans`` (sorted); () when there is none.
+
+    Bounded: the first ``MAX_SPANS`` free spans of each placement, the ``MAX_PLACEMENTS`` leftmost of all.
+    """
     best: dict[tuple[int, int], Placement] = {}
     for placement in placements:
-        for start, end in spans:
-            bits = _bits(start, end)
-            if start < placement.end or placement.used & bits:
-                continue
+        later = spans[bisect_left(spans, (placement.end, 0)) :]
+        free = (span for span in later if not placement.used & _bits(*span))
+        for start, end in islice(free, MAX_SPANS):
             longer = Placement(
-                used=placement.used | bits,
+                used=placement.used | _bits(start, end),
                 end=end,
                 cost=placement.cost + sum(range(start, end)),
                 spans=(*placement.spans, (start, end)),
@@ -105,7 +110,7 @@ def place(placements: Iterable[Placement], spans: Sequence[Span]) -> tuple[Place
             key = (longer.used, longer.end)
             if key not in best or longer.cost < best[key].cost:
                 best[key] = longer
-    return tuple(sorted(best.values(), key=_leftmost)[:MAX_PLACEMENTS])
+    return tuple(sorted(best.values(), key=_cost)[:MAX_PLACEMENTS])
 
 
 def next_type(placements: Iterable[Placement]) -> tuple[Placement, ...]:
@@ -157,7 +162,7 @@ def _search(grounded: Sequence[tuple[Mention, tuple[Span, ...]]], n_tokens: int)
         placements = place(placements, spans)
         if not placements:
             return None
-    leftmost = min(placements, key=_leftmost)
+    leftmost = min(placements, key=_cost)
     return [Entity(start, end, m.type) for (m, _), (start, end) in zip(grounded, leftmost.spans, strict=True)]
 
 
@@ -172,8 +177,8 @@ def _longest_first(grounded: Sequence[tuple[Mention, tuple[Span, ...]]]) -> list
     return entities
 
 
-def _leftmost(placement: Placement) -> tuple[int, tuple[Span, ...]]:
-    return placement.cost, placement.spans
+def _cost(placement: Placement) -> int:
+    return placement.cost
 
 
 def _bits(start: int, end: int) -> int:

@@ -97,21 +97,23 @@ class _Scanner:
 
     def _read_pair(self) -> None:
         name = self._read_string()
-        if name is None or not self._must_follow():
+        following = self._peek()
+        if following == ":":
+            self.at += 1
+            following = self._peek()
+        elif following:
+            self.n_invalid += 1  # a text that opens no type
             return
-        if self._peek() != ":":
-            self.n_invalid += 1
-            return
-        self.at += 1
-        if not self._must_follow():
+        if name is None or not following:
+            self.truncated = True
             return
         values: list[str] = []
         self.pairs.append((name, values))
-        if self._peek() == "[":
+        if following == "[":
             self.at += 1
             self._read_mentions(values)
-        elif self._peek() == '"':
-            self.n_invalid += 1
+        elif following == '"':
+            self.n_invalid += 1  # one mention without its list
             value = self._read_string()
             values.extend([] if value is None else [value])
         else:
@@ -148,13 +150,12 @@ class _Scanner:
 
     def _peek(self) -> str:
         """The next character that is not white space, "" at the end."""
+        character = self.text[self.at : self.at + 1]
+        if not character.isspace():
+            return character
         space = _SPACE.match(self.text, self.at)
         self.at = space.end() if space else self.at
         return self.text[self.at : self.at + 1]
-
-    def _must_follow(self) -> bool:
-        self.truncated |= not self._peek()
-        return not self.truncated
 
     def _skip_to(self, following: re.Pattern[str]) -> None:
         """One repair: go on at the next character that can start something."""
