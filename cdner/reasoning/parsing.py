@@ -161,8 +161,8 @@ def _heading_parts(text: str, wanted: list[str], counts: Counter[str]) -> dict[s
         text = _FENCE.sub("", text)
     headings = list(_HEADING.finditer(text))
     parts: dict[str, str] = {}
-    ends = [heading.start() for heading in headings[1:]] + [len(text)]
-    for heading, end in zip(headings, ends, strict=True):
+    ends = [*[heading.start() for heading in headings[1:]], len(text)]
+    for heading, end in zip(headings, ends, strict=False):  # without headings nothing is read here
         slot = _slot((heading.group(1) or heading.group(2)) + "_reasoning")
         if slot in parts:
             counts["duplicate_part"] += 1
