@@ -349,7 +349,7 @@ CREATE TABLE confusion (
 );
 COMMENT ON TABLE confusion IS 'Confusion of target types in every dimension (equations 4 to 13).';
 COMMENT ON COLUMN confusion.run_id IS 'The quantify run.';
-COMMENT ON COLUMN confusion.dimension IS 'u_hie, u_sim, u_iml, v_iml, v_exl or v_conf.';
+COMMENT ON COLUMN confusion.dimension IS 'u_hie, u_sim, u_iml, v_iml, R_M, v_exl or v_conf.';
 COMMENT ON COLUMN confusion.gold_position IS '0-based row.';
 COMMENT ON COLUMN confusion.gold_type IS 'The type that is.';
 COMMENT ON COLUMN confusion.confused_position IS '0-based column.';

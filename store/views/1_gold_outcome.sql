@@ -21,7 +21,7 @@ SELECT gold.run_id, gold.corpus_run_id, gold.domain, gold.split, gold.position, 
             WHEN touched.run_id IS NOT NULL THEN 'boundary'
             ELSE 'missed' END AS outcome,
        exact.entity_type AS predicted_type,
-       sentence.text
+       sentence.text AS sentence_text
 FROM gold
 LEFT JOIN predicted_entity AS exact USING (run_id, position, start_token, end_token)
 LEFT JOIN touched
@@ -40,4 +40,4 @@ COMMENT ON COLUMN gold_outcome.gold_type IS 'The type that is.';
 COMMENT ON COLUMN gold_outcome.mention IS 'The tokens covered, joined by single spaces.';
 COMMENT ON COLUMN gold_outcome.outcome IS 'correct, misclassified (exact span, wrong type), boundary (no exact span, but some predicted entity overlaps) or missed.';
 COMMENT ON COLUMN gold_outcome.predicted_type IS 'The type predicted for the exact span; NULL without one.';
-COMMENT ON COLUMN gold_outcome.text IS 'The sentence.';
+COMMENT ON COLUMN gold_outcome.sentence_text IS 'The sentence.';

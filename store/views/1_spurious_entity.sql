@@ -1,6 +1,6 @@
 CREATE VIEW spurious_entity AS
 SELECT predicted.run_id, corpus_run_id, domain, split, predicted.position, predicted.start_token,
-       predicted.end_token, predicted.entity_type AS predicted_type, predicted.mention, sentence.text
+       predicted.end_token, predicted.entity_type AS predicted_type, predicted.mention, sentence.text AS sentence_text
 FROM predicted_entity AS predicted
 JOIN prediction_corpus USING (run_id)
 JOIN corpus ON corpus.run_id = corpus_run_id
@@ -22,4 +22,4 @@ COMMENT ON COLUMN spurious_entity.start_token IS 'First token, 0-based.';
 COMMENT ON COLUMN spurious_entity.end_token IS 'Token after the last one.';
 COMMENT ON COLUMN spurious_entity.predicted_type IS 'The type predicted.';
 COMMENT ON COLUMN spurious_entity.mention IS 'The tokens covered, joined by single spaces.';
-COMMENT ON COLUMN spurious_entity.text IS 'The sentence.';
+COMMENT ON COLUMN spurious_entity.sentence_text IS 'The sentence.';

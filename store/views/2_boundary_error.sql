@@ -1,7 +1,7 @@
 CREATE VIEW boundary_error AS
-SELECT gold.* EXCLUDE (outcome, predicted_type, text),
+SELECT gold.* EXCLUDE (outcome, predicted_type, sentence_text),
        predicted.start_token AS predicted_start, predicted.end_token AS predicted_end,
-       predicted.entity_type AS predicted_type, predicted.mention AS predicted_mention, gold.text
+       predicted.entity_type AS predicted_type, predicted.mention AS predicted_mention, gold.sentence_text
 FROM gold_outcome AS gold
 JOIN predicted_entity AS predicted
   ON predicted.run_id = gold.run_id AND predicted.position = gold.position
@@ -21,4 +21,4 @@ COMMENT ON COLUMN boundary_error.predicted_start IS 'First token of the overlapp
 COMMENT ON COLUMN boundary_error.predicted_end IS 'Token after its last one.';
 COMMENT ON COLUMN boundary_error.predicted_type IS 'Its type.';
 COMMENT ON COLUMN boundary_error.predicted_mention IS 'Its tokens.';
-COMMENT ON COLUMN boundary_error.text IS 'The sentence.';
+COMMENT ON COLUMN boundary_error.sentence_text IS 'The sentence.';

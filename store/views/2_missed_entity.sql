@@ -10,4 +10,4 @@ COMMENT ON COLUMN missed_entity.start_token IS 'First token, 0-based.';
 COMMENT ON COLUMN missed_entity.end_token IS 'Token after the last one.';
 COMMENT ON COLUMN missed_entity.gold_type IS 'The type that is.';
 COMMENT ON COLUMN missed_entity.mention IS 'The tokens covered, joined by single spaces.';
-COMMENT ON COLUMN missed_entity.text IS 'The sentence.';
+COMMENT ON COLUMN missed_entity.sentence_text IS 'The sentence.';

@@ -11,4 +11,4 @@ COMMENT ON COLUMN type_error.end_token IS 'Token after the last one.';
 COMMENT ON COLUMN type_error.gold_type IS 'The type that is.';
 COMMENT ON COLUMN type_error.mention IS 'The tokens covered, joined by single spaces.';
 COMMENT ON COLUMN type_error.predicted_type IS 'The type it was taken for.';
-COMMENT ON COLUMN type_error.text IS 'The sentence.';
+COMMENT ON COLUMN type_error.sentence_text IS 'The sentence.';

@@ -1,0 +1,52 @@
+"""What prediction runs got wrong, entity by entity, as the error views show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cdner.errors import UsageError, unknown_name
+from cdner.store.connection import Store
+
+# kind -> (view, its columns)
+_VIEWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "type": ("type_error", ("position", "gold_type", "predicted_type", "mention", "sentence_text")),
+    "missed": ("missed_entity", ("position", "gold_type", "mention", "sentence_text")),
+    "spurious": ("spurious_entity", ("position", "predicted_type", "mention", "sentence_text")),
+    "boundary": (
+        "boundary_error",
+        ("position", "gold_type", "mention", "predicted_type", "predicted_mention", "sentence_text"),
+    ),
+}
+
+
+def list_errors(
+    store: Store,
+    run_id: str,
+    *,
+    kind: str = "type",
+    gold: str | None = None,
+    predicted: str | None = None,
+    limit: int = 50,
+) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Columns and rows in text order: wrong types, missed or spurious entities, or wrong boundaries.
+
+    UsageError for an unknown kind, or a filter by a type that such errors do not have.
+    """
+    if kind not in _VIEWS:
+        raise unknown_name("kind of error", kind, _VIEWS)
+    view, columns = _VIEWS[kind]
+    conditions, values = ["run_id = ?"], [run_id]
+    for column, value in (("gold_type", gold), ("predicted_type", predicted)):
+        if value is None:
+            continue
+        if column not in columns:
+            raise UsageError(f"Errors of kind '{kind}' have no {column.replace('_', ' ')}.")
+        conditions.append(f"{column} = ?")
+        values.append(value)
+    statement = (
+        f"SELECT {', '.join(columns)} FROM {view} WHERE {' AND '.join(conditions)}"  # noqa: S608 our own names
+        " ORDER BY position, start_token LIMIT ?"
+    )
+    with store.reading() as connection:
+        return columns, connection.execute(statement, [*values, limit]).fetchall()

@@ -1,0 +1,99 @@
+"""The process in which a user's SELECT runs: reads one ``SealedQuery`` from stdin, writes one ``Answer``.
+
+The limits are the operating system's: an alarm that kills, and a bound on the memory the process may have.
+Killing it harms nothing: it only reads.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cdner.errors import CdnerError, UsageError
+from cdner.store.connection import first_line
+from cdner.store.sealed_sql import Answer, SealedQuery, out_of_memory
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_UNITS: Mapping[str, int] = {
+    **{"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
+    **{"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40},
+}
+# What Python, DuckDB and their threads take beside the query (measured: 150 MB).
+_OVERHEAD_BYTES = 400 * 10**6
+# PIVOT is the one statement DuckDB parses as MULTI.
+_ALLOWED = ("SELECT", "EXPLAIN", "MULTI")
+
+
+def run(question: SealedQuery) -> Answer:
+    """Run it under its limits; every expected error is part of the answer."""
+    import duckdb
+
+    try:
+        n_bytes = parse_memory(question.memory)
+        sealed: dict[str, str | bool] = {
+            "enable_external_access": False,
+            "python_enable_replacements": False,
+            "memory_limit": f"{n_bytes}B",
+            "temp_directory": "",  # what does not fit the memory fails; it does not fill the disk
+            "lock_configuration": True,
+        }
+        with question.store.reading(sealed) as connection:
+            _limit_process(question.seconds, n_bytes + _OVERHEAD_BYTES)
+            try:
+                return _select(connection, question)
+            except (duckdb.OutOfMemoryException, MemoryError):
+                return Answer(error=out_of_memory(question.memory))
+            except duckdb.Error as error:
+                return Answer(error=UsageError(f"SQL: {_one_line(error)}"))
+    except CdnerError as error:
+        return Answer(error=error)
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "512MB", "1.5 GiB" and the like. UsageError for anything else."""
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    unit = _UNITS.get(parts[2].upper()) if parts else None
+    if parts is None or unit is None:
+        raise UsageError(f"Memory must be a number with a unit such as 512MB or 1GB, not '{text}'.")
+    return int(float(parts[1]) * unit)
+
+
+def _select(connection: DuckDBPyConnection, question: SealedQuery) -> Answer:
+    statements = connection.extract_statements(question.sql)
+    if len(statements) != 1:
+        raise UsageError(f"One statement is allowed, not {len(statements)}.")
+    kind = statements[0].type.name
+    if kind not in _ALLOWED:
+        raise UsageError(f"Only SELECT is allowed (with WITH, PIVOT, DESCRIBE, EXPLAIN), not {kind}.")
+    result = connection.execute(statements[0])
+    rows = tuple(result.fetchmany(question.max_rows))
+    return Answer(tuple(column[0] for column in result.description or ()), rows)
+
+
+def _limit_process(seconds: float, n_bytes: int) -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the alarm ends the process, whatever it is doing
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (n_bytes, n_bytes))
+
+
+def _one_line(error: Exception) -> str:
+    """DuckDB's message with its "Did you mean", without the picture of the statement."""
+    text = " ".join(str(error).partition("\nLINE ")[0].split())
+    return text or first_line(error)
+
+
+def main() -> None:
+    answer: Any = run(pickle.load(sys.stdin.buffer))  # noqa: S301 written by our own parent
+    sys.stdout.buffer.write(pickle.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

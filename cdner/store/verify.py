@@ -1,0 +1,141 @@
+"""Says whether a store is sound: references, content hashes, checkpoint files. Repairs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cdner.hashing import content_hash, file_sha256
+from cdner.store.connection import Store
+from cdner.store.corpora import sentence_id
+from cdner.store.reasoning import request_id, request_of_rows, template_id
+from cdner.store.runs import OUTPUT_TABLES, run_spec
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    table: str
+    key: str  # which row
+    message: str
+
+
+# (table, its columns, the table referred to, its columns). No experiment_run: a label may name a planned run.
+_REFERENCES = (
+    ("run_input", "run_id", "run", "run_id"),
+    ("run_input", "input_run_id", "run", "run_id"),
+    ("attempt", "run_id", "run", "run_id"),
+    *((table, "run_id", "run", "run_id") for table in OUTPUT_TABLES),
+    ("corpus_sentence", "run_id", "corpus", "run_id"),
+    ("corpus_sentence", "sentence_id", "sentence", "sentence_id"),
+    ("gold_entity", "run_id, position", "corpus_sentence", "run_id, position"),
+    ("domain_type", "run_id", "corpus", "run_id"),
+    ("prediction_corpus", "corpus_run_id", "corpus", "run_id"),
+    ("prediction", "run_id", "prediction_corpus", "run_id"),
+    ("predicted_entity", "run_id, position", "prediction", "run_id, position"),
+    ("type_description", "request_id", "request", "request_id"),
+    ("reasoning", "request_id", "request", "request_id"),
+    ("completion", "request_id", "request", "request_id"),
+    ("request_message", "request_id", "request", "request_id"),
+    ("request_message", "text_id", "prompt_text", "text_id"),
+)
+
+
+def verify(store: Store) -> list[Problem]:
+    """Every problem found; empty for a sound store. Reads checkpoints in full: seconds for each gigabyte."""
+    with store.reading() as connection:
+        problems = [
+            *_dangling(connection),
+            *_misplaced_predictions(connection),
+            *_changed_runs(connection),
+            *_changed_texts(connection),
+            *_changed_requests(connection),
+        ]
+        checkpoints = connection.execute("SELECT run_id, path, weights_sha256 FROM checkpoint").fetchall()
+    for run_id, path, expected in checkpoints:  # after the store is closed: this takes long
+        problems += _checkpoint_problems(run_id, store.directory / path, expected)
+    return problems
+
+
+def _dangling(connection: DuckDBPyConnection) -> Iterator[Problem]:
+    for table, columns, parent, parent_columns in _REFERENCES:
+        rows = connection.execute(
+            f"SELECT {columns} FROM {table} EXCEPT SELECT {parent_columns} FROM {parent} ORDER BY ALL"  # noqa: S608
+        ).fetchall()
+        for row in rows:
+            if None not in row:
+                key = ", ".join(map(str, row))
+                yield Problem(table, key, f"{columns} {key} is not in {parent}")
+
+
+def _misplaced_predictions(connection: DuckDBPyConnection) -> Iterator[Problem]:
+    rows = connection.execute(
+        """
+        SELECT prediction.run_id, prediction.position
+        FROM prediction JOIN prediction_corpus USING (run_id)
+        ANTI JOIN corpus_sentence
+          ON corpus_sentence.run_id = corpus_run_id AND corpus_sentence.position = prediction.position
+        ORDER BY ALL
+        """
+    ).fetchall()
+    for run_id, position in rows:
+        yield Problem("prediction", f"{run_id}, {position}", "its corpus has no such sentence")
+
+
+def _changed_runs(connection: DuckDBPyConnection) -> Iterator[Problem]:
+    inputs: dict[str, list[str]] = defaultdict(list)
+    for run_id, name in connection.execute(
+        "SELECT run_id, input_run_id FROM run_input ORDER BY run_id, position"
+    ).fetchall():
+        inputs[run_id].append(name)
+    for run_id, step, version, settings in connection.execute(
+        "SELECT run_id, step, version, settings FROM run ORDER BY run_id"
+    ).fetchall():
+        if run_spec(step, version, json.loads(settings), inputs[run_id]).run_id != run_id:
+            yield Problem("run", run_id, "its settings or inputs no longer have this hash")
+
+
+def _changed_texts(connection: DuckDBPyConnection) -> Iterator[Problem]:
+    for name, tokens, text in connection.execute("SELECT sentence_id, tokens, text FROM sentence").fetchall():
+        if sentence_id(tuple(tokens)) != name or " ".join(tokens) != text:
+            yield Problem("sentence", name, "its tokens or text no longer have this hash")
+    for name, text in connection.execute("SELECT text_id, text FROM prompt_text").fetchall():
+        if content_hash(text) != name:
+            yield Problem("prompt_text", name, "its text no longer has this hash")
+    for identity, name, text in connection.execute("SELECT template_id, name, text FROM template").fetchall():
+        if template_id(name, text) != identity:
+            yield Problem("template", identity, "its name or text no longer have this hash")
+
+
+def _changed_requests(connection: DuckDBPyConnection) -> Iterator[Problem]:
+    texts = dict(connection.execute("SELECT text_id, text FROM prompt_text").fetchall())
+    messages: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for identity, role, text_id in connection.execute(
+        "SELECT request_id, role, text_id FROM request_message ORDER BY request_id, position"
+    ).fetchall():
+        messages[identity].append((role, texts.get(text_id, "")))
+    for identity, family, model, sampling, schema in connection.execute(
+        "SELECT request_id, backend_family, model, sampling, response_schema FROM request ORDER BY request_id"
+    ).fetchall():
+        request = request_of_rows(messages[identity], sampling, schema)
+        if request_id(family, model, request) != identity:
+            yield Problem("request", identity, "its messages or sampling no longer have this hash")
+
+
+def _checkpoint_problems(run_id: str, directory: Path, expected: str) -> Iterator[Problem]:
+    """As the checkpoint's writer sums: the one safetensors file, or the sums of all shards in name order."""
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        yield Problem("checkpoint", run_id, f"no weights in {directory}")
+        return
+    sums = [file_sha256(file) for file in files]
+    found = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+    if found != expected:
+        yield Problem("checkpoint", run_id, f"the weights in {directory} have changed")
