@@ -107,9 +107,11 @@ def test_a_tie_goes_to_the_earlier_type() -> None:
 
 def test_a_difference_in_the_last_digit_is_a_tie() -> None:
     semantic = np.full((3, 3), 0.3)
-    semantic[0, 2] = np.nextafter(0.3, 1)
+    semantic[0, 2] += 1e-13
     flat = np.zeros((3, 3))
-    assert _fused(flat, semantic, flat).most_confused[0] == "t1"
+    found = _fused(flat, semantic, flat)
+    assert found.v_conf.scores[0, 2] > found.v_conf.scores[0, 1]
+    assert found.most_confused[0] == "t1"
 
 
 def test_diagonals_of_the_inputs_change_nothing() -> None:
@@ -177,6 +179,11 @@ def test_adaptive_keeps_all_above_the_margin_and_none_of_a_flat_row() -> None:
 
 def test_adaptive_without_margin_still_drops_a_flat_row() -> None:
     assert rivals(PEAKED, config.Confusion(rivals="adaptive", margin=0.0))[2] == ()
+
+
+def test_rounding_errors_do_not_make_a_flat_row_adaptive() -> None:
+    noisy = _v_conf([0, 1.0, 1.0 + 1e-15], [1.0, 0, 1.0], [1.0, 1.0, 0])
+    assert rivals(noisy, config.Confusion(rivals="adaptive", margin=0.0)) == ((), (), ())
 
 
 def test_adaptive_says_nothing_of_two_types() -> None:

@@ -69,6 +69,12 @@ def test_mentions_compare_surfaces_and_repeats_count_in_the_multiset_only() -> N
     assert _counts(_row(rows, "mention_set", "river")) == (1, 2, 1)
 
 
+def test_a_mention_predicted_more_often_than_it_occurs_is_correct_once_per_occurrence() -> None:
+    gold = (Sentence(("Po", "and", "Po"), (Entity(0, 1, "river"),)),)
+    predicted = (Prediction("", (Entity(0, 1, "river"), Entity(2, 3, "river"))),)
+    assert _counts(_row(score(gold, predicted, TYPES), "mention_multiset", "*")) == (1, 2, 1)
+
+
 def test_mentions_are_compared_within_their_sentence() -> None:
     gold = (Sentence(("Po",), (Entity(0, 1, "river"),)), Sentence(("Po",)))
     predicted = (Prediction("", ()), Prediction("", (Entity(0, 1, "river"),)))
