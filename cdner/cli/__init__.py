@@ -70,7 +70,9 @@ def default_store() -> Path:
     return Path("store/cdner.duckdb") if Path("store").is_dir() else Path("cdner.duckdb")
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CDNER"})
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CDNER"}
+)
 @click.option(
     "--store",
     "store_path",

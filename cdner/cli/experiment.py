@@ -45,9 +45,15 @@ def experiment_options(command: Command) -> Command:
     for option in reversed(_FLAGS):
         keys, kind, text = _FLAGS[option]
         name = option.removeprefix("--").replace("-", "_")
-        command = click.option(option, f"flag_{name}", type=kind, help=f"{text}  [{', '.join(keys)}]")(command)
+        command = click.option(option, f"flag_{name}", type=kind, help=f"{text}  [{', '.join(keys)}]")(
+            command
+        )
     command = click.option(
-        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train_target.epochs=8."
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Any setting, e.g. train_target.epochs=8.",
     )(command)
     return click.option(
         "--corpora-from",
@@ -81,7 +87,9 @@ def find_experiment(name: str) -> Experiment:
     raise unknown_name("experiment", name, shipped)
 
 
-def compose_experiment(name: str | None, options: Mapping[str, object], overrides: tuple[str, ...]) -> Experiment:
+def compose_experiment(
+    name: str | None, options: Mapping[str, object], overrides: tuple[str, ...]
+) -> Experiment:
     """The named experiment (or the defaults) with flags and ``--set`` applied, validated as a whole."""
     base = find_experiment(name) if name else Experiment(name="flags")
     table: dict[str, Any] = base.model_dump(mode="python")

@@ -17,7 +17,11 @@ Cell = object
 
 def format_options(command: Command) -> Command:
     """Add ``--json``, ``--nl`` and ``--csv``; the command gets ``output_format``."""
-    for name, text in (("csv", "Comma-separated."), ("nl", "One JSON object a line."), ("json", "A JSON array.")):
+    for name, text in (
+        ("csv", "Comma-separated."),
+        ("nl", "One JSON object a line."),
+        ("json", "A JSON array."),
+    ):
         command = click.option(f"--{name}", "output_format", flag_value=name, help=text)(command)
     return command
 
@@ -25,7 +29,11 @@ def format_options(command: Command) -> Command:
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Cell]], output_format: str | None) -> None:
     """Print a listing to stdout; ``None`` is the table."""
     if output_format == "json":
-        click.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], ensure_ascii=False, default=str))
+        click.echo(
+            json.dumps(
+                [dict(zip(columns, row, strict=True)) for row in rows], ensure_ascii=False, default=str
+            )
+        )
     elif output_format == "nl":
         for row in rows:
             click.echo(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False, default=str))

@@ -71,4 +71,8 @@ class StderrProgress:
         elif not self._quiet and self._total and (self._n_done - self._n_shown) * 10 >= self._total:
             self._n_shown = self._n_done
             seconds = time.monotonic() - self._started
-            print(f"  {self._label}: {self._n_done}/{self._total}, {seconds:.0f} s {note}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"  {self._label}: {self._n_done}/{self._total}, {seconds:.0f} s {note}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )

@@ -15,14 +15,19 @@ from cdner.errors import UsageError
 
 @click.command("run")
 @click.argument("experiment_name", metavar="[EXPERIMENT]", required=False)
-@click.option("--until", metavar="STEP", help="Stop after this kind of step or label, e.g. quantify, train:full.")
-@click.option("--dry-run", is_flag=True, help="Print the plan: what is done, what is to do, how many LLM calls.")
+@click.option(
+    "--until", metavar="STEP", help="Stop after this kind of step or label, e.g. quantify, train:full."
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Print the plan: what is done, what is to do, how many LLM calls."
+)
 @click.option("--list", "list_shipped", is_flag=True, help="List the shipped experiments.")
 @experiment_options
 @format_options
 @click.pass_context
 def run(
     ctx: click.Context,
+    /,
     experiment_name: str | None,
     until: str | None,
     output_format: str | None,
@@ -43,8 +48,8 @@ def run(
     from cdner.pipeline.summary import confusion_changes, setting_scores
 
     if list_shipped:
-        rows = [(name, compose_experiment(name, {}, ()).description) for name in shipped_experiments()]
-        print_rows(("experiment", "description"), rows, output_format)
+        listed = [(name, compose_experiment(name, {}, ()).description) for name in shipped_experiments()]
+        print_rows(("experiment", "description"), listed, output_format)
         return
     if experiment_name is None:
         raise UsageError(f"Which experiment? Shipped: {', '.join(shipped_experiments())}; or a TOML file.")
@@ -64,7 +69,11 @@ def run(
     if output_format:
         print_rows(columns, scores, output_format)
         return
-    print_table(columns, scores, title=f"{experiment.name}: {experiment.corpora.source} -> {experiment.corpora.target}")
+    print_table(
+        columns,
+        scores,
+        title=f"{experiment.name}: {experiment.corpora.source} -> {experiment.corpora.target}",
+    )
     columns, changes = confusion_changes(plan, context)
     if changes:
         click.echo()

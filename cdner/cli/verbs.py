@@ -48,7 +48,7 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
     choices = get_args(Setting) if name != "reason" else REASONING_SETTINGS
 
     @click.pass_context
-    def run(ctx: click.Context, output_format: str | None, *, force: bool, **options: Any) -> None:  # noqa: ANN401
+    def run(ctx: click.Context, /, output_format: str | None, *, force: bool, **options: Any) -> None:  # noqa: ANN401
         chosen: str = options.get("setting") or "full"
         splits: tuple[str, ...] = options.get("split") or ()
 
@@ -67,7 +67,9 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
     command = experiment_option(command)
     if split:
         known = ("train", "dev", "test") if name == "reason" else ("dev", "test")
-        command = click.option("--split", multiple=True, type=click.Choice(known), help="Only these splits.")(command)
+        command = click.option("--split", multiple=True, type=click.Choice(known), help="Only these splits.")(
+            command
+        )
     if setting:
         command = click.option(
             "--setting", type=click.Choice(choices), default="full", show_default=True, help="Which setting."
@@ -102,6 +104,10 @@ COMMANDS: dict[str, click.Command] = {
         setting=True,
         split=True,
     ),
-    "predict": _verb("predict", "Predict entities with the final model of one setting.", setting=True, split=True),
-    "evaluate": _verb("evaluate", "Score one setting's predictions and count its errors.", setting=True, split=True),
+    "predict": _verb(
+        "predict", "Predict entities with the final model of one setting.", setting=True, split=True
+    ),
+    "evaluate": _verb(
+        "evaluate", "Score one setting's predictions and count its errors.", setting=True, split=True
+    ),
 }

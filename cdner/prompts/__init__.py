@@ -6,6 +6,7 @@ This package knows nothing of backends, sampling, the store, or how an answer is
 
 from cdner.prompts.domains import domain_from_labels, domain_names, load_domain
 from cdner.prompts.examples import Example, ExampleEntity, ExampleStep, load_examples
+from cdner.prompts.files import checked_name
 from cdner.prompts.rendering import (
     INITIAL_PART,
     OutputPart,
@@ -26,6 +27,7 @@ __all__ = [
     "OutputPart",
     "PbrcInputs",
     "Template",
+    "checked_name",
     "domain_from_labels",
     "domain_names",
     "load_domain",

@@ -1,0 +1,118 @@
+"""``cdner import``: CrossNER by checksum, or anyone's column files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import click
+
+from cdner.cli.output import format_options, print_rows
+from cdner.cli.progress import StderrProgress
+from cdner.errors import InputError, UsageError
+from cdner.types import Split
+
+COLUMNS = ("domain", "split", "n_sentences", "n_entities", "n_types", "n_repaired_tags", "run_id")
+SPLITS = ("train", "dev", "test")
+
+
+@click.group("import")
+def import_group() -> None:
+    """Bring corpora into the store."""
+
+
+@import_group.command("crossner")
+@click.option("--domain", "domains", multiple=True, help="Only these (default: all five, and conll2003).")
+@click.option(
+    "--from",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Read this folder; no download.",
+)
+@format_options
+@click.pass_context
+def crossner_command(
+    ctx: click.Context, domains: tuple[str, ...], folder: Path | None, output_format: str | None
+) -> None:
+    """CrossNER (and its copy of CoNLL2003), from the pinned commit or a folder; every file's SHA-256 is checked."""
+    from cdner.corpora import crossner
+    from cdner.errors import unknown_name
+
+    for domain in domains:
+        if domain not in crossner.DOMAINS:
+            raise unknown_name("CrossNER domain", domain, crossner.DOMAINS)
+    _import_known(ctx, domains or crossner.DOMAINS, folder, output_format)
+
+
+@import_group.command("demo")
+@format_options
+@click.pass_context
+def demo_command(ctx: click.Context, output_format: str | None) -> None:
+    """The two corpora that come with cdner: newsdesk (source) and film (target)."""
+    from cdner.corpora import demo
+
+    _import_known(ctx, tuple(demo.ROLES), None, output_format)
+
+
+def _import_known(
+    ctx: click.Context, domains: tuple[str, ...], folder: Path | None, output_format: str | None
+) -> None:
+    from cdner.pipeline.own_corpora import import_known
+
+    with StderrProgress(quiet=ctx.obj["quiet"]) as progress:
+        rows = import_known(ctx.obj["store"], domains, folder=folder, progress=progress)
+    print_rows(COLUMNS, [tuple(getattr(row, name) for name in COLUMNS) for row in rows], output_format)
+
+
+@import_group.command("conll")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--domain", required=True, help="Name of the domain the corpus belongs to.")
+@click.option(
+    "--split", type=click.Choice(SPLITS), help="Split of FILES.  [default: from names like train.txt]"
+)
+@click.option("--role", type=click.Choice(("source", "target")), default="target", show_default=True)
+@click.option(
+    "--types", "labels", help="Label order, comma-separated (default: a types file, else as found)."
+)
+@click.option("--strict", is_flag=True, help="Refuse I- tags without a start instead of repairing them.")
+@format_options
+@click.pass_context
+def conll_command(
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    domain: str,
+    split: str | None,
+    role: str,
+    labels: str | None,
+    output_format: str | None,
+    *,
+    strict: bool,
+) -> None:
+    """Column files: token first, tag last (BIO, IOB1, IOB2, BIOES; tab or spaces; Twitter's IMGID format too)."""
+    from cdner.pipeline.own_corpora import import_files
+
+    by_split: dict[Split, list[Path]] = {}
+    for file in files:
+        by_split.setdefault(cast(Split, split or _split_of(file)), []).append(file)
+    with StderrProgress(quiet=ctx.obj["quiet"]) as progress:
+        rows = import_files(
+            ctx.obj["store"],
+            by_split,
+            domain=domain,
+            role="source" if role == "source" else "target",
+            labels=tuple(label.strip() for label in labels.split(",")) if labels else (),
+            strict=strict,
+            progress=progress,
+        )
+    if not rows:
+        raise InputError("No sentence was imported.")
+    print_rows(COLUMNS, [tuple(getattr(row, name) for name in COLUMNS) for row in rows], output_format)
+
+
+def _split_of(file: Path) -> str:
+    if file.stem in SPLITS:
+        return file.stem
+    raise UsageError(f"{file}: which split is it? Name it with --split, or the file train, dev or test.")
+
+
+COMMANDS = {"import": import_group}

@@ -1,0 +1,135 @@
+"""What every step needs: the store, the experiment, the label sets, and one loaded model at a time.
+
+Also the plan's ``Identities``: which corpora, templates and weights there are. Opening a context loads no model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cdner import prompts
+from cdner.backbone.embedded import GGUF_SHA256
+from cdner.config import BackboneChoice, Experiment
+from cdner.corpora import crossner, demo
+from cdner.errors import InputError
+from cdner.hashing import content_hash
+from cdner.pipeline.plan import Step
+from cdner.store import Store, runs
+from cdner.store import corpora as stored_corpora
+from cdner.store.runs import RunSpec, run_spec
+from cdner.types import Corpus, Domain, Progress, Role, Split
+
+if TYPE_CHECKING:
+    from cdner.backbone.training import TrainableBackbone
+
+EMBEDDED = "embedded"
+IMPORT_VERSION = 1
+
+
+@dataclass(slots=True)
+class Context:
+    store: Store
+    experiment: Experiment
+    progress: Progress
+    corpora_from: Path | None = None
+    _corpora: dict[str, Corpus] = field(default_factory=dict)
+    _loaded: tuple[str, TrainableBackbone] | None = None  # (identity, model): one at a time, memory is small
+
+    # --- the plan's identities ---------------------------------------------------------------------------
+
+    def corpus(self, domain: str, split: Split) -> RunSpec:
+        """The import run of a corpus: by checksum where cdner knows the file, else what the user imported."""
+        sha256 = demo.FILES.get((domain, split)) or crossner.FILES.get((domain, split))
+        stored = None if sha256 else self._stored_import(domain, split)
+        if stored:
+            return stored
+        if not sha256:
+            raise InputError(
+                f"The store has no corpus {domain}/{split}. Import it first: "
+                f"cdner import conll FILE --domain {domain} --split {split}."
+            )
+        return import_spec(domain, split, sha256)
+
+    def _stored_import(self, domain: str, split: Split) -> RunSpec | None:
+        if not self.store.path.exists():
+            return None
+        run_id = stored_corpora.find_corpus_run(self.store, domain, split)
+        return runs.load_run(self.store, run_id) if run_id else None
+
+    def domain(self, name: str, role: str) -> Domain:
+        """Label set with explanations: from a types file, else from the labels of the user's corpus."""
+        if name in prompts.domain_names():
+            return prompts.load_domain(name)
+        run_id = self.corpus(name, "train").run_id
+        wanted: Role = "source" if role == "source" else "target"
+        return prompts.domain_from_labels(name, self.corpus_of(run_id).types, wanted)
+
+    def template(self, name: str) -> str:
+        return prompts.load_template(name).hash
+
+    def examples(self, domain: str, n_examples: int) -> str:
+        """Hash of the in-context examples used; adding an eleventh does not change a run that takes ten."""
+        chosen = prompts.load_examples(domain)[:n_examples] if n_examples else ()
+        return content_hash([repr(example) for example in chosen])
+
+    def model(self, family: str, model: str) -> str:  # noqa: ARG002 - the family is in the settings already
+        """The embedded model is identified by the checksum of the file it is made from, others by name."""
+        if model != EMBEDDED:
+            return model
+        return f"{EMBEDDED}@{GGUF_SHA256[:12]}"
+
+    # --- what steps load ---------------------------------------------------------------------------------
+
+    def run_state(self, run_id: str) -> str:
+        return runs.run_state(self.store, run_id) if self.store.path.exists() else "absent"
+
+    def input_run(self, step: Step, role: str) -> str:
+        """Run id of a step's input by its role."""
+        return step.spec.inputs[list(step.inputs).index(role)]
+
+    def checkpoint_path(self, run_id: str) -> Path:
+        """Folder of a run's weights, beside the store."""
+        return self.store.directory / "checkpoints" / run_id
+
+    def n_sentences(self, domain: str, split: Split, n: int) -> int | None:
+        """Sentences a step works on: the sample's size, else the corpus's where it is imported (None: unknown)."""
+        run_id = self.corpus(domain, split).run_id
+        if self.run_state(run_id) != "done":
+            return n or None
+        n_present = len(self.corpus_of(run_id).sentences)
+        return min(n, n_present) if n else n_present
+
+    def corpus_of(self, run_id: str) -> Corpus:
+        """An imported corpus, read from the store once."""
+        if run_id not in self._corpora:
+            self._corpora[run_id] = stored_corpora.load_corpus(self.store, run_id)
+        return self._corpora[run_id]
+
+    def backbone(self, choice: BackboneChoice, checkpoint: Path | None) -> TrainableBackbone:
+        """The model of a checkpoint (or the base model); the one loaded before is released first."""
+        from cdner.backbone import open_backbone
+
+        identity = content_hash([choice.identity(), str(checkpoint or "")])
+        if self._loaded is None or self._loaded[0] != identity:
+            self._loaded = None
+            model = open_backbone(choice, device=self.experiment.execution.device, checkpoint=checkpoint)
+            self._loaded = (identity, model)
+        return self._loaded[1]
+
+    def release(self) -> None:
+        """Forget the loaded model (before an LLM needs the memory)."""
+        self._loaded = None
+
+
+def import_spec(domain: str, split: Split, sha256: str) -> RunSpec:
+    """Identity of an imported corpus: its name, split and the checksum of the file."""
+    return run_spec("import", IMPORT_VERSION, {"domain": domain, "split": split, "sha256": sha256}, ())
+
+
+def open_context(
+    store_path: Path, experiment: Experiment, *, progress: Progress, corpora_from: Path | None = None
+) -> Context:
+    """A context over a store that may not exist yet."""
+    return Context(Store(store_path), experiment, progress, corpora_from)

@@ -1,0 +1,93 @@
+"""Runs a plan against the store: what is done is skipped, what fails or is interrupted leaves a resumable attempt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cdner.errors import CdnerError, PartialError
+from cdner.pipeline import corpora, measure, models, reasoning
+from cdner.pipeline.context import Context
+from cdner.pipeline.plan import Plan, Step
+from cdner.store import runs
+
+_ACTIONS: Mapping[str, Callable[[Step, Context], None]] = {
+    "import": corpora.import_corpus,
+    "train": models.train,
+    "predict": models.predict,
+    "embed": models.embed,
+    "describe": reasoning.describe,
+    "reason": reasoning.reason,
+    "quantify": measure.quantify,
+    "evaluate": measure.evaluate,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    label: str
+    run_id: str
+    state: str  # "done" or "found" (was done before)
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    label: str
+    run_id: str
+    state: str
+    n_llm_calls: int | None  # None: the step asks no LLM
+
+
+def execute(plan: Plan, context: Context, *, force: set[str] | None = None) -> list[Outcome]:
+    """Execute every step that is not done. Errors leave the attempt marked and finished work stored."""
+    outcomes = []
+    for step in plan.steps:
+        forced = step.label in (force or set())
+        if not forced and runs.run_state(context.store, step.spec.run_id) == "done":
+            outcomes.append(Outcome(step.label, step.spec.run_id, "found", 0.0))
+            continue
+        started = time.monotonic()
+        _attempt(step, context, force=forced)
+        outcomes.append(Outcome(step.label, step.spec.run_id, "done", time.monotonic() - started))
+    return outcomes
+
+
+def _attempt(step: Step, context: Context, *, force: bool) -> None:
+    execution = context.experiment.execution.identity()
+    attempt = runs.begin_attempt(context.store, step.spec, execution, force=force)
+    try:
+        _ACTIONS[step.kind](step, context)
+    except PartialError as error:
+        runs.finish_attempt(context.store, attempt, "partial", str(error))
+        raise
+    except CdnerError as error:
+        runs.finish_attempt(context.store, attempt, "failed", str(error))
+        raise
+    except KeyboardInterrupt:
+        runs.finish_attempt(context.store, attempt, "interrupted")
+        raise
+    except BaseException as error:
+        # Not ours: record that the attempt ended, then let the traceback through.
+        runs.finish_attempt(context.store, attempt, "failed", f"{type(error).__name__}: {error}")
+        raise
+    runs.finish_attempt(context.store, attempt, "done")
+
+
+def label_plan(plan: Plan, context: Context) -> None:
+    """Remember which runs belong to the experiment (``experiment_run``)."""
+    rows = [(step.spec.run_id, step.label) for step in plan.steps]
+    runs.label_experiment(context.store, plan.experiment.name, rows)
+
+
+def preview(plan: Plan, context: Context) -> list[Preview]:
+    """State of every step, and how many LLM calls are still to be made. Executes nothing."""
+    rows = []
+    for step in plan.steps:
+        state = context.run_state(step.spec.run_id)
+        n_calls: int | None = None
+        if step.kind in ("describe", "reason"):
+            n_calls = 0 if state == "done" else reasoning.n_calls_to_make(step, context)
+        rows.append(Preview(step.label, step.spec.run_id, state, n_calls))
+    return rows

@@ -1,0 +1,127 @@
+"""The steps that count: quantify (MCQM) and evaluate. No model is loaded, so both take seconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cdner.confusion.mcqm import quantify as measure_confusion
+from cdner.confusion.mcqm import Quantification, transfer_evidence
+from cdner.errors import InputError
+from cdner.evaluate import ErrorRow, error_proportions, score
+from cdner.pipeline.context import Context
+from cdner.pipeline.plan import Step
+from cdner.store import confusion as stored_confusion
+from cdner.store import descriptions as stored_descriptions
+from cdner.store import predictions as stored_predictions
+from cdner.store import scores as stored_scores
+from cdner.store.ratios import Hierarchy, Ratios, save_hierarchy, save_misclassification
+from cdner.types import Corpus, Prediction
+
+
+def quantify(step: Step, context: Context) -> None:
+    """Eq. 2-14 from stored predictions and embeddings."""
+    corpora = context.experiment.corpora
+    source, target = context.domain(corpora.source, "source"), context.domain(corpora.target, "target")
+    train, train_predictions = _predicted(step, context, "train", "train_predictions")
+    dev, dev_predictions = _predicted(step, context, "dev", "dev_predictions")
+    embedded, embeddings = stored_descriptions.load_embeddings(
+        context.store, context.input_run(step, "embeddings")
+    )
+    if embedded != target.types:
+        raise InputError(f"{step.label}: its embeddings are of other types than {target.name} has now.")
+    context.progress.start(step.label)
+    evidence = transfer_evidence(
+        source=source,
+        target=target,
+        train=train,
+        train_predictions=train_predictions,
+        dev=dev,
+        dev_predictions=dev_predictions,
+        description_embeddings=embeddings,
+    )
+    result = measure_confusion(evidence, context.experiment.confusion)
+    _save(step.spec.run_id, result, context)
+
+
+def _save(run_id: str, result: Quantification, context: Context) -> None:
+    store, hierarchy, observed = context.store, result.hierarchy, result.misclassification
+    ratios = Ratios(
+        gold_types=hierarchy.target_types,
+        predicted_types=hierarchy.source_types,
+        ratios=hierarchy.ratio,
+        n_gold=hierarchy.n_gold,
+        n_predicted_as=hierarchy.counts,
+        unrecognised=hierarchy.unrecognised,
+    )
+    names = tuple(prefix.name for prefix in result.prefixes)
+    flagged = tuple(prefix.unrecognised for prefix in result.prefixes)
+    save_hierarchy(store, run_id, Hierarchy(ratios, names, flagged))
+    confused = Ratios(
+        gold_types=observed.types,
+        predicted_types=observed.types,
+        ratios=observed.ratio,
+        n_gold=observed.n_gold,
+        n_predicted_as=observed.counts,
+        unrecognised=observed.unrecognised,
+    )
+    save_misclassification(store, run_id, confused)
+    stored_confusion.save_confusion(store, run_id, result.scores.matrices())
+    rivals = dict(zip(observed.types, result.rivals, strict=True))
+    stored_confusion.save_rivals(store, run_id, rivals)
+
+
+def evaluate(step: Step, context: Context) -> None:
+    """Scores and error counts of one setting's predictions on one split."""
+    corpus, predictions = _predicted(step, context, "corpus", "predictions")
+    types = context.domain(context.experiment.corpora.target, "target").types
+    context.progress.start(step.label)
+    scores = score(corpus.sentences, predictions, types)
+    errors = error_proportions(corpus.sentences, predictions, types)
+    stored_scores.save_scores(
+        context.store,
+        step.spec.run_id,
+        [
+            stored_scores.ScoreRow(
+                domain=corpus.domain,
+                split=corpus.split,
+                metric_family=row.metric,
+                entity_type=row.entity_type,
+                n_gold=row.n_gold,
+                n_predicted=row.n_predicted,
+                n_correct=row.n_correct,
+                precision=row.precision,
+                recall=row.recall,
+                f1=row.f1,
+            )
+            for row in scores
+        ],
+        errors=[_error_row(row, corpus) for row in errors],
+    )
+
+
+def _error_row(row: ErrorRow, corpus: Corpus) -> stored_scores.ErrorRow:
+    return stored_scores.ErrorRow(
+        domain=corpus.domain,
+        split=corpus.split,
+        entity_type=row.entity_type,
+        n_gold=row.n_gold,
+        n_missed=row.n_missed,
+        n_boundary=row.n_boundary,
+        n_misclassified=row.n_misclassified,
+        n_spurious=row.n_spurious,
+    )
+
+
+def _predicted(
+    step: Step, context: Context, corpus_role: str, predictions_role: str
+) -> tuple[Corpus, tuple[Prediction, ...]]:
+    """The predicted part of a corpus with its predictions, in the corpus's order."""
+    corpus = context.corpus_of(context.input_run(step, corpus_role))
+    by_position = stored_predictions.load_predictions(
+        context.store, context.input_run(step, predictions_role)
+    )
+    if not by_position:
+        raise InputError(f"{step.label}: its prediction run holds no prediction; run it again with --force.")
+    positions = sorted(by_position)
+    kept = replace(corpus, sentences=tuple(corpus.sentences[position] for position in positions))
+    return kept, tuple(by_position[position] for position in positions)

@@ -1,0 +1,182 @@
+"""The steps that need a backbone: train, predict, embed. The only part of the pipeline that loads model weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from cdner.augment import model_input
+from cdner.codec import Grammar, Wire, decode, encode_entities, wire_for
+from cdner.config import Prediction as PredictionSettings
+from cdner.corpora.sampling import sampled_positions
+from cdner.evaluate import score
+from cdner.pipeline.context import Context
+from cdner.pipeline.plan import Step
+from cdner.store import descriptions as stored_descriptions
+from cdner.store import models as stored_models
+from cdner.store import predictions as stored_predictions
+from cdner.store import reasoning as stored_reasoning
+from cdner.types import Backbone, Generation, Prediction, ReasoningChain, Sentence, TrainingExample
+
+CHUNK = 64  # predictions a transaction; a kill loses at most these
+
+
+def train(step: Step, context: Context) -> None:
+    """M_src, M_tgt or M_aug; resumes from the last epoch's training state."""
+    from cdner.backbone.training import fit  # imports torch
+
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    experiment = context.experiment
+    training = _training(step, context)
+    base = _checkpoint(step, context, "base")
+    context.release()
+    backbone = context.backbone(experiment.backbone, base)
+    wire = wire_for(backbone.vocabulary)
+    types = tuple(settings["types"])
+    train_sentences, train_chains = _sentences(step, context, "train", settings["n_train"])
+    dev_sentences, dev_chains = _sentences(step, context, "dev", settings["n_dev"])
+
+    def metric(model: Backbone) -> float:
+        predicted = _predict_all(model, dev_sentences, dev_chains, types=types, wire=wire, context=context)
+        rows = score(dev_sentences, [predicted[index] for index in range(len(dev_sentences))], types)
+        return next(row.f1 for row in rows if (row.metric, row.entity_type) == ("strict", "*"))
+
+    context.progress.start(f"{step.label} on {len(train_sentences)} sentences")
+    result = fit(
+        backbone,
+        _examples(train_sentences, train_chains, types=types, wire=wire),
+        _examples(dev_sentences, dev_chains, types=types, wire=wire) if training.select != "last" else [],
+        settings=training,
+        output=context.checkpoint_path(step.spec.run_id),
+        on_epoch=lambda log: stored_models.save_epoch(context.store, step.spec.run_id, log),
+        progress=context.progress,
+        metric=metric if training.select == "dev_metric" else None,
+    )
+    context.release()  # its weights have changed under the cached identity
+    stored_models.save_checkpoint(context.store, step.spec.run_id, result)
+
+
+def predict(step: Step, context: Context) -> None:
+    """Predict what is not predicted yet; every chunk is stored before the next is counted."""
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    corpus_run = context.input_run(step, "corpus")
+    sentences, chains = _sentences(step, context, "corpus", settings["n"])
+    positions = sampled_positions(len(context.corpus_of(corpus_run).sentences), settings["n"], seed=0)
+    done = stored_predictions.predicted_positions(context.store, step.spec.run_id)
+    pending = [index for index, position in enumerate(positions) if position not in done]
+    if not pending:
+        return
+    backbone = context.backbone(context.experiment.backbone, _checkpoint(step, context, "model"))
+    context.progress.start(step.label, len(pending))
+    chunk: list[tuple[int, Prediction, Generation]] = []
+
+    def keep(index: int, prediction: Prediction, generation: Generation) -> None:
+        chunk.append((positions[pending[index]], prediction, generation))
+        if len(chunk) >= CHUNK:
+            flush()
+
+    def flush() -> None:
+        stored_predictions.save_predictions(context.store, step.spec.run_id, chunk, corpus_run_id=corpus_run)
+        chunk.clear()
+
+    _predict_all(
+        backbone,
+        [sentences[index] for index in pending],
+        [chains[index] for index in pending],
+        types=tuple(settings["types"]),
+        wire=wire_for(backbone.vocabulary),
+        context=context,
+        keep=keep,
+    )
+    flush()
+
+
+def embed(step: Step, context: Context) -> None:
+    """H-bar of eq. 6-7: the source model's encoding of every target type's description."""
+    stored = stored_descriptions.load_descriptions(context.store, context.input_run(step, "descriptions"))
+    descriptions = {item.entity_type: item.description for item in stored}
+    types = context.domain(context.experiment.corpora.target, "target").types
+    backbone = context.backbone(context.experiment.backbone, _checkpoint(step, context, "model"))
+    context.progress.start(step.label, len(types))
+    vectors = backbone.embed([descriptions[entity_type] for entity_type in types])
+    stored_descriptions.save_embeddings(context.store, step.spec.run_id, types, vectors)
+
+
+def _training(step: Step, context: Context) -> Any:  # noqa: ANN401
+    experiment = context.experiment
+    if step.label == "train:source":
+        return experiment.train_source
+    return experiment.train_augmented if "train_reasoning" in step.inputs else experiment.train_target
+
+
+def _checkpoint(step: Step, context: Context, role: str) -> Path | None:
+    if role not in step.inputs:
+        return None
+    checkpoint = stored_models.load_checkpoint(context.store, context.input_run(step, role))
+    return stored_models.checkpoint_directory(context.store, checkpoint)
+
+
+def _sentences(
+    step: Step, context: Context, role: str, n: int
+) -> tuple[list[Sentence], list[ReasoningChain | None]]:
+    """Sentences of an input corpus (sampled), each with its reasoning text where the step has one."""
+    corpus = context.corpus_of(context.input_run(step, role))
+    positions = sampled_positions(len(corpus.sentences), n, seed=0)
+    reasoning_role = "reasoning" if role == "corpus" else f"{role}_reasoning"
+    chains: Mapping[int, ReasoningChain] = {}
+    if reasoning_role in step.inputs:
+        chains = stored_reasoning.load_reasoning(context.store, context.input_run(step, reasoning_role))
+    return [corpus.sentences[p] for p in positions], [chains.get(p) for p in positions]
+
+
+def _examples(
+    sentences: Sequence[Sentence],
+    chains: Sequence[ReasoningChain | None],
+    *,
+    types: tuple[str, ...],
+    wire: Wire,
+) -> list[TrainingExample]:
+    return [
+        TrainingExample(
+            model_input(types, sentence, chain=chain, wire=wire),
+            wire.to_wire(encode_entities(sentence, types)),
+        )
+        for sentence, chain in zip(sentences, chains, strict=True)
+    ]
+
+
+def _predict_all(
+    backbone: Backbone,
+    sentences: Sequence[Sentence],
+    chains: Sequence[ReasoningChain | None],
+    *,
+    types: tuple[str, ...],
+    wire: Wire,
+    context: Context,
+    keep: Callable[[int, Prediction, Generation], None] | None = None,
+) -> dict[int, Prediction]:
+    """Generate and decode; index into ``sentences`` -> prediction. ``keep`` sees each as it finishes."""
+    settings: PredictionSettings = context.experiment.predict
+    inputs = [
+        model_input(types, sentence, chain=chain, wire=wire)
+        for sentence, chain in zip(sentences, chains, strict=True)
+    ]
+    constraints = None
+    if settings.decoding == "grounded":
+        grammar = Grammar(backbone.vocabulary, wire, types)
+        constraints = [grammar.constraint(sentence) for sentence in sentences]
+    predicted: dict[int, Prediction] = {}
+    outputs = backbone.generate(
+        inputs,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=context.experiment.execution.batch_size,
+        constraints=constraints,
+    )
+    for index, generation in outputs:
+        prediction = decode(generation.text, sentence=sentences[index], types=types, wire=wire)
+        predicted[index] = prediction
+        if keep:
+            keep(index, prediction, generation)
+            context.progress.advance()
+    return predicted

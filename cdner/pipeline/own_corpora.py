@@ -1,0 +1,103 @@
+"""The import verb: known corpora by name, and anyone's column files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from cdner import prompts
+from cdner.config import Corpora, Experiment
+from cdner.corpora import crossner, demo
+from cdner.corpora.conll import ConllReader
+from cdner.errors import InputError, UsageError
+from cdner.hashing import content_hash, file_sha256
+from cdner.pipeline.context import import_spec, open_context
+from cdner.pipeline.execute import execute
+from cdner.pipeline.plan import Plan, Step
+from cdner.registry import resolve
+from cdner.store import Store, runs
+from cdner.store import corpora as stored_corpora
+from cdner.store.corpora import CorpusSummary
+from cdner.types import Corpus, CorpusReader, Domain, Progress, Role, Split
+
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+
+def import_known(
+    store_path: Path, domains: Sequence[str], *, folder: Path | None, progress: Progress
+) -> list[CorpusSummary]:
+    """All splits of corpora cdner knows by checksum; those in the store already are left alone."""
+    for domain in domains:
+        label_set = prompts.load_domain(domain)
+        corpora = Corpora(source=domain) if label_set.role == "source" else Corpora(target=domain)
+        experiment = Experiment(name="import", corpora=corpora)
+        context = open_context(store_path, experiment, progress=progress, corpora_from=folder)
+        steps = tuple(
+            Step(f"import:{domain}/{split}", "import", import_spec(domain, split, sha256), {})
+            for split in SPLITS
+            if (sha256 := demo.FILES.get((domain, split)) or crossner.FILES.get((domain, split)))
+        )
+        execute(Plan(experiment, label_set, label_set, steps), context)
+    return [row for row in stored_corpora.list_corpora(Store(store_path)) if row.domain in set(domains)]
+
+
+def import_files(
+    store_path: Path,
+    files: Mapping[Split, Sequence[Path]],
+    *,
+    domain: str,
+    role: Role,
+    labels: tuple[str, ...],
+    strict: bool,
+    progress: Progress,
+) -> list[CorpusSummary]:
+    """Read every file before the first row is written, so a bad file leaves the store as it was."""
+    prompts.checked_name("domain", domain)
+    reader = cast(type[ConllReader], resolve("corpus", "conll"))()
+    corpora: list[tuple[Corpus, str]] = []
+    for split, paths in files.items():
+        progress.start(f"read {domain}/{split}")
+        corpora.append((_read(reader, paths, domain=domain, split=split, strict=strict), _sum(paths)))
+    label_set = _label_set(domain, role, labels, [corpus for corpus, _ in corpora])
+    store = Store(store_path)
+    run_ids = []
+    for corpus, sha256 in corpora:
+        spec = import_spec(domain, corpus.split, sha256)
+        attempt = runs.begin_attempt(store, spec, {}, force=True)
+        stored_corpora.save_corpus(store, spec.run_id, corpus, label_set)
+        runs.finish_attempt(store, attempt, "done")
+        run_ids.append(spec.run_id)
+    return [row for row in stored_corpora.list_corpora(store) if row.run_id in set(run_ids)]
+
+
+def _read(reader: CorpusReader, paths: Sequence[Path], *, domain: str, split: Split, strict: bool) -> Corpus:
+    parts = [reader.read(path, domain=domain, split=split, strict=strict) for path in paths]
+    types = dict.fromkeys(name for part in parts for name in part.types)
+    return replace(
+        parts[0],
+        sentences=tuple(sentence for part in parts for sentence in part.sentences),
+        n_repaired_tags=sum(part.n_repaired_tags for part in parts),
+        types=tuple(types),
+    )
+
+
+def _sum(paths: Sequence[Path]) -> str:
+    sums = [file_sha256(path) for path in paths]
+    return sums[0] if len(sums) == 1 else content_hash(list(sums))
+
+
+def _label_set(domain: str, role: Role, labels: tuple[str, ...], corpora: Sequence[Corpus]) -> Domain:
+    """The domain's types file, else the labels given, else the labels found; every label found must be in it."""
+    found = tuple(dict.fromkeys(name for corpus in corpora for name in corpus.types))
+    known = domain in prompts.domain_names()
+    if known and labels:
+        raise UsageError(f"'{domain}' has its label order in a types file; leave --types out or rename it.")
+    label_set = (
+        prompts.load_domain(domain) if known else prompts.domain_from_labels(domain, labels or found, role)
+    )
+    unknown = sorted(set(found) - set(label_set.types))
+    if unknown:
+        raise InputError(f"{domain}: labels {', '.join(unknown)} are not among {', '.join(label_set.types)}.")
+    return label_set

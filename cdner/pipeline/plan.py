@@ -1,0 +1,274 @@
+"""An experiment as a list of steps with their run ids, known before anything is executed.
+
+Pure: reads no store, opens no model. A step's run id is the hash of what was asked and of its inputs' run ids, so
+two experiments that ask the same share the run, and a plan can say what is already done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cdner.config import REASONING_SETTINGS, Experiment, Setting
+from cdner.hashing import Json, content_hash
+from cdner.store.runs import RunSpec, run_spec
+from cdner.types import Domain, Split
+
+VERSIONS = {  # raised when a step's result changes for the same settings
+    "train": 1,
+    "predict": 1,
+    "describe": 1,
+    "embed": 1,
+    "quantify": 1,
+    "reason": 1,
+    "evaluate": 1,
+}
+KINDS = ("import", "train", "predict", "describe", "embed", "quantify", "reason", "evaluate")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One run of the plan. ``inputs`` maps the role an input plays to the label of the step that makes it."""
+
+    label: str  # "train:full", "predict:full/test"
+    kind: str
+    spec: RunSpec
+    inputs: Mapping[str, str]
+    setting: Setting | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    experiment: Experiment
+    source: Domain
+    target: Domain
+    steps: tuple[Step, ...]  # every step after its inputs
+    by_label: Mapping[str, Step] = field(default_factory=dict)
+
+    def closure(self, labels: Sequence[str]) -> Plan:
+        """The plan cut down to these steps and all they need."""
+        wanted = set(labels)
+        for step in reversed(self.steps):
+            if step.label in wanted:
+                wanted.update(step.inputs.values())
+        kept = tuple(step for step in self.steps if step.label in wanted)
+        return Plan(self.experiment, self.source, self.target, kept, self.by_label)
+
+
+class Identities(Protocol):
+    """What the plan must know of the world: which corpora, label sets and templates there are."""
+
+    def corpus(self, domain: str, split: Split) -> RunSpec: ...
+
+    def domain(self, name: str, role: str) -> Domain: ...
+
+    def template(self, name: str) -> str:
+        """Identity (hash) of a template's text."""
+        ...
+
+    def examples(self, domain: str, n_examples: int) -> str:
+        """Identity of the in-context examples used."""
+        ...
+
+    def model(self, family: str, model: str) -> str:
+        """Identity of base weights where it is more than the name (the embedded model's checksum)."""
+        ...
+
+
+def build_plan(experiment: Experiment, identities: Identities) -> Plan:
+    """All steps of an experiment, in an order in which each can be executed."""
+    builder = _Builder(experiment, identities)
+    settings = experiment.settings
+    reasoned = [setting for setting in settings if setting in REASONING_SETTINGS]
+    if "without_source" in settings:
+        builder.add_train("without_source", base=None)
+    if "without_all" in settings or reasoned:
+        builder.add_train("without_all", base="train:source")
+    if reasoned:
+        builder.add_confusion()
+    for setting in reasoned:
+        builder.add_reasoning(setting)
+        builder.add_train(setting, base="train:source")
+    for setting in settings:
+        for split in experiment.splits:
+            builder.add_prediction(setting, split)
+            builder.add_evaluation(setting, split)
+    steps = tuple(builder.steps.values())
+    return Plan(experiment, builder.source, builder.target, steps, dict(builder.steps))
+
+
+class _Builder:
+    """Collects steps; a step asked for twice is one step."""
+
+    def __init__(self, experiment: Experiment, identities: Identities) -> None:
+        self.experiment = experiment
+        self.identities = identities
+        self.source = identities.domain(experiment.corpora.source, "source")
+        self.target = identities.domain(experiment.corpora.target, "target")
+        self.steps: dict[str, Step] = {}
+
+    def _add(
+        self,
+        label: str,
+        settings: Mapping[str, Json],
+        inputs: Mapping[str, str],
+        *,
+        setting: Setting | None = None,
+    ) -> str:
+        if label not in self.steps:
+            kind = label.partition(":")[0]
+            run_ids = tuple(self.steps[name].spec.run_id for name in inputs.values())
+            asked: dict[str, Json] = {**settings, "roles": list(inputs)}
+            spec = run_spec(kind, VERSIONS[kind], asked, run_ids)
+            self.steps[label] = Step(label, kind, spec, dict(inputs), setting)
+        return label
+
+    def _corpus(self, domain: str, split: Split) -> str:
+        label = f"import:{domain}/{split}"
+        if label not in self.steps:
+            self.steps[label] = Step(label, "import", self.identities.corpus(domain, split), {})
+        return label
+
+    def _model(self) -> dict[str, Json]:
+        choice = self.experiment.backbone
+        return {
+            "backbone": choice.identity(),
+            "weights": self.identities.model(choice.family, choice.model),
+        }
+
+    def _add_source_model(self) -> str:
+        corpora, training = self.experiment.corpora, self.experiment.train_source
+        inputs = {
+            "train": self._corpus(corpora.source, "train"),
+            "dev": self._corpus(corpora.source, "dev"),
+        }
+        settings: dict[str, Json] = {
+            **self._model(),
+            "training": training.identity(),
+            "types": list(self.source.types),
+            "n_train": corpora.n_source_train,
+            "n_dev": corpora.n_source_dev,
+        }
+        return self._add("train:source", settings, inputs)
+
+    def add_train(self, setting: Setting, *, base: str | None) -> str:
+        """M_tgt (no reasoning text) or M_aug (with the setting's reasoning text)."""
+        corpora = self.experiment.corpora
+        inputs: dict[str, str] = {"base": self._add_source_model()} if base else {}
+        inputs["train"] = self._corpus(corpora.target, "train")
+        inputs["dev"] = self._corpus(corpora.target, "dev")
+        training = self.experiment.train_target
+        if setting in REASONING_SETTINGS:
+            training = self.experiment.train_augmented
+            inputs["train_reasoning"] = f"reason:{setting}/train"
+            inputs["dev_reasoning"] = f"reason:{setting}/dev"
+        settings: dict[str, Json] = {
+            **self._model(),
+            "training": training.identity(),
+            "types": list(self.target.types),
+            "n_train": corpora.n_target_train,
+            "n_dev": corpora.n_target_dev,
+        }
+        return self._add(f"train:{setting}", settings, inputs, setting=setting)
+
+    def _n_sentences(self, split: Split) -> int:
+        corpora = self.experiment.corpora
+        counts = {
+            "train": corpora.n_target_train,
+            "dev": corpora.n_target_dev,
+            "test": corpora.n_target_test,
+        }
+        return counts[split]
+
+    def add_prediction(self, setting: Setting, split: Split) -> str:
+        """Predictions of the setting's final model on a target split."""
+        inputs = {
+            "model": f"train:{setting}",
+            "corpus": self._corpus(self.experiment.corpora.target, split),
+        }
+        if setting in REASONING_SETTINGS:
+            inputs["reasoning"] = f"reason:{setting}/{split}"
+        return self._add_predict(f"predict:{setting}/{split}", inputs, self.target, split, setting=setting)
+
+    def _add_predict(
+        self, label: str, inputs: Mapping[str, str], types: Domain, split: Split, *, setting: Setting | None
+    ) -> str:
+        settings: dict[str, Json] = {
+            "predict": self.experiment.predict.identity(),
+            "types": list(types.types),
+            "n": self._n_sentences(split),
+        }
+        return self._add(label, settings, inputs, setting=setting)
+
+    def add_evaluation(self, setting: Setting, split: Split) -> str:
+        inputs = {
+            "predictions": f"predict:{setting}/{split}",
+            "corpus": self._corpus(self.experiment.corpora.target, split),
+        }
+        return self._add(f"evaluate:{setting}/{split}", {"split": split}, inputs, setting=setting)
+
+    def add_confusion(self) -> str:
+        """R_H and R_M from predictions, descriptions and embeddings, then MCQM (3.2)."""
+        target = self.experiment.corpora.target
+        hierarchy_inputs = {"model": "train:source", "corpus": self._corpus(target, "train")}
+        hierarchy = self._add_predict(
+            "predict:source/train", hierarchy_inputs, self.source, "train", setting=None
+        )
+        empirical = self.add_prediction("without_all", "dev")
+        describe = self._add(
+            "describe:target",
+            {
+                "llm": self.experiment.describe.identity(),
+                "weights": self.identities.model("llm", self.experiment.describe.model),
+                "template": self.identities.template("describe.v1"),
+                "entries": _entries(self.target),
+            },
+            {},
+        )
+        embed = self._add("embed:target", {}, {"model": "train:source", "descriptions": describe})
+        inputs = {
+            "train_predictions": hierarchy,
+            "train": hierarchy_inputs["corpus"],
+            "dev_predictions": empirical,
+            "dev": self._corpus(target, "dev"),
+            "embeddings": embed,
+        }
+        settings: dict[str, Json] = {
+            "confusion": self.experiment.confusion.identity(),
+            "source_types": list(self.source.types),
+            "target_types": list(self.target.types),
+        }
+        return self._add("quantify:target", settings, inputs)
+
+    def add_reasoning(self, setting: Setting) -> None:
+        """One reasoning run per split that training or prediction needs."""
+        reason = self.experiment.reason
+        splits: list[Split] = ["train", "dev"]
+        splits += [split for split in self.experiment.splits if split not in splits]
+        for split in splits:
+            settings: dict[str, Json] = {
+                "llm": reason.identity(),
+                "weights": self.identities.model("llm", reason.model),
+                "setting": setting,
+                "template": self.identities.template(reason.template),
+                "examples": self.identities.examples(self.target.name, reason.n_examples),
+                "source_entries": _entries(self.source),
+                "entries": _entries(self.target),
+                "n": self._n_sentences(split),
+            }
+            inputs = {
+                "confusion": "quantify:target",
+                "corpus": self._corpus(self.experiment.corpora.target, split),
+            }
+            self._add(f"reason:{setting}/{split}", settings, inputs, setting=setting)
+
+
+def _entries(domain: Domain) -> Json:
+    """Identity of a label set with its explanations (they are part of what an LLM is asked)."""
+    return content_hash(
+        [
+            [entry.name, entry.short, entry.phrase, entry.lemma, entry.synset, entry.definition]
+            for entry in domain.entries
+        ]
+    )

@@ -1,0 +1,191 @@
+"""The steps that ask an LLM: describe and reason. Each completion is stored as it arrives and never asked for again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from cdner import prompts
+from cdner.config import Llm
+from cdner.confusion.descriptions import description_text, gloss
+from cdner.corpora.sampling import sampled_positions
+from cdner.errors import BackendError, PartialError, UsageError
+from cdner.pipeline.context import Context
+from cdner.pipeline.plan import Step
+from cdner.reasoning import description_requests, parse_reasoning, reasoning_requests
+from cdner.registry import resolve
+from cdner.store import confusion as stored_confusion
+from cdner.store import descriptions as stored_descriptions
+from cdner.store import reasoning as stored
+from cdner.store.descriptions import TypeDescription
+from cdner.store.ratios import load_hierarchy
+from cdner.types import Completion, Gap, ReasoningBackend, ReasoningChain, ReasoningRequest, Split
+
+NO_LLM = "none"  # describe.backend = "none": C_e is the gloss itself
+
+
+def describe(step: Step, context: Context) -> None:
+    """C_s from WordNet, C_e from the LLM (eq. 5)."""
+    target = context.domain(context.experiment.corpora.target, "target")
+    glosses = {entry.name: gloss(entry) for entry in target.entries}
+    rows: list[TypeDescription] = []
+    if context.experiment.describe.backend == NO_LLM:
+        rows = [
+            TypeDescription(name, found.text, found.origin, found.text, None, "gloss")
+            for name, found in glosses.items()
+        ]
+    else:
+        asked = _description_requests(context)
+        answers = _complete(step, context, context.experiment.describe, asked)
+        for entry, (request_id, outcome) in zip(target.entries, answers, strict=True):
+            if isinstance(outcome, Gap):
+                raise PartialError(
+                    f"describe: no description of '{entry.name}' ({outcome.reason}). Run again to resume."
+                )
+            found = glosses[entry.name]
+            described = description_text(outcome.text, found)
+            origin = "gloss" if described.malformed else "llm"
+            rows.append(
+                TypeDescription(entry.name, found.text, found.origin, described.text, request_id, origin)
+            )
+    stored_descriptions.save_descriptions(context.store, step.spec.run_id, target.name, rows)
+
+
+def reason(step: Step, context: Context) -> None:
+    """Two-stage reasoning for every sentence; gaps end in PartialError (exit code 3) with all else stored."""
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    positions, requests = _reasoning_requests(step, context)
+    template = prompts.load_template(context.experiment.reason.template)
+    stored.save_template(context.store, template.name, template.text)
+    answers = _complete(step, context, context.experiment.reason, requests)
+    rows: list[tuple[int, str, ReasoningChain | Gap]] = []
+    for position, (request_id, outcome) in zip(positions, answers, strict=True):
+        if isinstance(outcome, Gap):
+            rows.append((position, request_id, outcome))
+            continue
+        chain = parse_reasoning(
+            outcome.text, settings["setting"], structured=context.experiment.reason.structured
+        )
+        rows.append((position, request_id, chain))
+    stored.save_reasoning(context.store, step.spec.run_id, rows)
+    n_gaps = sum(isinstance(row[2], Gap) for row in rows)
+    if n_gaps:
+        first = next(row[2].reason for row in rows if isinstance(row[2], Gap))
+        raise PartialError(
+            f"{step.label}: {n_gaps} of {len(rows)} sentences have no reasoning text yet (first: {first}). "
+            "What arrived is stored; run the same command again to ask for the rest."
+        )
+
+
+def requests_of(step: Step, context: Context) -> tuple[list[int], tuple[ReasoningRequest, ...]]:
+    """Positions and requests of a reason or describe step (``cdner prompts render`` shows them)."""
+    if step.kind == "describe":
+        requests = _description_requests(context)
+        return list(range(len(requests))), requests
+    return _reasoning_requests(step, context)
+
+
+def n_calls_to_make(step: Step, context: Context) -> int | None:
+    """LLM calls a step still needs; where its prompts are not known yet, one per sentence (None: not counted yet)."""
+    if step.kind == "describe":
+        if context.experiment.describe.backend == NO_LLM:
+            return 0
+        return len(context.domain(context.experiment.corpora.target, "target").types)
+    if any(context.run_state(run_id) != "done" for run_id in step.spec.inputs):
+        settings = cast(Mapping[str, Any], step.spec.settings)
+        split = cast(Split, step.label.rpartition("/")[2])
+        return context.n_sentences(context.experiment.corpora.target, split, settings["n"])
+    _, requests = _reasoning_requests(step, context)
+    ids = [_request_id(context, context.experiment.reason, request) for request in requests]
+    return len(set(ids) - stored.load_completions(context.store, ids).keys())
+
+
+def _description_requests(context: Context) -> tuple[ReasoningRequest, ...]:
+    target = context.domain(context.experiment.corpora.target, "target")
+    glosses = {entry.name: gloss(entry).text for entry in target.entries}
+    template = prompts.load_template("describe.v1")
+    return description_requests(target, glosses, template=template, settings=context.experiment.describe)
+
+
+def _reasoning_requests(step: Step, context: Context) -> tuple[list[int], tuple[ReasoningRequest, ...]]:
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    corpora = context.experiment.corpora
+    source, target = context.domain(corpora.source, "source"), context.domain(corpora.target, "target")
+    quantify_run = context.input_run(step, "confusion")
+    corpus = context.corpus_of(context.input_run(step, "corpus"))
+    positions = sampled_positions(len(corpus.sentences), settings["n"], seed=0)
+    hierarchy = load_hierarchy(context.store, quantify_run)
+    short = {entry.name: entry.short for entry in source.entries}
+    rivals = stored_confusion.load_rivals(context.store, quantify_run)
+    requests = reasoning_requests(
+        [corpus.sentences[position].text for position in positions],
+        prompts.load_template(context.experiment.reason.template),
+        setting=settings["setting"],
+        source=source,
+        target=target,
+        prefixes={
+            name: short[prefix]
+            for name, prefix in zip(hierarchy.ratios.gold_types, hierarchy.prefixes, strict=True)
+        },
+        rivals={name: tuple(rival for rival, _ in ranked) for name, ranked in rivals.items()},
+        examples=prompts.load_examples(target.name) if context.experiment.reason.n_examples else (),
+        settings=context.experiment.reason,
+    )
+    return positions, requests
+
+
+def _complete(
+    step: Step, context: Context, llm: Llm, requests: Sequence[ReasoningRequest]
+) -> list[tuple[str, Completion | Gap]]:
+    """(request id, outcome) per request in order; asks only what the store does not have, one call per id."""
+    ids = [_request_id(context, llm, request) for request in requests]
+    found = stored.load_completions(context.store, ids)
+    pending = {key: request for key, request in zip(ids, requests, strict=True) if key not in found}
+    outcomes: dict[str, Completion | Gap] = dict(found)
+    if pending and context.experiment.execution.replay:
+        position = next(index for index, key in enumerate(ids) if key in pending)
+        raise BackendError(
+            f"{step.label}: {len(pending)} of {len(requests)} completions are not in the store; the first is "
+            f"request {ids[position]} (number {position}). Run without --backend replay to make them."
+        )
+    if pending:
+        outcomes.update(_ask(step, context, llm, pending))
+    return [(key, outcomes[key]) for key in ids]
+
+
+def _ask(
+    step: Step, context: Context, llm: Llm, pending: Mapping[str, ReasoningRequest]
+) -> dict[str, Completion | Gap]:
+    context.release()  # the LLM may need the memory a backbone holds
+    family, model = _identity(context, llm)
+    stored.save_requests(context.store, family, model, list(pending.values()))
+    backend = open_llm(llm, context)
+    keys = list(pending)
+    outcomes: dict[str, Completion | Gap] = {}
+    context.progress.start(step.label, len(keys))
+    for index, outcome in backend.complete(list(pending.values())):
+        outcomes[keys[index]] = outcome
+        if isinstance(outcome, Completion):
+            stored.save_completions(context.store, [(keys[index], outcome)])
+        context.progress.advance(1, note="" if isinstance(outcome, Completion) else f"gap: {outcome.reason}")
+    for key in keys:
+        outcomes.setdefault(key, Gap("the backend gave no answer"))
+    return outcomes
+
+
+def open_llm(llm: Llm, context: Context) -> ReasoningBackend:
+    """The backend of the registry; constructing it checks keys and packages, not the network."""
+    factory = resolve("backend", llm.backend)
+    if not callable(factory):
+        raise UsageError(f"The backend '{llm.backend}' is not callable.")
+    return cast(ReasoningBackend, factory(llm, context.experiment.execution))
+
+
+def _identity(context: Context, llm: Llm) -> tuple[str, str]:
+    """Backend family and model@weights, as they stand in every request's identity."""
+    return llm.backend, context.model("llm", llm.model)
+
+
+def _request_id(context: Context, llm: Llm, request: ReasoningRequest) -> str:
+    family, model = _identity(context, llm)
+    return stored.request_id(family, model, request)

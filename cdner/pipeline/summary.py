@@ -1,0 +1,112 @@
+"""What an experiment found, as rows for the table at its end. Reads scores and predictions from the store."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from cdner.config import REASONING_SETTINGS, Setting
+from cdner.pipeline.context import Context
+from cdner.pipeline.plan import Plan, Step
+from cdner.spans import index_by_span
+from cdner.store import predictions as stored_predictions
+from cdner.store import scores as stored_scores
+
+Rows = list[tuple[object, ...]]
+SCORE_COLUMNS = (
+    "setting",
+    "domain",
+    "split",
+    "strict_precision",
+    "strict_recall",
+    "strict_f1",
+    "span_f1",
+    "macro_f1",
+    "mention_multiset_f1",
+    "mention_set_f1",
+    "run_id",
+)
+N_PAIRS = 10
+
+
+def setting_scores(plan: Plan, context: Context) -> tuple[tuple[str, ...], Rows]:
+    """One row per evaluated setting and split; all figures in percent, micro average unless named macro."""
+    rows: Rows = []
+    for step in plan.steps:
+        if step.kind != "evaluate":
+            continue
+        scores = {
+            (row.metric_family, row.entity_type): row
+            for row in stored_scores.load_scores(context.store, step.spec.run_id)
+        }
+        strict = scores["strict", "*"]
+        figures = (
+            strict.precision,
+            strict.recall,
+            strict.f1,
+            scores["span", "*"].f1,
+            scores["strict", "macro"].f1,
+            scores["mention_multiset", "*"].f1,
+            scores["mention_set", "*"].f1,
+        )
+        split = step.label.rpartition("/")[2]
+        percents = tuple(round(100 * figure, 2) for figure in figures)
+        rows.append((step.setting, plan.target.name, split, *percents, step.spec.run_id))
+    return SCORE_COLUMNS, rows
+
+
+def confusion_changes(plan: Plan, context: Context) -> tuple[tuple[str, ...], Rows]:
+    """The most confused pairs before (w/o all) and after (the last setting with reasoning), per split."""
+    predicts = {step.label: step for step in plan.steps if step.kind == "predict"}
+    settings: list[Setting] = [name for name in plan.experiment.settings if name in REASONING_SETTINGS]
+    columns = (
+        "split",
+        "gold_type",
+        "confused_type",
+        "n_gold",
+        "n_before",
+        "n_after",
+        "ratio_before",
+        "ratio_after",
+    )
+    rows: Rows = []
+    if not settings:
+        return columns, rows
+    for split in plan.experiment.splits:
+        before = predicts.get(f"predict:without_all/{split}")
+        after = predicts.get(f"predict:{settings[-1]}/{split}")
+        if before and after:
+            rows += _changes(split, before, after, context)
+    return columns, rows
+
+
+def _changes(split: str, before: Step, after: Step, context: Context) -> Rows:
+    n_gold, n_before = _confused(before, context)
+    _, n_after = _confused(after, context)
+    pairs = sorted(n_before | n_after, key=lambda pair: (-n_before[pair], -n_after[pair], pair))
+    return [
+        (
+            split,
+            *pair,
+            n_gold[pair[0]],
+            n_before[pair],
+            n_after[pair],
+            round(n_before[pair] / n_gold[pair[0]], 4),
+            round(n_after[pair] / n_gold[pair[0]], 4),
+        )
+        for pair in pairs[:N_PAIRS]
+    ]
+
+
+def _confused(step: Step, context: Context) -> tuple[Counter[str], Counter[tuple[str, str]]]:
+    """Gold entities per type, and (gold type, wrong type) on exact spans, of one prediction run."""
+    corpus = context.corpus_of(context.input_run(step, "corpus"))
+    n_gold: Counter[str] = Counter()
+    confused: Counter[tuple[str, str]] = Counter()
+    for position, prediction in stored_predictions.load_predictions(context.store, step.spec.run_id).items():
+        predicted = index_by_span(prediction.entities)
+        for entity in corpus.sentences[position].entities:
+            n_gold[entity.type] += 1
+            taken_for = predicted.get((entity.start, entity.end))
+            if taken_for is not None and taken_for != entity.type:
+                confused[entity.type, taken_for] += 1
+    return n_gold, confused
