@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -83,9 +82,7 @@ class OpenAIBackend:
         return self._model
 
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
-        """As answers arrive. BackendError after those already on their way have been yielded: they are paid
-        for.
-        """
+        """Yields as answers arrive; those on their way when a BackendError comes up are yielded before it."""
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="openai")
         waiting: dict[Future[Completion | Gap | BackendError], int] = {
             pool.submit(self._ask, request): index for index, request in enumerate(requests)
@@ -170,6 +167,10 @@ def open_backend(
     if urlsplit(base_url).scheme not in {"http", "https"} or not urlsplit(base_url).hostname:
         raise BackendError(f"'{base_url}' is no base URL. Give one like http://localhost:8000/v1.")
     key = _key(required=base_url == DEFAULT_BASE_URL)
+
+    def redact(text: str) -> str:  # a closure: the repr of a partial would show the key
+        return _redact(text, key=key)
+
     client = openai.OpenAI(
         api_key=key or "no-key",
         base_url=base_url,
@@ -177,9 +178,7 @@ def open_backend(
         max_retries=max_retries,
         http_client=openai.DefaultHttpxClient(event_hooks={"response": [_spare_retries_without_quota]}),
     )
-    return OpenAIBackend(
-        client, model=llm.model, concurrency=execution.concurrency, redact=partial(_redact, key=key)
-    )
+    return OpenAIBackend(client, model=llm.model, concurrency=execution.concurrency, redact=redact)
 
 
 def _key(*, required: bool) -> str:

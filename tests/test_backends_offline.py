@@ -1,0 +1,132 @@
+"""Backends that need no model: replay from stored completions, scripts, and the identity of a request."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cdner.backends import open_backend, request_id
+from cdner.backends.replay import ReplayBackend
+from cdner.backends.scripted import ScriptedBackend, written
+from cdner.config import Execution, Llm
+from cdner.errors import BackendError, InputError, UsageError
+from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
+
+
+def ask(text: str) -> ReasoningRequest:
+    return ReasoningRequest((Message("system", "fixed"), Message("user", text)), Sampling(max_tokens=9))
+
+
+def identity(request: ReasoningRequest, *, family: str = "f", model: str = "m") -> str:
+    return request_id(request, family=family, model=model)
+
+
+# --- identity ----------------------------------------------------------------------------------------------
+
+
+def test_equal_requests_have_one_identity() -> None:
+    assert identity(ask("one")) == identity(ask("one"))
+    as_integer = dataclasses.replace(ask("one"), sampling=Sampling(max_tokens=9, temperature=0, top_p=1))
+    assert identity(as_integer) == identity(ask("one"))
+
+
+def test_everything_that_decides_an_answer_changes_the_identity() -> None:
+    base = ask("one")
+    others = [
+        identity(base, family="g"),
+        identity(base, model="n"),
+        identity(ask("two")),
+        identity(dataclasses.replace(base, schema="{}")),
+        identity(dataclasses.replace(base, messages=base.messages[::-1])),
+        identity(dataclasses.replace(base, messages=(Message("user", "fixed"), base.messages[1]))),
+    ]
+    for change in ({"max_tokens": 8}, {"temperature": 0.1}, {"top_p": 0.9}, {"seed": 1}, {"stop": ("x",)}):
+        others.append(
+            identity(dataclasses.replace(base, sampling=dataclasses.replace(base.sampling, **change)))
+        )  # type: ignore[arg-type]
+    assert len({identity(base), *others}) == len(others) + 1
+
+
+# --- replay ------------------------------------------------------------------------------------------------
+
+
+def test_replay_answers_from_what_is_stored_and_names_what_is_missing() -> None:
+    stored = {ask("one"): written("1"), ask("three"): written("3")}
+    backend = ReplayBackend(stored.get, family="openai", model="gpt")
+    outcomes = list(backend.complete([ask("one"), ask("two"), ask("three")]))
+    assert [index for index, _ in outcomes] == [0, 1, 2]
+    assert outcomes[0][1] == written("1") and outcomes[2][1] == written("3")
+    gap = outcomes[1][1]
+    assert isinstance(gap, Gap)
+    assert request_id(ask("two"), family="openai", model="gpt") in gap.reason
+    assert "2 of 3" in gap.reason and "openai gpt" in gap.reason
+    assert (backend.family, backend.model) == ("openai", "gpt")
+
+
+def test_replay_without_a_store_cannot_work() -> None:
+    llm = Llm(backend="replay", model="gpt")
+    with pytest.raises(BackendError, match="store"):
+        open_backend(llm, Execution())
+    backend = open_backend(llm, Execution(), lookup=lambda request: written("1"))
+    assert list(backend.complete([ask("one")])) == [(0, written("1"))]
+
+
+# --- scripted ----------------------------------------------------------------------------------------------
+
+
+def test_script_answers_in_order_what_the_function_says() -> None:
+    def answer(request: ReasoningRequest) -> Completion | Gap:
+        text = request.messages[-1].content
+        return Gap("no") if text == "two" else written(text.upper())
+
+    outcomes = list(ScriptedBackend(answer).complete([ask("one"), ask("two")]))
+    assert outcomes == [(0, written("ONE")), (1, Gap("no"))]
+
+
+def test_script_file_answers_by_the_first_matching_line(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    lines = [{"match": "Io", "text": "a moon"}, {"match": "I", "text": "a letter"}]
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n", encoding="utf-8")
+    backend = open_backend(Llm(backend="scripted", model=str(path)), Execution())
+    outcomes = dict(backend.complete([ask("see Io ."), ask("I see ."), ask("nothing .")]))
+    assert outcomes[0] == written("a moon") and outcomes[1] == written("a letter")
+    assert isinstance(outcomes[2], Gap)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"match": "a", "text": "b"}\n{"match"', "line 2: not JSON"),
+        ('{"match": 1, "text": "b"}', "line 1: expected"),
+    ],
+)
+def test_broken_script_is_an_error_with_its_line(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=complaint):
+        open_backend(Llm(backend="scripted", model=str(path)), Execution())
+    with pytest.raises(InputError, match="gone"):
+        open_backend(Llm(backend="scripted", model=str(tmp_path / "gone")), Execution())
+
+
+# --- opening -----------------------------------------------------------------------------------------------
+
+
+def test_unknown_backend_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'openai'"):
+        open_backend(Llm(backend="opnai"), Execution())
+
+
+def test_importing_backends_prompts_and_reasoning_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, cdner.backends.openai, cdner.backends.local, cdner.prompts, cdner.reasoning\n"
+        "heavy = ('torch', 'transformers', 'openai', 'jinja2', 'duckdb')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
