@@ -30,7 +30,7 @@ def confusion() -> None:
 def show(
     ctx: click.Context, run_id: str | None, target: str | None, dimension: str, output_format: str | None
 ) -> None:
-    """The matrix of RUN_ID (default: the latest quantify run): rows are gold types, columns what they are taken for."""
+    """The matrix of RUN_ID (default: the latest quantify run): row = gold type, column = what it is taken for."""
     from cdner.store import Store
     from cdner.store.confusion import load_confusion, load_rivals
     from cdner.store.ratios import load_hierarchy
@@ -87,7 +87,7 @@ def _latest(store: Store, target: str | None) -> str:
 
 
 def _print_heat_map(matrix: ConfusionMatrix, prefix: dict[str, str], run_id: str) -> None:
-    """One coloured cell a pair; the darker, the more confused. Figures stand in every cell, so colour is a help only."""
+    """One coloured cell a pair; the darker, the more confused. Every cell has its figure: colour only helps."""
     from rich.table import Table
     from rich.text import Text
 

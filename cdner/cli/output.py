@@ -61,7 +61,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], title: s
     console().print(table)
 
 
-def console() -> Any:  # noqa: ANN401 - rich is imported late
+def console() -> Any:
     """A console on stdout; wide enough for a table when stdout is not a terminal."""
     from rich.console import Console
 

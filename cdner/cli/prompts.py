@@ -51,7 +51,7 @@ def render(
     what: str,
     *,
     as_json: bool,
-    **flags: Any,  # noqa: ANN401
+    **flags: Any,
 ) -> None:
     """Print the messages of one request. Needs the confusion of the experiment (cdner quantify) for 'reason'."""
     import json

@@ -36,7 +36,7 @@ def run(
     *,
     dry_run: bool,
     list_shipped: bool,
-    **flags: Any,  # noqa: ANN401
+    **flags: Any,
 ) -> None:
     """Run EXPERIMENT (a TOML file or a shipped name): import, train, describe, quantify, reason, predict, evaluate.
 
@@ -64,8 +64,12 @@ def run(
             print_rows(("step", "run_id", "state", "llm_calls"), rows, output_format)
             return
         label_plan(plan, context)
-        execute(plan, context)
+        outcomes = execute(plan, context)
     columns, scores = setting_scores(plan, context)
+    if not scores:
+        done = [(o.label, o.run_id, o.state, round(o.seconds, 2)) for o in outcomes]
+        print_rows(("step", "run_id", "state", "seconds"), done, output_format)
+        return
     if output_format:
         print_rows(columns, scores, output_format)
         return

@@ -20,7 +20,7 @@ def runs(ctx: click.Context, step: str | None, experiment: str | None, output_fo
     from cdner.store.runs import list_runs
 
     found = list_runs(Store(ctx.obj["store"]), step=step, experiment=experiment)
-    rows = [tuple(getattr(row, name) for name in COLUMNS[:-1]) + (", ".join(row.labels),) for row in found]
+    rows = [(*(getattr(row, name) for name in COLUMNS[:-1]), ", ".join(row.labels)) for row in found]
     print_rows(COLUMNS, rows, output_format)
 
 

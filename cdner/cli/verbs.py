@@ -48,7 +48,7 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
     choices = get_args(Setting) if name != "reason" else REASONING_SETTINGS
 
     @click.pass_context
-    def run(ctx: click.Context, /, output_format: str | None, *, force: bool, **options: Any) -> None:  # noqa: ANN401
+    def run(ctx: click.Context, /, output_format: str | None, *, force: bool, **options: Any) -> None:
         chosen: str = options.get("setting") or "full"
         splits: tuple[str, ...] = options.get("split") or ()
 

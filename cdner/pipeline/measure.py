@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cdner.confusion.mcqm import quantify as measure_confusion
 from cdner.confusion.mcqm import Quantification, transfer_evidence
+from cdner.confusion.mcqm import quantify as measure_confusion
 from cdner.errors import InputError
 from cdner.evaluate import ErrorRow, error_proportions, score
 from cdner.pipeline.context import Context

@@ -103,7 +103,7 @@ def embed(step: Step, context: Context) -> None:
     stored_descriptions.save_embeddings(context.store, step.spec.run_id, types, vectors)
 
 
-def _training(step: Step, context: Context) -> Any:  # noqa: ANN401
+def _training(step: Step, context: Context) -> Any:
     experiment = context.experiment
     if step.label == "train:source":
         return experiment.train_source
