@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from cdner.backbone import open_backbone
 from cdner.backends import Lookup
 from cdner.config import BackboneChoice, Execution, Llm
 from cdner.errors import BackendError
@@ -103,15 +104,12 @@ def open_backend(llm: Llm, execution: Execution, *, lookup: Lookup | None = None
     choice = BackboneChoice(family="causal", model=llm.model)
     dtype = str(choose_dtype(choice.dtype, choose_device(execution.device))).removeprefix("torch.")
 
-    def open_backbone() -> ChatBackbone:
-        from cdner.backbone.causal import FAMILY
-
-        backbone: ChatBackbone = FAMILY.open(choice, device=execution.device)
-        return backbone
+    def opened() -> ChatBackbone:
+        return cast(ChatBackbone, open_backbone(choice, device=execution.device))
 
     # The number format changes the text, so it is part of who answers.
     model = f"{_weights(llm.model)}:{dtype}"
-    return LocalBackend(open_backbone, model=model, batch_size=execution.batch_size)
+    return LocalBackend(opened, model=model, batch_size=execution.batch_size)
 
 
 def _weights(model: str) -> str:

@@ -165,7 +165,9 @@ def open_backend(
 
     base_url = execution.base_url or os.environ.get(URL_VARIABLE) or DEFAULT_BASE_URL
     if urlsplit(base_url).scheme not in {"http", "https"} or not urlsplit(base_url).hostname:
-        raise BackendError(f"'{base_url}' is no base URL. Give one like http://localhost:8000/v1.")
+        raise BackendError(
+            f"'{_redact(base_url, key='')}' is no base URL. Give one like http://localhost:8000/v1."
+        )
     key = _key(required=base_url == DEFAULT_BASE_URL)
 
     def redact(text: str) -> str:  # a closure: the repr of a partial would show the key
