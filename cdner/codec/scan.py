@@ -101,6 +101,8 @@ class _Scanner:
         if following == ":":
             self.at += 1
             following = self._peek()
+        elif following == "[":
+            self.n_invalid += 1  # a colon is missing
         elif following:
             self.n_invalid += 1  # a text that opens no type
             return
@@ -132,11 +134,10 @@ class _Scanner:
             if character == '"':
                 start = self.at
                 value = self._read_string()
-                if (
-                    value is not None and self._peek() == ":"
-                ):  # the list was never closed: this is the next type
-                    self.n_invalid += 1
-                    self.at = start
+                if value is not None and self._peek() == ":":
+                    self.at = (
+                        start  # the list was never closed: this is the next type, with no comma before it
+                    )
                     return
                 self.n_invalid += not (first or after_comma)
                 values.extend([] if value is None else [value])
