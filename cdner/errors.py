@@ -4,7 +4,8 @@
     ├── UsageError             2  wrong option, unknown name, invalid configuration
     ├── InputError             1  a file or a text that cannot be used (names file and line)
     ├── StoreError             1  the store cannot be opened, read or written
-    │   └── StoreLockedError   1  another process holds the store for too long
+    │   ├── StoreLockedError   1  another process holds the store for too long
+    │   └── RunBusyError       1  another process is executing this very run
     ├── BackendError           1  an LLM backend cannot work at all (a single failed request is a counted gap)
     ├── ModelError             1  a model cannot be loaded, trained or run
     └── PartialError           3  stored so far, incomplete: run again to resume
@@ -40,6 +41,10 @@ class StoreError(CdnerError):
 
 class StoreLockedError(StoreError):
     """Another process held the store's file lock for longer than we wait."""
+
+
+class RunBusyError(StoreError):
+    """Another live process is executing the run; it will be done, or free, later."""
 
 
 class BackendError(CdnerError):

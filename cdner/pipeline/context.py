@@ -13,6 +13,7 @@ from cdner import prompts
 from cdner.backbone.embedded import GGUF_SHA256
 from cdner.config import BackboneChoice, Experiment
 from cdner.corpora import crossner, demo
+from cdner.corpora.sampling import sampled_positions
 from cdner.errors import InputError
 from cdner.hashing import content_hash
 from cdner.pipeline.plan import Step
@@ -41,7 +42,7 @@ class Context:
 
     def corpus(self, domain: str, split: Split) -> RunSpec:
         """The import run of a corpus: by checksum where cdner knows the file, else what the user imported."""
-        sha256 = demo.FILES.get((domain, split)) or crossner.FILES.get((domain, split))
+        sha256 = known_sha256(domain, split)
         stored = None if sha256 else self._stored_import(domain, split)
         if stored:
             return stored
@@ -59,12 +60,13 @@ class Context:
         return runs.load_run(self.store, run_id) if run_id else None
 
     def domain(self, name: str, role: str) -> Domain:
-        """Label set with explanations: from a types file, else from the labels of the user's corpus."""
+        """Label set with explanations: from a types file, else the labels the user's train split came with."""
         if name in prompts.domain_names():
             return prompts.load_domain(name)
         run_id = self.corpus(name, "train").run_id
         wanted: Role = "source" if role == "source" else "target"
-        return prompts.domain_from_labels(name, self.corpus_of(run_id).types, wanted)
+        labels = stored_corpora.load_domain(self.store, run_id).types
+        return prompts.domain_from_labels(name, labels, wanted)
 
     def template(self, name: str) -> str:
         return prompts.load_template(name).hash
@@ -94,12 +96,12 @@ class Context:
         return self.store.directory / "checkpoints" / run_id
 
     def n_sentences(self, domain: str, split: Split, n: int) -> int | None:
-        """Sentences a step works on: the sample's size, else the corpus's where it is imported (None: unknown)."""
+        """Different sentences a step works on; before the import the sample's size (None: unknown)."""
         run_id = self.corpus(domain, split).run_id
         if self.run_state(run_id) != "done":
             return n or None
-        n_present = len(self.corpus_of(run_id).sentences)
-        return min(n, n_present) if n else n_present
+        sentences = self.corpus_of(run_id).sentences
+        return len({sentences[position].text for position in sampled_positions(len(sentences), n, seed=0)})
 
     def corpus_of(self, run_id: str) -> Corpus:
         """An imported corpus, read from the store once."""
@@ -121,6 +123,11 @@ class Context:
     def release(self) -> None:
         """Forget the loaded model (before an LLM needs the memory)."""
         self._loaded = None
+
+
+def known_sha256(domain: str, split: Split) -> str | None:
+    """Checksum of a corpus file that ships with cdner or that it can fetch."""
+    return demo.FILES.get((domain, split)) or crossner.FILES.get((domain, split))
 
 
 def import_spec(domain: str, split: Split, sha256: str) -> RunSpec:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cdner.errors import CdnerError, PartialError
+from cdner.errors import CdnerError, PartialError, RunBusyError
 from cdner.pipeline import corpora, measure, models, reasoning
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Plan, Step
@@ -24,11 +24,14 @@ _ACTIONS: Mapping[str, Callable[[Step, Context], None]] = {
 }
 
 
+POLL_SECONDS = 1.0  # while another process executes a run we need
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     label: str
     run_id: str
-    state: str  # "done" or "found" (was done before)
+    state: str  # "done" or "found" (was done before, or by another process while we waited)
     seconds: float
 
 
@@ -41,22 +44,36 @@ class Preview:
 
 
 def execute(plan: Plan, context: Context, *, force: set[str] | None = None) -> list[Outcome]:
-    """Execute every step that is not done. Errors leave the attempt marked and finished work stored."""
+    """Execute every step that is not done. Errors leave the attempt marked and finished work stored.
+
+    A step that another process is executing is waited for, without limit: the user can always interrupt.
+    """
     outcomes = []
     for step in plan.steps:
         forced = step.label in (force or set())
-        if not forced and runs.run_state(context.store, step.spec.run_id) == "done":
-            outcomes.append(Outcome(step.label, step.spec.run_id, "found", 0.0))
-            continue
         started = time.monotonic()
-        _attempt(step, context, force=forced)
-        outcomes.append(Outcome(step.label, step.spec.run_id, "done", time.monotonic() - started))
+        attempt = _begin(step, context, force=forced)
+        if attempt is not None:
+            _carry_out(step, context, attempt)
+        state = "found" if attempt is None else "done"
+        outcomes.append(Outcome(step.label, step.spec.run_id, state, time.monotonic() - started))
     return outcomes
 
 
-def _attempt(step: Step, context: Context, *, force: bool) -> None:
+def _begin(step: Step, context: Context, *, force: bool) -> str | None:
+    """The attempt's id; None when the run is done, here before or by the process we waited for."""
     execution = context.experiment.execution.identity()
-    attempt = runs.begin_attempt(context.store, step.spec, execution, force=force)
+    while force or runs.run_state(context.store, step.spec.run_id) != "done":
+        try:
+            return runs.begin_attempt(context.store, step.spec, execution, force=force)
+        except RunBusyError as error:
+            context.progress.start(f"{step.label}: waiting. {error}")
+        while runs.run_state(context.store, step.spec.run_id) == "running":
+            time.sleep(POLL_SECONDS)
+    return None
+
+
+def _carry_out(step: Step, context: Context, attempt: str) -> None:
     try:
         _ACTIONS[step.kind](step, context)
     except PartialError as error:

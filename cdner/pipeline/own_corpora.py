@@ -9,11 +9,10 @@ from typing import cast
 
 from cdner import prompts
 from cdner.config import Corpora, Experiment
-from cdner.corpora import crossner, demo
 from cdner.corpora.conll import ConllReader
 from cdner.errors import InputError, UsageError
 from cdner.hashing import content_hash, file_sha256
-from cdner.pipeline.context import import_spec, open_context
+from cdner.pipeline.context import import_spec, known_sha256, open_context
 from cdner.pipeline.execute import execute
 from cdner.pipeline.plan import Plan, Step
 from cdner.registry import resolve
@@ -37,7 +36,7 @@ def import_known(
         steps = tuple(
             Step(f"import:{domain}/{split}", "import", import_spec(domain, split, sha256), {})
             for split in SPLITS
-            if (sha256 := demo.FILES.get((domain, split)) or crossner.FILES.get((domain, split)))
+            if (sha256 := known_sha256(domain, split))
         )
         execute(Plan(experiment, label_set, label_set, steps), context)
     return [row for row in stored_corpora.list_corpora(Store(store_path)) if row.domain in set(domains)]
@@ -59,7 +58,9 @@ def import_files(
     corpora: list[tuple[Corpus, str]] = []
     for split, paths in files.items():
         progress.start(f"read {domain}/{split}")
-        corpora.append((_read(reader, paths, domain=domain, split=split, strict=strict), _sum(paths)))
+        sha256 = _sum(paths)
+        _refuse_other_bytes(domain, split, paths, sha256)
+        corpora.append((_read(reader, paths, domain=domain, split=split, strict=strict), sha256))
     label_set = _label_set(domain, role, labels, [corpus for corpus, _ in corpora])
     store = Store(store_path)
     run_ids = []
@@ -86,6 +87,17 @@ def _read(reader: CorpusReader, paths: Sequence[Path], *, domain: str, split: Sp
 def _sum(paths: Sequence[Path]) -> str:
     sums = [file_sha256(path) for path in paths]
     return sums[0] if len(sums) == 1 else content_hash(list(sums))
+
+
+def _refuse_other_bytes(domain: str, split: Split, paths: Sequence[Path], sha256: str) -> None:
+    """Experiments find these corpora by checksum: other bytes under their name would never be used."""
+    expected = known_sha256(domain, split)
+    if expected and sha256 != expected:
+        named = ", ".join(str(path) for path in paths)
+        raise InputError(
+            f"{named}: this is not the {domain}/{split} that cdner knows by checksum (SHA-256 {expected[:12]}..., "
+            f"got {sha256[:12]}...). Import your own sentences under another name, e.g. --domain my_{domain}."
+        )
 
 
 def _label_set(domain: str, role: Role, labels: tuple[str, ...], corpora: Sequence[Corpus]) -> Domain:

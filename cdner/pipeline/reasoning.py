@@ -87,16 +87,17 @@ def requests_of(step: Step, context: Context) -> tuple[list[int], tuple[Reasonin
 
 def n_calls_to_make(step: Step, context: Context) -> int | None:
     """LLM calls a step still needs; where its prompts are not known yet, one per sentence (None: not counted yet)."""
-    if step.kind == "describe":
-        if context.experiment.describe.backend == NO_LLM:
-            return 0
-        return len(context.domain(context.experiment.corpora.target, "target").types)
+    llm = context.experiment.describe if step.kind == "describe" else context.experiment.reason
+    if step.kind == "describe" and llm.backend == NO_LLM:
+        return 0
+    if step.kind == "describe" and context.run_state(step.spec.run_id) == "absent":
+        return len(context.domain(context.experiment.corpora.target, "target").types)  # needs no WordNet
     if any(context.run_state(run_id) != "done" for run_id in step.spec.inputs):
         settings = cast(Mapping[str, Any], step.spec.settings)
         split = cast(Split, step.label.rpartition("/")[2])
         return context.n_sentences(context.experiment.corpora.target, split, settings["n"])
-    _, requests = _reasoning_requests(step, context)
-    ids = [_request_id(context, context.experiment.reason, request) for request in requests]
+    _, requests = requests_of(step, context)
+    ids = [_request_id(context, llm, request) for request in requests]
     return len(set(ids) - stored.load_completions(context.store, ids).keys())
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from cdner.errors import StoreError
+from cdner.errors import RunBusyError, StoreError
 from cdner.hashing import Json, canonical_json, content_hash
 from cdner.store.connection import Store, insert_rows, replace_run
 from cdner.store.migrations import utc_now
@@ -100,7 +100,7 @@ def run_state(store: Store, run_id: str) -> RunState:
 def begin_attempt(store: Store, spec: RunSpec, execution: Json, *, force: bool = False) -> str:
     """Record that this process starts executing a run, and return the attempt's id.
 
-    ``force`` deletes the run's outputs in the same transaction (LLM completions stay). StoreError when
+    ``force`` deletes the run's outputs in the same transaction (LLM completions stay). RunBusyError when
     another live process, or one on another host, is executing the run, unless forced.
     """
     with store.transaction() as connection:
@@ -217,7 +217,7 @@ def _close_dead_attempts(connection: DuckDBPyConnection, run_id: str, *, force: 
     for host, pid, start in rows:
         is_own = (host, pid, start) == (own.host, own.pid, own.start)
         if not is_own and not force and is_alive(host, pid, start):
-            raise StoreError(
+            raise RunBusyError(
                 f"Run {run_id} is being executed by process {pid} on {host}. Wait for it, or use --force."
             )
     connection.execute(
