@@ -1,0 +1,313 @@
+"""Many processes, one file: nothing is lost, a killed writer harms nothing, and every refusal is one line."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from store_examples import CORPUS, import_corpus, long_corpus, start_python, start_run
+
+from cdner.errors import StoreError, StoreLockedError
+from cdner.store import Store
+from cdner.store.corpora import load_corpus, save_corpus
+from cdner.store.predictions import load_predictions, predicted_positions, save_predictions
+from cdner.store.reasoning import load_reasoning
+from cdner.store.runs import begin_attempt, finish_attempt, run_spec, run_state
+from cdner.store.verify import verify
+
+WRITE_COMPLETIONS = """
+import sys
+from pathlib import Path
+from cdner.store import Store
+from cdner.store.reasoning import save_completions, save_requests
+from cdner.types import Completion, Message, ReasoningRequest, Sampling
+store, name = Store(Path(sys.argv[1])), sys.argv[2]
+for n in range(int(sys.argv[3])):
+    request = ReasoningRequest((Message("user", f"{name} {n}"), Message("user", "asked by all")), Sampling(5))
+    ids = save_requests(store, "scripted", "m", [request])
+    save_completions(store, [(ids[0], Completion(f"{name} {n}", "stop", 1, 0, 1))])
+"""
+HOLD = """
+import sys, time
+from pathlib import Path
+from cdner.store import Store
+with Store(Path(sys.argv[1])).transaction():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+PREDICT_FOREVER = """
+import sys
+from pathlib import Path
+from store_examples import GENERATION, prediction
+from cdner.store import Store
+from cdner.store.predictions import save_predictions
+from cdner.store.runs import begin_attempt, load_run
+from cdner.types import Entity
+store, run_id, corpus_run_id = Store(Path(sys.argv[1])), sys.argv[2], sys.argv[3]
+begin_attempt(store, load_run(store, run_id), {})
+for position in range(0, 10_000, 10):
+    chunk = [(position + n, prediction(Entity(0, 1, "actor")), GENERATION) for n in range(10)]
+    save_predictions(store, run_id, chunk, corpus_run_id=corpus_run_id)
+    print(position + 9, flush=True)
+"""
+REASON_FOREVER = """
+import sys
+from pathlib import Path
+from cdner.store import Store
+from cdner.store.reasoning import save_completions, save_reasoning, save_requests
+from cdner.store.runs import begin_attempt, load_run
+from cdner.types import Completion, Message, ReasoningChain, ReasoningRequest, Sampling
+store, run_id = Store(Path(sys.argv[1])), sys.argv[2]
+begin_attempt(store, load_run(store, run_id), {})
+for position in range(10_000):
+    request = ReasoningRequest((Message("system", "fixed" * 999), Message("user", str(position))), Sampling(5))
+    ids = save_requests(store, "scripted", "m", [request])
+    save_completions(store, [(ids[0], Completion("text", "stop", 1, 0, 1))])
+    save_reasoning(store, run_id, [(position, ids[0], ReasoningChain("i", "b"))])
+    print(position, flush=True)
+"""
+IMPORT_FOREVER = """
+import sys
+from pathlib import Path
+from store_examples import DOMAIN, long_corpus
+from cdner.store import Store
+from cdner.store.corpora import save_corpus
+from cdner.store.runs import begin_attempt, run_spec
+store = Store(Path(sys.argv[1]))
+corpus = long_corpus(20_000)
+spec = run_spec("import", 1, {}, ())
+begin_attempt(store, spec, {})
+print("begun", flush=True)
+while True:
+    save_corpus(store, spec.run_id, corpus, DOMAIN)
+    print("saved", flush=True)
+"""
+
+
+def last_line_before_kill(child, *, n_lines: int, delay: float = 0.0) -> str:
+    """Read lines, wait, kill -9, and return the last line the child has written."""
+    for _ in range(n_lines):
+        line = child.stdout.readline()
+        assert line, child.stderr.read()
+    time.sleep(delay)
+    child.kill()
+    rest, errors = child.communicate()
+    assert "Traceback" not in errors, errors
+    return (line + rest).split()[-1]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "below" / "cdner.duckdb")
+
+
+def test_two_processes_that_create_and_write_one_store_lose_nothing(store):
+    children = [start_python(WRITE_COMPLETIONS, store.path, name, 12) for name in ("one", "two")]
+    for child in children:
+        _, errors = child.communicate(timeout=120)
+        assert child.returncode == 0, errors
+    with store.reading() as connection:
+        texts = connection.execute("SELECT text FROM completion").fetchall()
+        shared = connection.execute("SELECT count(*) FROM prompt_text WHERE text = 'asked by all'").fetchone()
+    assert sorted(texts) == sorted((f"{name} {n}",) for name in ("one", "two") for n in range(12))
+    assert shared == (1,)
+    assert verify(store) == []
+    assert sorted(path.name for path in store.directory.iterdir()) == ["cdner.duckdb"]
+
+
+def test_readers_always_see_whole_transactions_while_another_process_writes(store):
+    corpus_run = import_corpus(store, long_corpus(10_000))
+    run_id = start_run(store, "predict", corpus_run)
+    finish_of_ours(store, run_id)
+    child = start_python(PREDICT_FOREVER, store.path, run_id, corpus_run)
+    sizes = []
+    for _ in range(10):
+        assert child.stdout.readline(), child.stderr.read()
+        sizes.append(len(predicted_positions(store, run_id)))
+    child.kill()
+    child.communicate()
+    assert all(size % 10 == 0 for size in sizes)
+    assert sizes == sorted(sizes)
+    assert sizes[-1] >= 100
+
+
+def finish_of_ours(store: Store, run_id: str) -> None:
+    """Free the run for another process to execute."""
+    finish_attempt(store, f"{run_id}.1", "interrupted")
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.013, 0.031])
+def test_a_prediction_run_killed_at_any_point_verifies_and_resumes(store, delay):
+    corpus_run = import_corpus(store, long_corpus(10_000))
+    run_id = start_run(store, "predict", corpus_run)
+    finish_of_ours(store, run_id)
+    child = start_python(PREDICT_FOREVER, store.path, run_id, corpus_run)
+    last = int(last_line_before_kill(child, n_lines=3, delay=delay))
+    done = predicted_positions(store, run_id)
+    assert set(range(last + 1)) <= done
+    assert len(done) % 10 == 0
+    assert {
+        position: len(p.entities) for position, p in load_predictions(store, run_id).items()
+    } == dict.fromkeys(done, 1)
+    assert verify(store) == []
+    assert run_state(store, run_id) == "partial"
+    child = start_python(PREDICT_FOREVER, store.path, run_id, corpus_run)
+    last_line_before_kill(child, n_lines=1)
+    assert predicted_positions(store, run_id) == done
+
+
+def test_a_reasoning_run_killed_at_any_point_keeps_every_answer(store):
+    run_id = start_run(store, "reason")
+    finish_of_ours(store, run_id)
+    child = start_python(REASON_FOREVER, store.path, run_id)
+    last = int(last_line_before_kill(child, n_lines=5, delay=0.02))
+    assert load_reasoning(store, run_id).keys() >= set(range(last + 1))
+    assert verify(store) == []
+    assert run_state(store, run_id) == "partial"
+
+
+@pytest.mark.parametrize("delay", [0.02, 0.15, 0.3])
+def test_an_import_killed_at_any_point_is_there_in_whole_or_not_at_all(store, delay):
+    child = start_python(IMPORT_FOREVER, store.path)
+    last_line_before_kill(child, n_lines=1, delay=delay)
+    spec = run_spec("import", 1, {}, ())
+    assert run_state(store, spec.run_id) == "partial"
+    assert verify(store) == []
+    with store.reading() as connection:
+        (n_sentences,) = connection.execute("SELECT count(*) FROM corpus_sentence").fetchone()
+        (n_entities,) = connection.execute("SELECT count(*) FROM gold_entity").fetchone()
+    assert n_sentences == n_entities
+    assert n_sentences in (0, 20_000)
+    begin_attempt(store, spec, {})
+    corpus = long_corpus(30)
+    from store_examples import DOMAIN
+
+    save_corpus(store, spec.run_id, corpus, DOMAIN)
+    assert load_corpus(store, spec.run_id) == corpus
+
+
+def test_a_locked_store_is_reported_with_the_process_that_holds_it(store):
+    import_corpus(store)
+    child = start_python(HOLD, store.path)
+    try:
+        assert child.stdout.readline() == "held\n"
+        impatient = Store(store.path, wait_seconds=0.3)
+        for use in (impatient.transaction, impatient.reading):
+            with (
+                pytest.raises(StoreLockedError, match=rf"held by process {child.pid} \(.*\) for 0.3 seconds"),
+                use(),
+            ):
+                pass
+    finally:
+        child.kill()
+        child.communicate()
+    with store.transaction() as connection:
+        connection.execute("SELECT 1")
+
+
+def test_two_readers_at_once_do_not_wait_for_each_other(store):
+    import_corpus(store)
+    child = start_python(HOLD.replace(".transaction()", ".reading()"), store.path)
+    try:
+        assert child.stdout.readline() == "held\n"
+        with Store(store.path, wait_seconds=0).reading() as connection:
+            assert connection.execute("SELECT count(*) FROM corpus_sentence").fetchone() == (4,)
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_threads_of_one_process_take_turns(store):
+    import_corpus(store)
+    failures = []
+
+    def work(n: int) -> None:
+        try:
+            for turn in range(3):
+                run_state(store, "absent")
+                begin_attempt(store, run_spec("predict", 1, {"thread": n, "turn": turn}, ()), {})
+        except StoreError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    with store.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM attempt").fetchone() == (13,)
+
+
+def test_a_transaction_inside_reading_is_refused_at_once(store):
+    import_corpus(store)
+    started = time.monotonic()
+    with (
+        store.reading(),
+        pytest.raises(StoreError, match="already open in this process"),
+        store.transaction(),
+    ):
+        pass
+    assert time.monotonic() - started < 5
+
+
+def test_an_exception_rolls_the_whole_transaction_back(store):
+    run_id = import_corpus(store)
+    with pytest.raises(KeyboardInterrupt), store.transaction() as connection:
+        connection.execute("DELETE FROM corpus_sentence")
+        raise KeyboardInterrupt
+    assert load_corpus(store, run_id) == CORPUS
+
+
+def test_a_wrong_entity_leaves_nothing_of_its_chunk(store):
+    from store_examples import GENERATION, prediction
+
+    from cdner.types import Entity
+
+    corpus_run = import_corpus(store)
+    run_id = start_run(store, "predict", corpus_run)
+    items = [
+        (0, prediction(Entity(0, 1, "actor")), GENERATION),
+        (1, prediction(Entity(1, 9, "actor")), GENERATION),
+    ]
+    with pytest.raises(StoreError, match="outside the 2 tokens of sentence 1"):
+        save_predictions(store, run_id, items, corpus_run_id=corpus_run)
+    assert predicted_positions(store, run_id) == set()
+
+
+def test_reading_a_missing_store_is_one_line_and_makes_no_file(store):
+    with pytest.raises(StoreError, match="There is no store at"), store.reading():
+        pass
+    assert not store.path.parent.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database\n" * 999])
+def test_a_file_that_is_no_duckdb_is_refused_and_left_alone(store, content):
+    store.path.parent.mkdir()
+    store.path.write_bytes(content)
+    for use in (store.transaction, store.reading):
+        with pytest.raises(StoreError, match="is not a DuckDB file"), use():
+            pass
+    assert store.path.read_bytes() == content
+
+
+def test_somebody_elses_duckdb_is_refused(store):
+    import duckdb
+
+    store.path.parent.mkdir()
+    duckdb.connect(str(store.path)).execute("CREATE TABLE theirs (a INTEGER)").close()
+    with pytest.raises(StoreError, match="no store of cdner"), store.transaction():
+        pass
+
+
+def test_a_place_where_no_store_can_be_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(StoreError, match="cannot be created"),
+        Store(tmp_path / "file" / "s.duckdb").transaction(),
+    ):
+        pass
+    with pytest.raises(StoreError, match="cannot be opened"), Store(tmp_path).transaction():
+        pass

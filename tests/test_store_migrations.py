@@ -1,0 +1,121 @@
+"""Versions: a newer store is refused, an older one is migrated after a copy, changed views are remade."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from store_examples import CORPUS, import_corpus
+
+from cdner.errors import StoreError
+from cdner.resources import resource_root
+from cdner.store import Store, migrations
+from cdner.store.corpora import load_corpus
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cdner.duckdb")
+
+
+@pytest.fixture
+def sql_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A copy of store/ that a test may change, as the next version of cdner would."""
+    root = tmp_path / "next"
+    for name in ("migrations", "views"):
+        shutil.copytree(resource_root("store") / name, root / name)
+
+    def use(changed_root: Path = root) -> None:
+        monkeypatch.setattr(migrations, "resource_root", lambda name: changed_root)
+        migrations.migration_files.cache_clear()
+        migrations.view_texts.cache_clear()
+
+    yield root, use
+    monkeypatch.undo()
+    migrations.migration_files.cache_clear()
+    migrations.view_texts.cache_clear()
+
+
+def view_names(store: Store) -> set[str]:
+    with store.reading() as connection:
+        return {
+            name
+            for (name,) in connection.execute(
+                "SELECT view_name FROM duckdb_views() WHERE NOT internal"
+            ).fetchall()
+        }
+
+
+def test_a_newer_store_is_refused_with_both_versions(store):
+    import_corpus(store)
+    with store.transaction() as connection:
+        connection.execute("INSERT INTO migration VALUES (99, '0099_future.sql', now()::TIMESTAMP)")
+    for use in (store.transaction, store.reading):
+        with (
+            pytest.raises(StoreError, match=r"schema version 99, this cdner knows versions up to 1\b"),
+            use(),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("use", ["transaction", "reading"])
+def test_an_older_store_is_copied_then_migrated(store, sql_files, use):
+    run_id = import_corpus(store)
+    before = store.path.read_bytes()
+    root, switch = sql_files
+    (root / "migrations" / "0002_note.sql").write_text(
+        "CREATE TABLE note (text VARCHAR); INSERT INTO note VALUES ('migrated');", encoding="utf-8"
+    )
+    switch()
+    with getattr(store, use)() as connection:
+        assert connection.execute("SELECT text FROM note").fetchall() == [("migrated",)]
+        assert connection.execute("SELECT version, name FROM migration ORDER BY version").fetchall() == [
+            (1, "0001_initial.sql"),
+            (2, "0002_note.sql"),
+        ]
+    assert load_corpus(store, run_id) == CORPUS
+    assert store.path.with_name("cdner.duckdb.backup-v1").read_bytes() == before
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(store, sql_files):
+    run_id = import_corpus(store)
+    root, switch = sql_files
+    broken = root / "migrations" / "0002_broken.sql"
+    broken.write_text("CREATE TABLE note (text VARCHAR); SELECT nonsense;", encoding="utf-8")
+    switch()
+    with pytest.raises(StoreError, match="nonsense"), store.transaction():
+        pass
+    broken.unlink()
+    switch()
+    assert load_corpus(store, run_id) == CORPUS
+    with store.reading() as connection:
+        assert connection.execute("SELECT max(version) FROM migration").fetchone() == (1,)
+
+
+def test_changed_new_and_dropped_views_are_remade_without_a_backup(store, sql_files):
+    import_corpus(store)
+    root, switch = sql_files
+    (root / "views" / "1_lineage.sql").write_text(
+        "CREATE VIEW lineage AS SELECT 42 AS answer;", encoding="utf-8"
+    )
+    (root / "views" / "1_added.sql").write_text("CREATE VIEW added AS SELECT 1 AS one;", encoding="utf-8")
+    (root / "views" / "1_llm_usage.sql").unlink()
+    names = view_names(store)
+    switch()
+    assert view_names(store) == names - {"llm_usage"} | {"added"}
+    with store.reading() as connection:
+        assert connection.execute("SELECT answer FROM lineage").fetchone() == (42,)
+    assert list(store.directory.glob("*backup*")) == []
+
+
+def test_a_view_of_the_user_survives_the_remaking(store, sql_files):
+    import_corpus(store)
+    with store.transaction() as connection:
+        connection.execute("CREATE VIEW mine AS SELECT 7 AS seven")
+    root, switch = sql_files
+    (root / "views" / "1_lineage.sql").write_text(
+        "CREATE VIEW lineage AS SELECT 42 AS answer;", encoding="utf-8"
+    )
+    switch()
+    assert "mine" in view_names(store)
