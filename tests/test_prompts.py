@@ -155,7 +155,9 @@ def test_examples_are_written_in_the_form_that_is_asked_for(setting: Setting) ->
 
 
 def test_example_text_is_forward_then_backward_step_by_step() -> None:
-    answer = json.loads(render_fixed_part(PBRC, pbrc_inputs())[2].content)
+    raw = render_fixed_part(PBRC, pbrc_inputs())[2].content
+    assert "INITIAL-PROSE <of>" in raw  # no HTML escapes for the model to imitate
+    answer = json.loads(raw)
     assert answer["initial_reasoning"] == EXAMPLE.initial
     expected = ""
     for step in EXAMPLE.steps:
