@@ -101,16 +101,16 @@ def main(arguments: list[str] | None = None) -> None:
 def run_cli(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     try:
-        result = cli.main(args=arguments, prog_name="cdner", standalone_mode=False)
+        return _invoke(arguments)
     except CdnerError as error:
         _complain(str(error))
         return error.exit_code
-    except click.exceptions.Abort:
-        _complain("interrupted")
-        return 130
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         _complain("interrupted; finished work is stored, run the same command again to go on")
         return 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return UsageError.exit_code
     except click.ClickException as error:
         _complain(error.format_message())
         return UsageError.exit_code
@@ -118,8 +118,22 @@ def run_cli(arguments: list[str] | None = None) -> int:
         # The reader went away (cdner ... | head). Point stdout at nothing so that the interpreter's flush is quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _invoke(arguments: list[str] | None) -> int:
+    """What ``click``'s ``main`` does, except that interrupts and broken pipes arrive at ours as they are."""
+    if "_CDNER_COMPLETE" in os.environ:
+        cli.main(args=arguments, prog_name="cdner")  # a shell asks for completions
+    try:
+        with cli.make_context("cdner", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            result = cli.invoke(context)
+            sys.stdout.flush()
+    except click.exceptions.Exit as leaving:  # --help, --version
+        return leaving.exit_code
     return result if isinstance(result, int) else 0
 
 
 def _complain(message: str) -> None:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    from cdner.cli.output import visible
+
+    click.echo(f"Error: {visible(' '.join(message.split()))}", err=True)

@@ -2,47 +2,76 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import click
 
 from cdner.cli.output import format_options, print_rows
+from cdner.cli.runs import chosen_run
+from cdner.config import Setting
+from cdner.errors import unknown_name
 
-# kind -> (view, columns)
-_VIEWS = {
-    "type": ("type_error", "position, gold_type, predicted_type, mention, sentence_text"),
-    "missed": ("missed_entity", "position, gold_type, mention, sentence_text"),
-    "spurious": ("spurious_entity", "position, predicted_type, mention, sentence_text"),
-    "boundary": (
-        "boundary_error",
-        "position, gold_type, gold_mention, predicted_type, predicted_mention, sentence_text",
-    ),
-}
+KINDS = ("type", "missed", "spurious", "boundary")
 
 
 @click.command("errors")
-@click.argument("run_id")
-@click.option("--kind", type=click.Choice(tuple(_VIEWS)), default="type", show_default=True)
+@click.argument("run_id", required=False)
+@click.option("--experiment", "-e", help="Instead of RUN_ID: an experiment in the store, or its file.")
+@click.option(
+    "--setting",
+    type=click.Choice(get_args(Setting)),
+    default="full",
+    show_default=True,
+    help="Which setting of the experiment.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(("dev", "test")),
+    default="test",
+    show_default=True,
+    help="Which split of the experiment.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    default="type",
+    show_default=True,
+    help="Wrong type on the right span, missed, spurious, or wrong boundary.",
+)
 @click.option("--gold", help="Only entities of this gold type.")
 @click.option("--predicted", help="Only entities predicted as this type.")
-@click.option("--limit", type=int, default=50, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Rows printed at most."
+)
 @format_options
 @click.pass_context
 def errors(
     ctx: click.Context,
-    run_id: str,
+    run_id: str | None,
+    experiment: str | None,
+    setting: str,
+    split: str,
     kind: str,
     gold: str | None,
     predicted: str | None,
     limit: int,
     output_format: str | None,
 ) -> None:
-    """Errors of the prediction run RUN_ID: wrong type on the right span, missed, spurious, wrong boundary."""
+    """Errors of the prediction run RUN_ID (a unique beginning suffices), or of --experiment, in text order."""
     from cdner.store import Store
     from cdner.store.errors import list_errors
+    from cdner.store.lookup import predictable_types
 
-    columns, rows = list_errors(
-        Store(ctx.obj["store"]), run_id, kind=kind, gold=gold, predicted=predicted, limit=limit
-    )
-    print_rows(columns, rows, output_format)
+    store = Store(ctx.obj["store"])
+    run_id = chosen_run(store, run_id, experiment, step="predict", label=f"predict:{setting}/{split}")
+    types = predictable_types(store, run_id)
+    for name in (gold, predicted):
+        if name is not None and name not in types:
+            raise unknown_name("type", name, types)
+    columns, rows = list_errors(store, run_id, kind=kind, gold=gold, predicted=predicted, limit=limit + 1)
+    print_rows(columns, rows[:limit], output_format)
+    if len(rows) > limit:
+        click.echo(f"The first {limit}; there are more: --limit N.", err=True)
 
 
 COMMANDS = {"errors": errors}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -12,7 +12,13 @@ from cdner.cli.progress import StderrProgress
 from cdner.errors import InputError, UsageError
 from cdner.types import Split
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cdner.store.corpora import CorpusSummary
+
 COLUMNS = ("domain", "split", "n_sentences", "n_entities", "n_types", "n_repaired_tags", "run_id")
+HEADINGS = ("domain", "split", "sentences", "entities", "types", "repaired", "run_id")
 SPLITS = ("train", "dev", "test")
 
 
@@ -61,7 +67,7 @@ def _import_known(
 
     with StderrProgress(quiet=ctx.obj["quiet"]) as progress:
         rows = import_known(ctx.obj["store"], domains, folder=folder, progress=progress)
-    print_rows(COLUMNS, [tuple(getattr(row, name) for name in COLUMNS) for row in rows], output_format)
+    _print_imported(rows, output_format)
 
 
 @import_group.command("conll")
@@ -70,7 +76,13 @@ def _import_known(
 @click.option(
     "--split", type=click.Choice(SPLITS), help="Split of FILES.  [default: from names like train.txt]"
 )
-@click.option("--role", type=click.Choice(("source", "target")), default="target", show_default=True)
+@click.option(
+    "--role",
+    type=click.Choice(("source", "target")),
+    default="target",
+    show_default=True,
+    help="What the domain is for: learned from, or transferred to.",
+)
 @click.option(
     "--types", "labels", help="Label order, comma-separated (default: a types file, else as found)."
 )
@@ -106,7 +118,12 @@ def conll_command(
         )
     if not rows:
         raise InputError("No sentence was imported.")
-    print_rows(COLUMNS, [tuple(getattr(row, name) for name in COLUMNS) for row in rows], output_format)
+    _print_imported(rows, output_format)
+
+
+def _print_imported(imported: Sequence[CorpusSummary], output_format: str | None) -> None:
+    rows = [tuple(getattr(row, name) for name in COLUMNS) for row in imported]
+    print_rows(COLUMNS if output_format else HEADINGS, rows, output_format)
 
 
 def _split_of(file: Path) -> str:

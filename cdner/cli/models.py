@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cdner.cli.output import format_options, print_rows
+from cdner.cli.output import format_options, no_format_before, print_rows
 from cdner.cli.progress import StderrProgress
 from cdner.errors import unknown_name
 
@@ -16,6 +16,7 @@ FETCHABLE = ("embedded", "wordnet")
 @click.pass_context
 def models(ctx: click.Context, output_format: str | None) -> None:
     """List what is on this machine; ``models fetch`` brings what is missing."""
+    no_format_before(ctx, output_format)
     if ctx.invoked_subcommand is None:
         from cdner.backbone.embedded import embedded_path
         from cdner.confusion.descriptions import wordnet_available

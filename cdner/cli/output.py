@@ -1,18 +1,37 @@
-"""Listings in four formats, chosen by option and never by sniffing the terminal."""
+"""Listings in four formats, chosen by option and never by sniffing the terminal.
+
+A table is for people: long run ids are cut to a beginning that every command accepts, wide cells fold, and text
+from corpora can neither move the cursor nor style itself. The other three are for programs and keep every value.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+
+from cdner.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Format = Literal["table", "json", "nl", "csv"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 Cell = object
+
+SHORT_ID = 8  # characters of a run id in a table
+_WIDTH = 160  # where stdout is no terminal
+# JSON may carry these raw, but terminals obey the first group and line readers split at the second.
+_RAW_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029]")
 
 
 def format_options(command: Command) -> Command:
@@ -26,25 +45,47 @@ def format_options(command: Command) -> Command:
     return command
 
 
-def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Cell]], output_format: str | None) -> None:
-    """Print a listing to stdout; ``None`` is the table."""
-    if output_format == "json":
-        click.echo(
-            json.dumps(
-                [dict(zip(columns, row, strict=True)) for row in rows], ensure_ascii=False, default=str
-            )
+def no_format_before(ctx: click.Context, output_format: str | None) -> None:
+    """UsageError for ``cdner corpora --json show``: the format belongs to what prints."""
+    if output_format and ctx.invoked_subcommand:
+        name = ctx.invoked_subcommand
+        raise UsageError(
+            f"Put --{output_format} after '{name}': {ctx.command_path} {name} --{output_format}."
         )
-    elif output_format == "nl":
-        for row in rows:
-            click.echo(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False, default=str))
+
+
+def print_rows(
+    columns: Sequence[str], rows: Sequence[Sequence[Cell]], output_format: str | None, *, exact: bool = False
+) -> None:
+    """Print a listing to stdout; ``None`` is the table. ``exact`` keeps ids and column names whole in a table."""
+    if output_format in ("json", "nl"):
+        records = _records(columns, rows)
+        lines = [json_text(records)] if output_format == "json" else [json_text(record) for record in records]
+        for line in lines:
+            click.echo(line)
     elif output_format == "csv":
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(rows)
-        click.echo(buffer.getvalue(), nl=False)
-    else:
+        writer.writerows(
+            [json_text(cell) if isinstance(cell, list | tuple | dict) else cell for cell in row]
+            for row in rows
+        )
+        click.echo(buffer.getvalue(), nl=False, color=True)  # color: click would take bytes out of the values
+    elif exact:
         print_table(columns, rows)
+    else:
+        short = [name.endswith("run_id") for name in columns]
+        print_table(
+            [name.replace("_", " ") for name in columns],
+            [
+                [
+                    str(cell)[:SHORT_ID] if is_id and cell else cell
+                    for cell, is_id in zip(row, short, strict=True)
+                ]
+                for row in rows
+            ],
+        )
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], title: str | None = None) -> None:
@@ -52,26 +93,94 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], title: s
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, show_edge=False, pad_edge=False, title_justify="left")
+    table = Table(
+        title=Text(visible(title)) if title else None, show_edge=False, pad_edge=False, title_justify="left"
+    )
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(
+            Text(visible(column)), justify="right" if numeric else "left", overflow="fold", no_wrap=False
+        )
     for row in rows:
         table.add_row(*(Text(cell_text(cell)) for cell in row))
-    console().print(table)
+    _tighten(table)
+    print_rich(table)
+
+
+def _tighten(table: Table) -> None:
+    """Without its lines where that makes it fit; a table too wide even so keeps them and folds its cells."""
+    made = console()
+    ruled = table.box, table.padding
+    if made.measure(table).maximum > made.width:
+        table.box, table.padding = None, (0, 2, 0, 0)
+        if made.measure(table).maximum > made.width:
+            table.box, table.padding = ruled
+
+
+def print_rich(renderable: object) -> None:
+    """Print through click, so that a reader who goes away ends every command in the same way."""
+    made = console()
+    with made.capture() as capture:
+        made.print(renderable)
+    click.echo(capture.get(), nl=False, color=True)  # rich has decided on colour already
 
 
 def console() -> Any:
-    """A console on stdout; wide enough for a table when stdout is not a terminal."""
+    """A console on stdout; wide enough for a table when stdout is neither a terminal nor told its COLUMNS."""
     from rich.console import Console
 
     made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=160)
+    return made if made.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=_WIDTH)
 
 
 def cell_text(cell: Cell) -> str:
-    """Text of one cell with control characters (escape sequences) made visible."""
+    """Text of one cell: no value is empty, a fraction has four decimals."""
     if cell is None:
         return ""
-    text = f"{cell:.4f}" if isinstance(cell, float) else str(cell)
-    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
+    return visible(f"{cell:.4f}" if isinstance(cell, float) else str(cell))
+
+
+def visible(text: str) -> str:
+    """The text with escape sequences, direction marks and the like spelled out; new lines stay."""
+    return "".join(char if _is_harmless(char) else _escaped(char) for char in text)
+
+
+def _is_harmless(char: str) -> bool:
+    return char.isprintable() or char == "\n" or unicodedata.category(char) == "Zs"
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def json_text(value: object) -> str:
+    """JSON in one line; safe to show in a terminal."""
+    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    return _RAW_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _records(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[dict[str, Cell]]:
+    repeated = [name for name in dict.fromkeys(columns) if list(columns).count(name) > 1]
+    if repeated:
+        raise UsageError(
+            f"Two columns are named '{repeated[0]}': a JSON object holds one. Rename with AS, or use --csv."
+        )
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _plain(value: object) -> object:
+    """What JSON knows: no number where there is none (NaN, infinity), text for dates and the like."""
+    if isinstance(value, Mapping):
+        return {
+            name if isinstance(name, str) else json_text(name): _plain(part) for name, part in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, Decimal):
+        return _plain(float(value))
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if value is None or isinstance(value, str | int) else str(value)

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from cdner.cli.output import visible
+
 
 class StderrProgress:
     """Implements ``types.Progress``. Use as a context manager; one bar at a time."""
@@ -53,6 +55,7 @@ class StderrProgress:
 
     def start(self, label: str, total: int | None = None) -> None:
         """Begin a piece of work of ``total`` units (None: unknown)."""
+        label = visible(label)
         self._label, self._total = label, total
         self._n_done = self._n_shown = 0
         self._started = time.monotonic()
@@ -66,6 +69,7 @@ class StderrProgress:
     def advance(self, n: int = 1, note: str = "") -> None:
         """``n`` units are done."""
         self._n_done += n
+        note = visible(note)
         if self._bar is not None:
             self._bar.update(self._task, advance=n, note=note)
         elif not self._quiet and self._total and (self._n_done - self._n_shown) * 10 >= self._total:

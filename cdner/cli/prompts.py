@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cdner.cli.experiment import compose_experiment, experiment_option, experiment_options
-from cdner.cli.output import format_options, print_rows
+from cdner.cli.output import format_options, json_text, print_rows, visible
 from cdner.cli.progress import StderrProgress
 from cdner.config import REASONING_SETTINGS
 from cdner.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from cdner.config import Experiment
+    from cdner.types import ReasoningRequest
 
 
 @click.group("prompts")
@@ -33,10 +37,30 @@ def list_templates(output_format: str | None) -> None:
 @prompts.command("render")
 @experiment_option
 @experiment_options
-@click.option("--setting", type=click.Choice(REASONING_SETTINGS), default="full", show_default=True)
-@click.option("--split", type=click.Choice(("train", "dev", "test")), default="test", show_default=True)
-@click.option("--position", type=int, default=0, show_default=True, help="Which sentence of the split.")
-@click.option("--what", type=click.Choice(("reason", "describe")), default="reason", show_default=True)
+@click.option(
+    "--setting",
+    type=click.Choice(REASONING_SETTINGS),
+    default="full",
+    show_default=True,
+    help="Which setting's prompt.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(("train", "dev", "test")),
+    default="test",
+    show_default=True,
+    help="Which split's sentence.",
+)
+@click.option(
+    "--position", type=int, help="0-based place of the sentence.  [default: the first the experiment uses]"
+)
+@click.option(
+    "--what",
+    type=click.Choice(("reason", "describe")),
+    default="reason",
+    show_default=True,
+    help="The reasoning on a sentence, or the description of a type (--position counts types).",
+)
 @click.option("--json", "as_json", is_flag=True, help="The request as JSON.")
 @click.pass_context
 def render(
@@ -47,45 +71,57 @@ def render(
     corpora_from: Path | None,
     setting: str,
     split: str,
-    position: int,
+    position: int | None,
     what: str,
     *,
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Print the messages of one request. Needs the confusion of the experiment (cdner quantify) for 'reason'."""
-    import json
+    """Print the messages of one request, exactly as a backend gets them (--json: to the last character).
+
+    A reasoning prompt needs the experiment's confusion: 'cdner quantify' with the same options.
+    """
     from dataclasses import asdict
 
+    experiment = compose_experiment(experiment_name, flags, overrides)
+    experiment = experiment.model_copy(update={"settings": (setting,), "splits": ("dev", "test")})
+    label = "describe:target" if what == "describe" else f"reason:{setting}/{split}"
+    positions, requests = _requests(ctx.obj["store"], experiment, corpora_from, label)
+    if position is None:
+        position = positions[0]
+    if position not in positions:
+        some = ", ".join(map(str, positions[:10])) + (", ..." if len(positions) > 10 else "")
+        raise UsageError(f"--position {position}: {label} has {some}.")
+    request = requests[positions.index(position)]
+    if as_json:
+        click.echo(json_text(asdict(request)))
+        return
+    for message in request.messages:
+        click.echo(f"--- {message.role} ---")
+        click.echo(visible(message.content))
+
+
+def _requests(
+    store: Path, experiment: Experiment, corpora_from: Path | None, label: str
+) -> tuple[list[int], list[ReasoningRequest]]:
+    """Positions and requests of one step. InputError when something the prompt is made of is not there yet."""
     from cdner.pipeline.context import open_context
     from cdner.pipeline.plan import build_plan
     from cdner.pipeline.reasoning import requests_of
 
-    experiment = compose_experiment(experiment_name, flags, overrides)
-    experiment = experiment.model_copy(update={"settings": (setting,), "splits": ("dev", "test")})
     with StderrProgress(quiet=True) as progress:
-        context = open_context(ctx.obj["store"], experiment, progress=progress, corpora_from=corpora_from)
+        context = open_context(store, experiment, progress=progress, corpora_from=corpora_from)
         plan = build_plan(experiment, context)
-        step = plan.by_label["describe:target" if what == "describe" else f"reason:{setting}/{split}"]
-        missing = [
-            label
-            for label in step.inputs.values()
-            if context.run_state(plan.by_label[label].spec.run_id) != "done"
-        ]
+        step = plan.by_label[label]
+        states = {name: context.run_state(plan.by_label[name].spec.run_id) for name in step.inputs.values()}
+        missing = [name for name, state in states.items() if state != "done"]
         if missing:
             raise InputError(
-                f"Not done yet: {', '.join(missing)}. Run 'cdner quantify' with the same options first."
+                f"Not done yet: {', '.join(missing)}. Run 'cdner reason' or 'cdner quantify' with the same "
+                "options (corpora: 'cdner import')."
             )
         positions, requests = requests_of(step, context)
-    if position not in positions:
-        raise UsageError(f"--position {position}: {split} has positions {positions[0]} to {positions[-1]}.")
-    request = requests[positions.index(position)]
-    if as_json:
-        click.echo(json.dumps(asdict(request), ensure_ascii=False, indent=2))
-        return
-    for message in request.messages:
-        click.echo(f"--- {message.role} ---")
-        click.echo(message.content)
+    return list(positions), list(requests)
 
 
 COMMANDS = {"prompts": prompts}

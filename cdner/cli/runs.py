@@ -1,27 +1,86 @@
-"""``cdner runs``: what was asked, and how each attempt at it ended."""
+"""``cdner runs``: what was asked, and how each attempt at it ended. Also how other commands name one run."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import click
 
 from cdner.cli.output import format_options, print_rows
+from cdner.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from cdner.store import Store
+    from cdner.store.runs import RunSummary
 
 COLUMNS = ("run_id", "step", "state", "n_attempts", "started_utc", "finished_utc", "error", "labels")
+TABLE = ("run_id", "step", "state", "started_utc", "seconds", "labels")
 
 
 @click.command("runs")
-@click.option("--step", help="Only runs of this step.")
-@click.option("--experiment", help="Only runs of this experiment.")
+@click.option("--step", help="Only runs of this step, such as quantify.")
+@click.option("--experiment", help="Only runs of this experiment: its name in the store, or its file.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only so many.  [default: all]")
 @format_options
 @click.pass_context
-def runs(ctx: click.Context, step: str | None, experiment: str | None, output_format: str | None) -> None:
-    """List runs, the latest first."""
+def runs(
+    ctx: click.Context,
+    step: str | None,
+    experiment: str | None,
+    limit: int | None,
+    output_format: str | None,
+) -> None:
+    """List runs, the latest first. State 'partial' means: run the same command again to go on."""
+    from cdner.pipeline.plan import KINDS
     from cdner.store import Store
     from cdner.store.runs import list_runs
 
-    found = list_runs(Store(ctx.obj["store"]), step=step, experiment=experiment)
-    rows = [(*(getattr(row, name) for name in COLUMNS[:-1]), ", ".join(row.labels)) for row in found]
-    print_rows(COLUMNS, rows, output_format)
+    if step is not None and step not in KINDS:
+        raise unknown_name("step", step, KINDS)
+    store = Store(ctx.obj["store"])
+    name = experiment_name(experiment) if experiment else None
+    found = list_runs(store, step=step, experiment=name)
+    if name and not found and step is None:
+        known = {label.partition("/")[0] for row in list_runs(store) for label in row.labels}
+        raise unknown_name("experiment in the store", name, known)
+    found = found[:limit]
+    if output_format:
+        rows = [(*(getattr(row, column) for column in COLUMNS[:-1]), list(row.labels)) for row in found]
+        print_rows(COLUMNS, rows, output_format)
+        return
+    columns = (*TABLE, "error") if any(row.error for row in found) else TABLE
+    print_rows(columns, [_table_row(row)[: len(columns)] for row in found], None)
+
+
+def _table_row(row: RunSummary) -> tuple[object, ...]:
+    started, finished = row.started_utc, row.finished_utc
+    return (
+        *(row.run_id, row.step, row.state),
+        started.isoformat(" ", "minutes") if started else "",
+        round((finished - started).total_seconds()) if started and finished else None,
+        "\n".join(row.labels),
+        row.error,
+    )
+
+
+def chosen_run(store: Store, run_id: str | None, experiment: str | None, *, step: str, label: str) -> str:
+    """The run named by its id (or a unique beginning), or by its part in an experiment; never by both."""
+    from cdner.store.lookup import find_labelled_run, find_run
+
+    if (run_id is None) == (experiment is None):
+        raise UsageError(f"Name one {step} run: RUN_ID (see 'cdner runs --step {step}') or --experiment.")
+    if run_id is not None:
+        return find_run(store, run_id, step=step)
+    return find_labelled_run(store, experiment_name(experiment or ""), label)
+
+
+def experiment_name(experiment: str) -> str:
+    """The name in an experiment file; anything else is the name already."""
+    if not experiment.endswith(".toml"):
+        return experiment
+    from cdner.cli.experiment import find_experiment
+
+    return find_experiment(experiment).name
 
 
 COMMANDS = {"runs": runs}
