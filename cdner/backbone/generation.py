@@ -1,7 +1,7 @@
 """Greedy decoding for both families: one loop, rows sorted by length, finished rows dropped.
 
-A family brings a ``StepDecoder`` (what a step costs and caches is its business); this module decides which token
-comes next and when a row is done. Knows nothing of tokenizers but decoding a finished or growing row.
+A family brings a ``StepDecoder`` (what a step costs and caches is its business); this module decides which
+token comes next and when a row is done. Knows nothing of tokenizers but decoding a finished or growing row.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def outputs(
     lengths: Sequence[int] | None = None,
     constraints: Sequence[TokenConstraint] | None = None,
 ) -> Iterator[tuple[int, Generation]]:
-    """Run ``greedy`` over length-sorted batches of inputs; ``lengths`` says what a row costs if not its full length."""
+    """Run ``greedy`` over length-sorted batches; ``lengths`` says what a row costs if not its full length."""
     costs = lengths if lengths is not None else [len(source.ids) for source in inputs]
     for batch in batches([cost + rule.max_new_tokens for cost in costs], batch_size, max_tokens):
         rows = [Row(index, constraints[index] if constraints else None) for index in batch]
@@ -118,7 +118,7 @@ def outputs(
 
 
 def batches(lengths: Sequence[int], batch_size: int, max_tokens: int) -> Iterator[list[int]]:
-    """Indices in order of falling length, ``batch_size`` at a time, fewer where rows x longest exceeds ``max_tokens``.
+    """Indices by falling length, ``batch_size`` at a time, fewer where rows x longest exceeds ``max_tokens``.
 
     Longest first, so that what will not fit in memory fails at once.
     """

@@ -22,7 +22,7 @@ class EncodedInput:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Most tokens an input may have. ``soft`` (what was asked for) yields to priority 0, ``hard`` (the window) does not."""
+    """Most tokens of an input: ``soft`` (asked for) yields to priority 0, ``hard`` (the window) does not."""
 
     soft: int | None = None
     hard: int | None = None
@@ -41,7 +41,7 @@ class InputEncoder:
         self._specials = special_strings(tokenizer)
 
     def encode(self, source: ModelInput, budget: Budget, *, index: int) -> EncodedInput:
-        """Ids without end mark or separator. ModelError names ``index`` if priority 0 alone exceeds the window."""
+        """Ids without end mark or separator. ModelError names ``index`` if priority 0 alone is too long."""
         ids, priorities = self._tokenise(source)
         if budget.limit is None or len(ids) <= budget.limit:
             return EncodedInput(ids=tuple(ids), n_truncated=0)
@@ -83,7 +83,7 @@ class InputEncoder:
         return plain.ids, [owner[min(last, len(owner) - 1)] for last in plain.last_characters]
 
     def _neutralise(self, text: str, owner: list[int]) -> str:
-        """``neutralised`` over a whole run (joining segments may spell a special token), keeping ``owner`` aligned."""
+        """``neutralised`` over a whole run (a seam may spell a special token), keeping ``owner`` aligned."""
         while found := next((special for special in self._specials if special in text), None):
             seam = text.index(found) + 1
             text = f"{text[:seam]} {text[seam:]}"
@@ -103,6 +103,6 @@ def _runs(source: ModelInput) -> list[list[Segment]]:
 
 
 def _tails(priorities: list[int], n_over: int) -> set[int]:
-    """Positions to drop: highest priority first, from its end backwards, at most ``n_over``, never priority 0."""
+    """Positions to drop: highest priority first, from its end backwards, never priority 0."""
     order = sorted(range(len(priorities)), key=lambda position: (-priorities[position], -position))
     return {position for position in order[:n_over] if priorities[position] > 0}

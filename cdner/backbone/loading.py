@@ -1,4 +1,4 @@
-"""Opens a pretrained model with its tokenizer: from the hub, a folder, a checkpoint of ours, or the embedded one.
+"""Opens a model and its tokenizer: from the hub, a folder, a checkpoint of ours, or the embedded one.
 
 Safetensors only, no code from model repositories, ever. Knows nothing of training and generation.
 """
@@ -34,7 +34,7 @@ class LoadedModel:
 
 
 def load(choice: BackboneChoice, auto_class: Any, *, device: str, checkpoint: Path | None) -> LoadedModel:
-    """``auto_class`` is transformers' class for the family. ModelError says which model, why, and what to do."""
+    """``auto_class`` is transformers' class of the family. ModelError: which model, why, what to do."""
     from transformers import AutoTokenizer
 
     place = choose_device(device)
@@ -62,6 +62,12 @@ def load(choice: BackboneChoice, auto_class: Any, *, device: str, checkpoint: Pa
         choice=choice,
         max_input_tokens=trained,
     )
+
+
+def end_ids(model: Any, end_id: int) -> frozenset[int]:
+    """Every token that ends an output: the tokenizer's, and those a chat model names besides."""
+    named = model.generation_config.eos_token_id
+    return frozenset({end_id, *([] if named is None else [named] if isinstance(named, int) else named)})
 
 
 def _location(choice: BackboneChoice, checkpoint: Path | None) -> str:

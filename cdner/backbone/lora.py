@@ -1,4 +1,4 @@
-"""Low-rank adapters: put into a model for training, merged into plain weights before anything is saved for use."""
+"""Low-rank adapters: put into a model for training, merged into plain weights before anything is saved."""
 
 from __future__ import annotations
 

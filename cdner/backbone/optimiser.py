@@ -1,6 +1,6 @@
-"""AdamW whose state is exact to save: fp32 master weights where the model computes in bf16, the weights themselves else.
+"""AdamW with fp32 master weights where the model computes in bf16, and a state that can be saved exactly.
 
-Updates smaller than bf16's step would be lost on bf16 weights; the master copy keeps them. Knows nothing of losses.
+Updates smaller than bf16's step would be lost on bf16 weights; the master copy keeps them. Knows no losses.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class MasterAdamW:
             parameter.grad = None
 
     def step(self, factor: float) -> float:
-        """Clip, update with ``factor`` times the learning rate, clear gradients; the gradient norm before clipping."""
+        """Clip, update at ``factor`` x the learning rate, clear gradients; the norm before clipping."""
         self.collect()
         norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), self._clip_norm)
         for group in self._adamw.param_groups:
@@ -94,7 +94,7 @@ class MasterAdamW:
 
 
 def learning_rate_factor(step: int, n_steps: int, settings: Training) -> float:
-    """Factor of optimiser step ``step`` (0-based) of ``n_steps``: linear warm-up, then constant or linear to 0."""
+    """Factor of step ``step`` (0-based) of ``n_steps``: linear warm-up, then constant or linear to 0."""
     n_warmup = math.ceil(settings.warmup_ratio * n_steps)
     if step < n_warmup:
         return (step + 1) / n_warmup

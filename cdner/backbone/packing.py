@@ -1,4 +1,4 @@
-"""Groups training examples: seeded, length-bucketed batches, and the groups one forward pass takes. Knows no model."""
+"""Groups training examples: seeded, length-bucketed batches, and what one forward pass takes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EncodedExample:
 def epoch_batches(
     examples: Sequence[EncodedExample], batch_size: int, *, seed: int, epoch: int
 ) -> list[list[int]]:
-    """Indices of each batch of one epoch: every example once, similar lengths together, order by seed and epoch alone."""
+    """Indices of each batch of an epoch: every example once, similar lengths together, by seed and epoch."""
     chance = random.Random(f"{seed}:{epoch}")
     order = list(range(len(examples)))
     chance.shuffle(order)

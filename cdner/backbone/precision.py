@@ -15,7 +15,10 @@ DtypeName = Literal["auto", "bfloat16", "float32"]
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU. UsageError for an unknown name, ModelError for an absent device."""
+    """``auto`` is CUDA where there is one, else the CPU.
+
+    UsageError for an unknown name, ModelError for an absent device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -28,7 +31,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """``auto`` is bf16 on CUDA and on processors with AVX512-BF16 or AMX, where it is twice as fast; else fp32."""
+    """``auto`` is bf16 on CUDA and on CPUs with AVX512-BF16 or AMX, where it is twice as fast; else fp32."""
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
     fast = device.type == "cuda" or (device.type == "cpu" and _cpu_has_bf16())
@@ -36,6 +39,6 @@ def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
 
 
 def _cpu_has_bf16() -> bool:
-    # torch.cpu's queries have no public name before 2.14; absent means an older torch, where fp32 is the safe choice.
+    # Not public in torch yet; absent means a torch that does not know them, where fp32 is the safe choice.
     queries = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(query() for name in queries if (query := getattr(torch.cpu, name, None)) is not None)

@@ -1,4 +1,4 @@
-"""The state of a training run between two epochs: saved whole or not at all, and trusted only by its own run."""
+"""The state of a training run between two epochs: saved whole or not at all, trusted only by its own run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoder-decoder backbones (the T5 and BART kind): the input goes into the encoder, the target comes from the decoder.
+"""Encoder-decoder backbones (T5 and BART kind): the encoder reads the input, the decoder writes the target.
 
 T5 knows relative positions only, so it has no hard window; BART has one. Knows nothing of entities.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cdner.backbone.generation import StopRule, outputs
 from cdner.backbone.inputs import Budget, EncodedInput, InputEncoder
-from cdner.backbone.loading import LoadedModel, load
+from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
 from cdner.backbone.vocabulary import TokenizerVocabulary
 from cdner.config import BackboneChoice
@@ -53,11 +53,10 @@ class Seq2SeqBackbone:
         constraints: Sequence[TokenConstraint] | None = None,
         stop: Sequence[str] = (),
     ) -> Iterator[tuple[int, Generation]]:
-        """Greedy; yields (index into inputs, generation) as rows finish. ModelError if an input cannot fit."""
+        """Greedy; an iterator of (index into inputs, generation). ModelError if an input cannot fit."""
         encoded = [self._encode(source, index) for index, source in enumerate(inputs)]
-        rule = StopRule(
-            frozenset({self._vocabulary.end_id}), max_new_tokens, tuple(stop), self._vocabulary.decode
-        )
+        ends = end_ids(self.model, self._vocabulary.end_id)
+        rule = StopRule(ends, max_new_tokens, tuple(stop), self._vocabulary.decode)
         return outputs(
             lambda batch: _Seq2SeqDecoder(self, [encoded[index].ids for index in batch]),
             encoded,
@@ -68,7 +67,7 @@ class Seq2SeqBackbone:
         )
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """(n, d) mean of the last encoder layer over each text's tokens (its end token left out), one text at a time."""
+        """(n, d) mean of the last encoder layer over each text's tokens, its end token left out."""
         found = []
         with torch.inference_mode():
             for text in texts:
@@ -98,7 +97,7 @@ class Seq2SeqBackbone:
         return pack(examples, max_tokens=16384 if self.device.type == "cuda" else 4096)
 
     def loss_sum(self, examples: Sequence[EncodedExample]) -> Tensor:
-        """Summed cross-entropy of all target tokens; logits are made for target tokens only, not for padding."""
+        """Summed cross-entropy of all target tokens; logits are made for them only, not for padding."""
         sources, mask = self.padded([example.source for example in examples])
         start = self.model.config.decoder_start_token_id
         shifted, real = self.padded([(start, *example.target[:-1]) for example in examples])
@@ -160,7 +159,7 @@ class _Seq2SeqDecoder:
 
 @contextlib.contextmanager
 def _only(head: Any, positions: Tensor) -> Iterator[None]:
-    """Let the output layer see (n, d) chosen positions instead of (rows, length, d): the vocabulary product dominates."""
+    """Let the output layer see (n, d) chosen positions, not (rows, length, d): it is the costliest layer."""
     hook = head.register_forward_pre_hook(lambda _module, arguments: (arguments[0][positions],))
     try:
         yield

@@ -1,6 +1,6 @@
-"""One training loop for every backbone: AdamW, seeded batches, best-on-dev selection, resume to the same bits.
+"""One training loop for every backbone: AdamW, seeded batches, best-on-dev selection, exact resume.
 
-Randomness is a function of seed and epoch alone, so an epoch that is repeated after a kill repeats exactly. Knows
+Randomness is a function of seed and epoch alone, so an epoch repeated after a kill repeats exactly. Knows
 tokens and losses; what a target means is the caller's.
 """
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -69,9 +69,21 @@ Metric = Callable[[B], float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Examples:
+class _Job(Generic[B]):
+    """One call of ``fit``."""
+
+    backbone: B
     train: tuple[EncodedExample, ...]
     dev: tuple[EncodedExample, ...]
+    settings: Training
+    on_epoch: Callable[[EpochLog], None]
+    progress: Progress | None
+    metric: Metric[B] | None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        n_batches = math.ceil(len(self.train) / self.settings.batch_size)
+        return math.ceil(n_batches / self.settings.gradient_accumulation)
 
 
 def fit(
@@ -81,138 +93,130 @@ def fit(
     *,
     settings: Training,
     output: Path,
-    on_epoch: Callable[[EpochLog], None] = lambda log: None,
+    on_epoch: Callable[[EpochLog], None] = lambda _log: None,
     progress: Progress | None = None,
     metric: Metric[B] | None = None,
 ) -> FitResult:
     """Train ``backbone`` and write the selected weights to the folder ``output``, replacing what was there.
 
-    The backbone itself ends with the selected weights. ``metric`` (higher is better) is called after every epoch
-    and decides where ``settings.select`` is ``dev_metric``. A call that was killed goes on after its last finished
-    epoch when repeated with the same arguments; ``on_epoch`` then sees the remaining epochs, the result holds all.
-    UsageError for a selection that cannot be made, ModelError for an input that does not fit or a loss that is not
-    finite. Epochs 0 writes the weights as they are.
+    The backbone itself ends with the selected weights. ``metric`` (higher is better) is called after every
+    epoch and decides where ``settings.select`` is ``dev_metric``. A call that was killed goes on after its
+    last finished epoch when repeated with the same arguments; ``on_epoch`` then sees the finished epochs again.
+    UsageError for a selection that cannot be made, ModelError for an input that does not fit or a loss that is
+    not finite. Epochs 0 writes the weights as they are.
     """
     _check(settings, train, dev, metric)
-    examples = _Examples(_encode(backbone, train, settings), _encode(backbone, dev, settings))
+    encoded = _encode(backbone, train, settings), _encode(backbone, dev, settings)
+    job = _Job(backbone, *encoded, settings=settings, on_epoch=on_epoch, progress=progress, metric=metric)
     backbone.max_input_tokens = settings.max_input_tokens
-    with torch.random.fork_rng(devices=_cuda_devices(backbone.device)):
+    state_folder = output.parent / f".{output.name}.training"
+    with torch.random.fork_rng(devices=[backbone.device] if backbone.device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
-        state_folder = output.parent / f".{output.name}.training"
-        identity = fingerprint(backbone, examples.train, examples.dev, settings)
+        identity = fingerprint(backbone, job.train, job.dev, settings)
         adapters = attach(backbone.model, settings)
-        state = _train(backbone, examples, settings, state_folder, identity, on_epoch, progress, metric)
-        if state.best:
-            _load_weights(backbone.model, state.best)
-        if adapters is not None:
-            backbone.model = adapters.merge()
-    for parameter in backbone.model.parameters():
-        parameter.requires_grad_(True)
+        state = _train(job, state_folder, identity)
+    if state.best:
+        _load_weights(backbone.model, state.best)
+    if adapters is not None:
+        backbone.model = adapters.merge()
+        backbone.model.requires_grad_(True)
     backbone.model.eval()
-    _save(backbone, output, settings, state.best_epoch)
+    _save(backbone, output, settings=settings, best_epoch=state.best_epoch)
     discard(state_folder)
-    return FitResult(output, tuple(state.logs), state.best_epoch, read_card(output).weights_sha256)
+    return FitResult(output, state.logs, state.best_epoch, read_card(output).weights_sha256)
 
 
-def _train(
-    backbone: B,
-    examples: _Examples,
-    settings: Training,
-    folder: Path,
-    identity: str,
-    on_epoch: Callable[[EpochLog], None],
-    progress: Progress | None,
-    metric: Metric[B] | None,
-) -> TrainingState:
-    trainable = {name: p for name, p in backbone.model.named_parameters() if p.requires_grad}
+def _train(job: _Job[B], folder: Path, identity: str) -> TrainingState:
+    settings = job.settings
+    trainable = {name: p for name, p in job.backbone.model.named_parameters() if p.requires_grad}
     optimiser = MasterAdamW(trainable, settings)
     state = load_state(folder, identity) or TrainingState(identity)
     if state.last:
         optimiser.load_state(state.last, n_steps=state.logs[-1].step)
         state = replace(state, last={})
-    per_epoch = _steps_per_epoch(len(examples.train), settings)
-    if progress:
-        progress.start("training", total=per_epoch * (settings.epochs - len(state.logs)))
+    for log in state.logs:
+        job.on_epoch(log)  # the kill may have come between saving an epoch and telling of it
+    if job.progress:
+        job.progress.start("training", total=job.steps_per_epoch * (settings.epochs - len(state.logs)))
     for epoch in range(len(state.logs) + 1, settings.epochs + 1):
         started = time.monotonic()
-        loss = _epoch(backbone, examples.train, settings, optimiser, epoch, progress)
-        dev_loss, dev_metric = _measure(backbone, examples.dev, settings, metric)
+        loss = _epoch(job, optimiser, epoch)
+        dev_loss, dev_metric = _measure(job)
         log = EpochLog(
             epoch=epoch,
-            step=epoch * per_epoch,
+            step=epoch * job.steps_per_epoch,
             train_loss=loss,
             dev_loss=dev_loss,
             dev_metric=dev_metric,
             seconds=time.monotonic() - started,
-            n_truncated_tokens=sum(example.n_truncated for example in examples.train),
+            n_truncated_tokens=sum(example.n_truncated for example in job.train),
         )
-        state = _selected(state, log, settings, trainable)
+        state = _selected(state, log, settings=settings, trainable=trainable)
         if epoch < settings.epochs:
             save_state(folder, replace(state, last=optimiser.state()))
-        on_epoch(log)
+        job.on_epoch(log)
     return state
 
 
-def _epoch(
-    backbone: B,
-    examples: Sequence[EncodedExample],
-    settings: Training,
-    optimiser: MasterAdamW,
-    epoch: int,
-    progress: Progress | None,
-) -> float:
-    """One pass over the examples; the mean loss per target token."""
+def _epoch(job: _Job[B], optimiser: MasterAdamW, epoch: int) -> float:
+    """One pass over the training examples; the mean loss per target token."""
+    settings, n_steps = job.settings, job.steps_per_epoch
     torch.manual_seed(settings.seed * 100_003 + epoch)
-    batches = epoch_batches(examples, settings.batch_size, seed=settings.seed, epoch=epoch)
-    groups = [
-        batches[i : i + settings.gradient_accumulation]
-        for i in range(0, len(batches), settings.gradient_accumulation)
-    ]
-    n_steps = len(groups) * settings.epochs
+    batches = epoch_batches(job.train, settings.batch_size, seed=settings.seed, epoch=epoch)
+    per_step = settings.gradient_accumulation
     total, n_tokens = 0.0, 0
-    backbone.model.train()
-    for rank, group in enumerate(groups):
-        n_group = sum(len(examples[index].target) for batch in group for index in batch)
-        group_loss = 0.0
-        for batch in group:
-            for micro in backbone.microbatches([examples[index] for index in batch]):
-                loss = backbone.loss_sum(micro)
-                (loss / n_group).backward()  # type: ignore[no-untyped-call]
-                group_loss += loss.item()
-            optimiser.collect()
+    job.backbone.model.train()
+    for rank in range(n_steps):
+        group = [[job.train[index] for index in batch] for batch in batches[rank * per_step :][:per_step]]
+        n_group = sum(len(example.target) for batch in group for example in batch)
+        group_loss = _accumulate(job.backbone, group, optimiser, n_tokens=n_group)
         if not math.isfinite(group_loss):
-            raise ModelError(
-                f"The loss is {group_loss} in epoch {epoch}: lower the learning rate (now {settings.learning_rate:g})."
-            )
-        optimiser.step(learning_rate_factor((epoch - 1) * len(groups) + rank, n_steps, settings))
+            raise ModelError(f"The loss is {group_loss} in epoch {epoch}: lower the learning rate.")
+        step = (epoch - 1) * n_steps + rank
+        optimiser.step(learning_rate_factor(step, n_steps * settings.epochs, settings))
         total, n_tokens = total + group_loss, n_tokens + n_group
-        if progress:
-            progress.advance(note=f"epoch {epoch}/{settings.epochs} loss {total / n_tokens:.3f}")
+        if job.progress:
+            job.progress.advance(note=f"epoch {epoch}/{settings.epochs} loss {total / n_tokens:.3f}")
     return total / n_tokens
 
 
-def _measure(
-    backbone: B, dev: Sequence[EncodedExample], settings: Training, metric: Metric[B] | None
-) -> tuple[float | None, float | None]:
-    backbone.model.eval()
+def _accumulate(
+    backbone: TrainableBackbone,
+    group: Sequence[Sequence[EncodedExample]],
+    optimiser: MasterAdamW,
+    *,
+    n_tokens: int,
+) -> float:
+    """Add the gradients of the mean loss over all target tokens of the group; returns the summed loss."""
+    total = 0.0
+    for batch in group:
+        for micro in backbone.microbatches(batch):
+            loss = backbone.loss_sum(micro)
+            (loss / n_tokens).backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        optimiser.collect()
+    return total
+
+
+def _measure(job: _Job[B]) -> tuple[float | None, float | None]:
+    """Mean dev loss per target token and the caller's metric, each None where there is nothing to measure."""
+    job.backbone.model.eval()
     loss = None
-    if dev:
-        in_order = sorted(dev, key=lambda example: example.n_tokens)
+    if job.dev:
+        order = sorted(job.dev, key=lambda example: example.n_tokens)
+        size = job.settings.batch_size
         with torch.inference_mode():
-            batches = [
-                in_order[i : i + settings.batch_size] for i in range(0, len(in_order), settings.batch_size)
-            ]
-            losses = [
-                backbone.loss_sum(micro).item() for batch in batches for micro in backbone.microbatches(batch)
-            ]
-        loss = sum(losses) / sum(len(example.target) for example in dev)
-    return loss, None if metric is None else float(metric(backbone))
+            batches = [order[i : i + size] for i in range(0, len(order), size)]
+            groups = [group for batch in batches for group in job.backbone.microbatches(batch)]
+            total = sum(job.backbone.loss_sum(group).item() for group in groups)
+        loss = total / sum(len(example.target) for example in job.dev)
+    return loss, None if job.metric is None else float(job.metric(job.backbone))
 
 
 def _selected(
-    state: TrainingState, log: EpochLog, settings: Training, trainable: dict[str, torch.nn.Parameter]
+    state: TrainingState, log: EpochLog, *, settings: Training, trainable: dict[str, torch.nn.Parameter]
 ) -> TrainingState:
-    """The state with this epoch's log, and its weights if it is the best so far (the earlier one wins a tie)."""
+    """The state with this epoch's log, and its weights if it is the best so far (a tie keeps the earlier)."""
     logs = (*state.logs, log)
     if settings.select == "last":
         better = log.epoch == settings.epochs
@@ -235,7 +239,7 @@ def _quality(log: EpochLog, settings: Training) -> float:
     return value if settings.select == "dev_metric" else -value
 
 
-def _save(backbone: TrainableBackbone, output: Path, settings: Training, best_epoch: int) -> None:
+def _save(backbone: TrainableBackbone, output: Path, *, settings: Training, best_epoch: int) -> None:
     def fill(folder: Path) -> None:
         with quiet():
             backbone.model.save_pretrained(folder)
@@ -275,10 +279,6 @@ def _encode(
     )
 
 
-def _steps_per_epoch(n_examples: int, settings: Training) -> int:
-    return math.ceil(math.ceil(n_examples / settings.batch_size) / settings.gradient_accumulation)
-
-
 def _check(
     settings: Training, train: Sequence[TrainingExample], dev: Sequence[TrainingExample], metric: object
 ) -> None:
@@ -290,7 +290,3 @@ def _check(
         raise UsageError("select = 'dev_loss' needs dev examples; without them use select = 'last'.")
     if settings.select == "dev_metric" and metric is None:
         raise UsageError("select = 'dev_metric' needs a metric; without one use 'dev_loss' or 'last'.")
-
-
-def _cuda_devices(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []

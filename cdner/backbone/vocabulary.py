@@ -1,8 +1,8 @@
 """What the codec may know of a tokenizer: the bytes of its pieces, and the round trip of a text.
 
-Exists so that the codec needs no tokenizer library. Text that comes from a corpus must never become a special
-token; ``encode_plain`` guarantees that for every tokenizer, also where a special token is an ordinary piece of
-the model's vocabulary (T5's ``</s>``).
+Exists so that the codec needs no tokenizer library. Text from a corpus must never become a special token,
+also where that is an ordinary piece of the vocabulary (T5's ``</s>``): first ``neutralised``, then
+``encode_plain``.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def special_strings(tokenizer: Any) -> tuple[str, ...]:
 
 
 def neutralised(text: str, specials: Sequence[str]) -> str:
-    """The text with a space inside every special-token string, so that it reads the same and commands nothing."""
+    """The text with a space inside every special-token string: it reads the same and commands nothing."""
     while found := next((special for special in specials if special in text), None):
         text = text.replace(found, f"{found[0]} {found[1:]}")
     return text
 
 
 def encode_plain(tokenizer: Any, text: str) -> PlainTokens:
-    """Token ids of a text without any special token, whatever the text spells (the unknown id may occur)."""
+    """Token ids of a ``neutralised`` text: no special token but the unknown one."""
     encoded = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
     )
@@ -109,7 +109,7 @@ def _sentencepiece_bytes(piece: str) -> bytes:
 
 
 def _byte_level_characters() -> dict[str, int]:
-    """Byte-level BPE writes byte b as a visible character: itself where printable, else the next one from U+0100 on."""
+    """Byte-level BPE writes a byte as a visible character: itself, or the next free one from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(256) if byte not in printable]
     table = {chr(byte): byte for byte in printable}
