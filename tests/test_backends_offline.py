@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cdner.backends import open_backend, request_id
+from cdner.backends import open_backend
 from cdner.backends.replay import ReplayBackend
 from cdner.backends.scripted import ScriptedBackend, written
 from cdner.config import Execution, Llm
 from cdner.errors import BackendError, InputError, UsageError
+from cdner.store.reasoning import request_id
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
 
 
@@ -23,7 +24,7 @@ def ask(text: str) -> ReasoningRequest:
 
 
 def identity(request: ReasoningRequest, *, family: str = "f", model: str = "m") -> str:
-    return request_id(request, family=family, model=model)
+    return request_id(family, model, request)
 
 
 # --- identity ----------------------------------------------------------------------------------------------
@@ -63,7 +64,7 @@ def test_replay_answers_from_what_is_stored_and_names_what_is_missing() -> None:
     assert outcomes[0][1] == written("1") and outcomes[2][1] == written("3")
     gap = outcomes[1][1]
     assert isinstance(gap, Gap)
-    assert request_id(ask("two"), family="openai", model="gpt") in gap.reason
+    assert request_id("openai", "gpt", ask("two")) in gap.reason
     assert "2 of 3" in gap.reason and "openai gpt" in gap.reason
     assert (backend.family, backend.model) == ("openai", "gpt")
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from cdner.config import Execution, Llm
-from cdner.hashing import content_hash
 from cdner.registry import resolve
 from cdner.types import Completion, ReasoningBackend, ReasoningRequest
 
@@ -31,23 +30,3 @@ def open_backend(llm: Llm, execution: Execution, *, lookup: Lookup | None = None
     """
     factory = cast(BackendFactory, resolve("backend", llm.backend))
     return factory(llm, execution, lookup=lookup)
-
-
-def request_id(request: ReasoningRequest, *, family: str, model: str) -> str:
-    """Identity of a request: who is asked, what, and how; not where, how fast or by whom."""
-    sampling = request.sampling
-    return content_hash(
-        {
-            "family": family,
-            "model": model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
-            "sampling": {
-                "max_tokens": sampling.max_tokens,
-                "temperature": float(sampling.temperature),
-                "top_p": float(sampling.top_p),
-                "seed": sampling.seed,
-                "stop": list(sampling.stop),
-            },
-            "schema": request.schema,
-        }
-    )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cdner.backends import Lookup, request_id
+from cdner.backends import Lookup
 from cdner.config import Execution, Llm
 from cdner.errors import BackendError
+from cdner.store.reasoning import request_id
 from cdner.types import Completion, Gap, ReasoningRequest
 
 
@@ -37,7 +38,7 @@ class ReplayBackend:
             if found is not None:
                 yield index, found
                 continue
-            missing = request_id(request, family=self._family, model=self._model)
+            missing = request_id(self._family, self._model, request)
             yield (
                 index,
                 Gap(
