@@ -124,9 +124,7 @@ def test_every_gold_entity_has_the_outcome_that_plain_loops_find(predicted):
 def test_the_error_views_count_what_evaluate_counts(predicted):
     store, run_id, sentences, predictions = predicted
     report = error_proportions([sentences[p] for p in predictions], list(predictions.values()), TYPES)
-    for row in report:
-        if row.entity_type == "*":
-            continue
+    for row in (row for row in report if row.entity_type != "*"):
         counts = {
             outcome: rows(
                 store,
@@ -198,12 +196,8 @@ def test_errors_are_listed_by_kind_and_filtered_by_type(predicted):
     _, actors = list_errors(store, run_id, kind="type", gold="actor", predicted="misc", limit=1000)
     assert actors == [row for row in everything if row[1:3] == ("actor", "misc")]
     assert actors
-    assert (
-        list_errors(store, run_id, kind="missed", limit=2)[1]
-        == list_errors(store, run_id, kind="missed")[1][:2]
-    )
     for kind in ("missed", "spurious", "boundary"):
-        assert list_errors(store, run_id, kind=kind)[1]
+        assert len(list_errors(store, run_id, kind=kind, limit=2)[1]) == 2
     with pytest.raises(UsageError, match="Did you mean 'boundary'"):
         list_errors(store, run_id, kind="boundry")
     with pytest.raises(UsageError, match="'spurious' have no gold type"):

@@ -1,0 +1,102 @@
+"""Corpora and label sets come out of the store as they went in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from store_examples import CORPUS, DOMAIN, import_corpus
+
+from cdner.store import Store
+from cdner.store.corpora import (
+    CorpusSummary,
+    find_corpus_run,
+    list_corpora,
+    load_corpus,
+    load_domain,
+    save_corpus,
+)
+from cdner.store.runs import begin_attempt, finish_attempt, run_spec
+from cdner.types import (
+    Corpus,
+    Domain,
+    Entity,
+    Sentence,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cdner.duckdb")
+
+
+def test_a_corpus_and_its_label_set_come_back(store):
+    run_id = import_corpus(store)
+    assert load_corpus(store, run_id) == CORPUS
+    assert load_domain(store, run_id) == DOMAIN
+
+
+def test_an_empty_corpus_an_empty_sentence_and_an_empty_label_set_come_back(store):
+    empty = Corpus("nothing", "dev", ())
+    run_id = import_corpus(store, empty, Domain("nothing", "source", ()))
+    assert load_corpus(store, run_id) == empty
+    assert load_domain(store, run_id) == Domain("nothing", "source", ())
+    blank = Corpus("nothing", "test", (Sentence(()), Sentence(("",))))
+    assert load_corpus(store, import_corpus(store, blank)) == blank
+
+
+def test_saving_a_corpus_again_replaces_it(store):
+    run_id = import_corpus(store)
+    shorter = replace(CORPUS, sentences=CORPUS.sentences[:1], n_repaired_tags=0)
+    save_corpus(store, run_id, shorter, DOMAIN)
+    assert load_corpus(store, run_id) == shorter
+
+
+def test_equal_sentences_of_two_corpora_are_stored_once(store):
+    import_corpus(store)
+    import_corpus(store, replace(CORPUS, split="test"))
+    with store.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM sentence").fetchone() == (3,)
+        assert connection.execute("SELECT count(*) FROM corpus_sentence").fetchone() == (8,)
+
+
+@given(
+    st.lists(st.lists(st.text(), max_size=4).map(tuple), max_size=5),
+    st.text(min_size=1),
+)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_comes_back(store, token_lists, entity_type):
+    sentences = tuple(
+        Sentence(tokens, (Entity(0, len(tokens), entity_type),) if tokens else ()) for tokens in token_lists
+    )
+    corpus = Corpus("any", "train", sentences, types=(entity_type,))
+    save_corpus(store, "any", corpus, DOMAIN)
+    assert load_corpus(store, "any") == corpus
+
+
+def test_the_latest_finished_import_is_found(store):
+    assert find_corpus_run(store, "films", "train") is None
+    specs = [run_spec("import", 1, {"n": n}, ()) for n in range(3)]
+    attempts = []
+    for spec in specs:
+        attempts.append(begin_attempt(store, spec, {}))
+        save_corpus(store, spec.run_id, CORPUS, DOMAIN)
+    assert find_corpus_run(store, "films", "train") is None
+    finish_attempt(store, attempts[1], "done")
+    finish_attempt(store, attempts[0], "done")
+    finish_attempt(store, attempts[2], "failed")
+    assert find_corpus_run(store, "films", "train") == specs[0].run_id
+    assert find_corpus_run(store, "films", "test") is None
+    assert find_corpus_run(store, "films", "train", step="other") is None
+
+
+def test_corpora_are_listed_with_their_counts_train_before_test(store):
+    other = import_corpus(store, replace(CORPUS, split="test", sentences=CORPUS.sentences[1:2]))
+    run_id = import_corpus(store)
+    assert list_corpora(store) == [
+        CorpusSummary(run_id, "films", "train", "target", 4, 2, 3, 3, 3),
+        CorpusSummary(other, "films", "test", "target", 1, 1, 0, 0, 3),
+    ]
