@@ -295,6 +295,7 @@ class DieAt:
     after: bool = False
 
     def __call__(self) -> None:
+        sys.modules["cdner.pipeline.models"].CHUNK = 2  # type: ignore[attr-defined]
         module = sys.modules[self.module]
         original = getattr(module, self.function)
         n_calls = 0

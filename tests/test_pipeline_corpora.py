@@ -1,0 +1,199 @@
+"""Corpora of one's own through the pipeline, and what of a corpus may and may not reach a prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fixtures.tiny_models import write_tiny_llama
+from pipeline_experiments import (
+    CALLS,
+    calls,
+    cdner,
+    copy_of,
+    finished_store,
+    sql,
+    write_experiment,
+)
+
+import cdner as package
+from cdner.corpora.demo import FILES
+from cdner.store import Store
+
+SHIPS = {
+    "train": "Wulf B-ship\nleft O\nKiel B-harbour\n\nThe O\nSee B-ship\nAdler I-ship\nsank O\n",
+    "dev": "Adler B-ship\nmet O\nCaptain O\nRohde B-captain\n",
+    "test": "Kiel B-harbour\nsaw O\nWulf B-ship\n",
+}
+AWKWARD = {
+    "train": "{{ O\n7*7 B-term\n}} O\n",
+    "dev": "{% O\nraw B-term\n%} O\n",
+    "test": "</s> O\n<|im_end|> B-term\n<text> O\n{{ O\nconfig B-term\n}} O\n{# O\nx O\n#} O\n\\n O\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def _log_of_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
+
+
+def write_splits(folder: Path, texts: dict[str, str]) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    for split, text in texts.items():
+        (folder / f"{split}.txt").write_text(text, encoding="utf-8")
+    return [folder / f"{split}.txt" for split in texts]
+
+
+def test_own_files_without_a_types_file_train_predict_and_evaluate(tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    imported = cdner(
+        store, "import", "conll", *write_splits(tmp_path / "in", SHIPS), "--domain", "ships", "--json"
+    )
+    assert [(row["split"], row["n_sentences"], row["n_entities"]) for row in imported.rows] == [
+        ("train", 2, 3),
+        ("dev", 1, 2),
+        ("test", 1, 2),
+    ]
+    experiment = write_experiment(tmp_path, "causal", settings=("without_all",))
+    evaluated = cdner(
+        store, "evaluate", "-e", experiment, "--target", "ships", "--setting", "without_all", "--json"
+    )
+    assert evaluated.code == 0, evaluated.err
+    assert [row["step"] for row in evaluated.rows] == [
+        "evaluate:without_all/dev",
+        "evaluate:without_all/test",
+    ]
+    supports = sql(
+        store, "SELECT split, entity_type, n_gold FROM score WHERE metric_family = 'strict' AND n_gold > 0"
+    )
+    assert {row for row in supports if row[0] == "dev"} == {  # "captain" stands in dev alone
+        ("dev", "*", 2),
+        ("dev", "macro", 2),
+        ("dev", "ship", 1),
+        ("dev", "captain", 1),
+    }
+    assert calls() == []
+
+
+def test_the_label_order_given_at_import_is_the_order_of_the_types(tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    files = write_splits(tmp_path / "in", SHIPS)
+    order = "captain,harbour,ship"
+    assert cdner(store, "import", "conll", *files, "--domain", "ships", "--types", order).code == 0
+    experiment = write_experiment(tmp_path, settings=("without_source",))
+    assert cdner(store, "run", experiment, "--target", "ships", "--until", "train").code == 0
+    (settings,) = sql(store, "SELECT settings->>'types' FROM run WHERE step = 'train'")
+    assert settings == ('["captain","harbour","ship"]',)
+
+
+@pytest.mark.parametrize("domain", ["film", "ai", "conll2003"])
+def test_other_bytes_under_a_pinned_name_are_refused(tmp_path: Path, domain: str) -> None:
+    store = tmp_path / "s.duckdb"
+    (file,) = write_splits(tmp_path / "in", {"train": "Uma B-person\n"})
+    refused = cdner(store, "import", "conll", file, "--domain", domain)
+    assert refused.code == 1
+    assert refused.err.count("\n") <= 2  # a progress line, and the error
+    assert f"{file}: this is not the {domain}/train that cdner knows by checksum" in refused.err
+    assert f"--domain my_{domain}" in refused.err
+    assert not store.exists()
+
+
+def test_the_same_bytes_under_a_pinned_name_are_the_pinned_run(tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    file = Path(package.__file__).parent / "corpora" / "demo" / "film" / "train.txt"
+    assert ("film", "train") in FILES
+    (row,) = cdner(store, "import", "conll", file, "--domain", "film", "--json").rows
+    plan = cdner(store, "run", write_experiment(tmp_path), "--dry-run", "--json").rows
+    states = {step["run_id"]: step["state"] for step in plan}
+    assert states[row["run_id"]] == "done"
+
+
+def test_a_missing_corpus_is_one_line_with_the_way_out(tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    ran = cdner(store, "run", write_experiment(tmp_path), "--target", "trains", "--dry-run")
+    assert ran.code == 1
+    assert "The store has no corpus trains/train. Import it first: cdner import conll" in ran.err
+    assert not store.exists()
+
+
+@pytest.mark.slow
+def test_requests_are_the_same_without_gold_labels(tmp_path: Path) -> None:
+    store = copy_of(finished_store("seq2seq"), tmp_path / "copy")
+    asked = "SELECT run_id, position, request_id FROM reasoning ORDER BY ALL"
+    before = sql(store, asked)
+    with Store(store).transaction() as connection:
+        connection.execute("DELETE FROM gold_entity")
+    experiment = write_experiment(tmp_path)
+    for setting in ("full", "without_initial"):
+        again = cdner(store, "reason", "-e", experiment, "--setting", setting, "--force", "--json")
+        assert [row["state"] for row in again.rows] == ["done"] * 3, again.err
+    assert sql(store, asked) == before
+    assert calls() == []
+
+
+@pytest.mark.slow
+def test_awkward_text_reaches_the_llm_and_the_model_verbatim(tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    files = write_splits(tmp_path / "in", AWKWARD)
+    assert cdner(store, "import", "conll", *files, "--domain", "signs", "--types", "term,sign").code == 0
+    experiment = write_experiment(tmp_path, "causal", settings=("full",))
+    ran = cdner(store, "run", experiment, "--target", "signs", "--n-examples", 0, "--json")
+    assert ran.code == 0, ran.err
+    text = "</s> <|im_end|> <text> {{ config }} {# x #} \\n"
+    (last,) = sql(
+        store,
+        "SELECT text FROM prompt_text JOIN request_message USING (text_id) JOIN reasoning USING (request_id)"
+        " JOIN experiment_run USING (run_id) WHERE label = 'reason:full/test'"
+        " ORDER BY request_message.position DESC LIMIT 1",
+    )
+    assert text in last[0]
+    assert "49" not in last[0]
+    assert sql(store, "SELECT count(*) FROM prediction") == [(1 + 1 + 1 + 1,)]
+
+
+@pytest.mark.slow
+def test_reasoning_beyond_the_window_is_cut_and_counted(tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    assert (
+        cdner(store, "import", "conll", *write_splits(tmp_path / "in", SHIPS), "--domain", "ships").code == 0
+    )
+    model = write_tiny_llama(tmp_path / "narrow", window=200)
+    experiment = write_experiment(tmp_path, "causal", settings=("full",))
+    options = ("--target", "ships", "--n-examples", 0, "--backbone-model", model)
+    small = ("--set", "train_augmented.max_target_tokens=60", "--set", "predict.max_new_tokens=100")
+    ran = cdner(store, "run", experiment, *options, *small)
+    assert ran.code == 0, ran.err
+    cut = sql(
+        store,
+        "SELECT label, sum(n_truncated_tokens), max(n_input_tokens) FROM prediction"
+        " JOIN experiment_run USING (run_id) GROUP BY label ORDER BY label",
+    )
+    found = {label: (n_cut, longest) for label, n_cut, longest in cut}
+    assert found["predict:full/test"][0] > 0
+    assert found["predict:without_all/dev"][0] == 0
+    assert max(longest for _, longest in found.values()) <= 200 - 100
+    (logged,) = sql(
+        store,
+        "SELECT max(n_truncated_tokens) FROM train_log JOIN experiment_run USING (run_id)"
+        " WHERE label = 'train:full'",
+    )
+    assert logged[0] > 0
+
+
+@pytest.mark.slow
+def test_a_sentence_longer_than_the_window_is_one_clear_line(tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    long = {**SHIPS, "test": "Kiel B-harbour\n" + "zzyzx O\n" * 120}
+    assert (
+        cdner(store, "import", "conll", *write_splits(tmp_path / "in", long), "--domain", "ships").code == 0
+    )
+    model = write_tiny_llama(tmp_path / "narrow", window=256)
+    experiment = write_experiment(tmp_path, "causal", settings=("without_source",))
+    ran = cdner(store, "run", experiment, "--target", "ships", "--backbone-model", model)
+    assert ran.code == 1
+    error = ran.err.strip().splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert "tokens that must be kept" in error
+    assert "the model takes" in error
+    (row,) = [row for row in cdner(store, "runs", "--json").rows if row["state"] != "done"]
+    assert (row["step"], row["state"]) == ("predict", "failed")

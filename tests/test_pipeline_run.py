@@ -1,0 +1,270 @@
+"""A whole experiment through the command line: what it stores, what it prints, and what a second run does."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from pipeline_experiments import (
+    CALLS,
+    GAPS,
+    N_DEV,
+    N_SENTENCES,
+    N_TEST,
+    N_TRAIN,
+    N_TYPES,
+    SETTINGS,
+    calls,
+    cdner,
+    copy_of,
+    dump,
+    finished_store,
+    sql,
+    write_experiment,
+)
+
+from cdner import prompts
+from cdner.config import REASONING_SETTINGS
+from cdner.evaluate import score
+from cdner.reasoning import parse_reasoning
+from cdner.store import Store
+from cdner.store.corpora import load_corpus
+from cdner.store.predictions import load_predictions, predicted_corpus
+from cdner.store.reasoning import load_completions, load_reasoning
+
+FAMILIES = ("seq2seq", "causal")
+
+
+@pytest.fixture(autouse=True)
+def _log_of_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
+
+
+def run_of(store: Path, label: str) -> str:
+    return str(sql(store, f"SELECT run_id FROM experiment_run WHERE label = '{label}'")[0][0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_printed_figures_are_the_scores_of_the_stored_predictions(family: str) -> None:
+    store = finished_store(family)
+    rows = json.loads((store.parent / "table.json").read_text())
+    assert [(row["setting"], row["split"]) for row in rows] == [
+        (setting, split) for setting in SETTINGS for split in ("dev", "test")
+    ]
+    for row in rows:
+        run_id = run_of(store, f"predict:{row['setting']}/{row['split']}")
+        predictions = load_predictions(Store(store), run_id)
+        corpus = load_corpus(Store(store), predicted_corpus(Store(store), run_id))
+        assert len(predictions) == {"dev": N_DEV, "test": N_TEST}[row["split"]]
+        scored = score(
+            [corpus.sentences[position] for position in predictions],
+            list(predictions.values()),
+            prompts.load_domain("film").types,
+        )
+        assert _stored_counts(store, row["run_id"]) == sorted(
+            (found.metric, found.entity_type, found.n_gold, found.n_predicted, found.n_correct)
+            for found in scored
+        )
+        f1 = {(found.metric, found.entity_type): round(100 * found.f1, 2) for found in scored}
+        names = {"strict_f1": "strict", "span_f1": "span", "mention_set_f1": "mention_set"}
+        assert {key: row[key] for key in names} == {key: f1[name, "*"] for key, name in names.items()}
+        assert row["macro_f1"] == f1["strict", "macro"]
+    n_predicted = sql(store, "SELECT sum(n_predicted) FROM score WHERE entity_type = '*'")[0][0]
+    assert n_predicted > len(rows)  # random models, but there is something to score
+
+
+def _stored_counts(store: Path, run_id: str) -> list[tuple[str, str, int, int, int]]:
+    columns = "metric_family, entity_type, n_gold, n_predicted, n_correct"
+    return sorted(sql(store, f"SELECT {columns} FROM score WHERE run_id = '{run_id}'"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_step_is_done_once_and_labelled(family: str) -> None:
+    store = finished_store(family)
+    states = sql(store, "SELECT count(*), count(DISTINCT run_id), count_if(status = 'done') FROM attempt")
+    n_steps = len(sql(store, "SELECT label FROM experiment_run"))
+    assert states == [(n_steps, n_steps, n_steps)]
+    assert cdner(store, "store", "verify").code == 0
+    for table, rows in dump(store).items():
+        assert rows, f"{table} is empty"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_sentence_has_the_reasoning_of_its_own_request(family: str) -> None:
+    store = finished_store(family)
+    for setting in REASONING_SETTINGS:
+        n_found = 0
+        for split in ("train", "dev", "test"):
+            run_id = run_of(store, f"reason:{setting}/{split}")
+            corpus = load_corpus(Store(store), sql(store, _CORPUS_OF.format(run_id))[0][0])
+            asked = dict(sql(store, f"SELECT position, request_id FROM reasoning WHERE run_id = '{run_id}'"))
+            completions = load_completions(Store(store), list(asked.values()))
+            last = dict(sql(store, _LAST_MESSAGE))
+            for position, chain in load_reasoning(Store(store), run_id).items():
+                assert corpus.sentences[position].text in last[asked[position]]
+                text = completions[asked[position]].text
+                assert chain == parse_reasoning(text, setting, structured=True)
+                assert bool(chain.initial) == (setting in ("full", "without_backward"))
+                assert chain.bidirectional
+                n_found += 1
+        assert n_found == N_SENTENCES
+
+
+_CORPUS_OF = "SELECT input_run_id FROM run_input WHERE run_id = '{}' AND position = 1"
+_LAST_MESSAGE = """
+    SELECT request_id, arg_max(text, position) FROM request_message JOIN prompt_text USING (text_id)
+    GROUP BY request_id
+"""
+
+
+@pytest.mark.slow
+def test_confusion_scores_sum_as_the_equations_say() -> None:
+    sums = sql(
+        finished_store("seq2seq"),
+        "SELECT dimension, sum(score) FROM confusion WHERE dimension[1] = 'v' GROUP BY dimension, gold_type",
+    )
+    assert len(sums) == 3 * N_TYPES
+    for dimension, total in sums:
+        assert total == pytest.approx(2 if dimension == "v_conf" else 1)
+
+
+@pytest.mark.slow
+def test_a_second_run_finds_everything_and_asks_nothing(tmp_path: Path) -> None:
+    store = copy_of(finished_store("seq2seq"), tmp_path / "copy")
+    before, n_attempts = dump(store), sql(store, "SELECT count(*) FROM attempt")
+    experiment = write_experiment(tmp_path)
+    again = cdner(store, "run", experiment, "--json")
+    assert (again.code, again.out) == (0, (store.parent / "table.json").read_text())
+    assert calls() == []
+    assert dump(store) == before
+    assert sql(store, "SELECT count(*) FROM attempt") == n_attempts
+    rows = list(csv.DictReader(io.StringIO(cdner(store, "run", experiment, "--csv").out)))
+    assert [row["strict_f1"] for row in rows] == [str(row["strict_f1"]) for row in again.rows]
+    table = cdner(store, "run", experiment).out
+    assert all(f"{row['span_f1']:.2f}" in table and row["setting"] in table for row in again.rows)
+    until = cdner(store, "run", experiment, "--until", "reason:full/test", "--json").rows
+    assert {row["state"] for row in until} == {"found"}
+    preview = cdner(store, "run", experiment, "--dry-run", "--json").rows
+    assert {row["state"] for row in preview} == {"done"}
+    assert {row["llm_calls"] for row in preview} == {0, None}
+
+
+@pytest.mark.slow
+def test_force_does_the_named_step_again_and_replaces_its_rows(tmp_path: Path) -> None:
+    store = copy_of(finished_store("seq2seq"), tmp_path / "copy")
+    before = dump(store)
+    predict = ("predict", "-e", write_experiment(tmp_path), "--setting", "full", "--split", "test", "--json")
+    assert [row["state"] for row in cdner(store, *predict).rows] == ["found"]
+    (forced,) = cdner(store, *predict, "--force").rows
+    assert forced["state"] == "done"
+    assert sql(store, "SELECT run_id FROM attempt WHERE attempt_n > 1") == [(forced["run_id"],)]
+    assert dump(store) == before
+
+
+def test_until_stops_after_the_named_step(tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    experiment = write_experiment(tmp_path, settings=("without_source",))
+    ran = cdner(store, "run", experiment, "--until", "train", "--json")
+    assert ran.code == 0
+    assert [row["step"] for row in ran.rows] == [
+        "import:film/train",
+        "import:film/dev",
+        "train:without_source",
+    ]
+    assert sql(store, "SELECT count(*) FROM prediction") == [(0,)]
+    unknown = cdner(store, "run", experiment, "--until", "quantify")
+    assert unknown.code == 2
+    assert "No step 'quantify'" in unknown.err
+
+
+@pytest.mark.slow
+def test_gaps_end_in_exit_code_3_and_a_rerun_asks_for_them_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "s.duckdb"
+    experiment = write_experiment(tmp_path, settings=("full",))
+
+    def llm_calls() -> dict[str, int]:
+        rows = cdner(store, "run", experiment, "--dry-run", "--json").rows
+        return {row["step"]: row["llm_calls"] for row in rows if row["llm_calls"] is not None}
+
+    every = {"reason:full/train": N_TRAIN, "reason:full/dev": N_DEV, "reason:full/test": N_TEST}
+    assert llm_calls() == {"describe:target": N_TYPES, **every}
+    assert not store.exists()
+
+    monkeypatch.setenv(
+        GAPS, "director"
+    )  # one type's description; the type stands in no sentence's last message
+    described = cdner(store, "run", experiment)
+    assert described.code == 3
+    assert "no description of 'director' (the server was busy)" in described.err
+    assert len(calls()) == N_TYPES
+    assert llm_calls()["describe:target"] == 1
+
+    monkeypatch.setenv(GAPS, "|".join(_first_words(store)))
+    partial = cdner(store, "run", experiment)
+    assert partial.code == 3
+    assert f"reason:full/train: 2 of {N_TRAIN} sentences have no reasoning text yet" in partial.err
+    assert "run the same command again" in partial.err
+    assert len(calls()) == N_TYPES + 1 + N_TRAIN
+    assert llm_calls() == {"describe:target": 0, **every, "reason:full/train": 2}
+    assert cdner(store, "store", "verify").code == 0
+
+    monkeypatch.delenv(GAPS)
+    assert cdner(store, "run", experiment).code == 0
+    assert len(calls()) == N_TYPES + 1 + N_TRAIN + 2 + N_DEV + N_TEST
+    assert set(llm_calls().values()) == {0}
+    assert sql(store, "SELECT count(*) FROM reasoning WHERE gap_reason IS NOT NULL") == [(0,)]
+    whole = dump(finished_store("seq2seq"))
+    assert set(dump(store)["predicted_entity"]) <= set(whole["predicted_entity"])
+
+
+def _first_words(store: Path) -> list[str]:
+    """What two of the sampled training sentences begin with, as their last message shows it."""
+    from cdner.corpora.demo import read_demo
+    from cdner.corpora.sampling import sample
+
+    sentences = sample(read_demo("film", "train"), N_TRAIN, seed=0).sentences
+    return [sentence.text for sentence in sentences[:2]]
+
+
+def run_ids(tmp_path: Path, *options: str) -> dict[str, str]:
+    plan = cdner(tmp_path / "none.duckdb", "run", write_experiment(tmp_path), "--dry-run", "--json", *options)
+    assert plan.code == 0, plan.err
+    return {row["step"]: row["run_id"] for row in plan.rows}
+
+
+def test_how_a_run_is_executed_changes_no_run_id(tmp_path: Path) -> None:
+    elsewhere = (
+        *(
+            "--batch-size",
+            "3",
+            "--device",
+            "cpu",
+            "--concurrency",
+            "2",
+            "--base-url",
+            "http://localhost:1/v1",
+        ),
+        *("--set", "execution.timeout_seconds=7", "--backend", "replay", "--set", "name=other"),
+    )
+    assert run_ids(tmp_path, *elsewhere) == run_ids(tmp_path)
+
+
+def test_a_whole_number_and_the_same_float_give_one_run_id(tmp_path: Path) -> None:
+    whole, real = (run_ids(tmp_path, "--set", f"confusion.w0={value}") for value in ("3", "3.0"))
+    assert whole == real
+    assert whole["quantify:target"] != run_ids(tmp_path)["quantify:target"]
+
+
+def test_a_setting_changes_the_runs_that_depend_on_it_and_no_others(tmp_path: Path) -> None:
+    before, after = run_ids(tmp_path), run_ids(tmp_path, "--alpha", "0.4")
+    changed = {label for label in before if before[label] != after[label]}
+    augmented = {label for label in before for name in REASONING_SETTINGS if f":{name}" in label}
+    assert changed == {"quantify:target", *augmented}

@@ -1,0 +1,82 @@
+"""Every experiment that ships with cdner loads, plans without a download, and runs the same code on tiny models."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from pipeline_experiments import cdner, shared_folder, sql
+
+from cdner.cli.experiment import find_experiment, shipped_experiments
+
+PAPER = ("paper-flan-t5-base", "paper-flan-t5-large")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_experiments()))
+def test_a_shipped_experiment_plans_without_network_or_store(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a plan needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("CDNER_CACHE", str(tmp_path / "cache"))
+    plan = cdner(tmp_path / "s.duckdb", "run", name, "--dry-run", "--json")
+    assert plan.code == 0, plan.err
+    experiment = find_experiment(name)
+    labels = [row["step"] for row in plan.rows]
+    for setting in experiment.settings:
+        assert f"train:{setting}" in labels
+        assert all(f"evaluate:{setting}/{split}" in labels for split in experiment.splits)
+    assert {row["state"] for row in plan.rows} == {"absent"}
+    assert len({row["run_id"] for row in plan.rows}) == len(labels)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_constants_are_in_its_experiments(name: str) -> None:
+    experiment = find_experiment(name)
+    for training in (experiment.train_source, experiment.train_target, experiment.train_augmented):
+        assert (training.learning_rate, training.batch_size) == (1e-5, 10)
+    confusion = experiment.confusion
+    assert (confusion.alpha, confusion.beta, confusion.w0, confusion.delta) == (0.5, 0.5, 2.5, 1.0)
+    assert (experiment.reason.n_examples, experiment.reason.model) == (10, "gpt-4o-mini")
+    assert experiment.backbone.dtype == "bfloat16"  # fp16 overflows in T5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "settings"), [(PAPER[0], None), (PAPER[1], ["without_all", "full"])])
+def test_the_papers_experiments_run_with_a_tiny_t5(
+    name: str, settings: list[str] | None, tmp_path: Path, shared_data: Path
+) -> None:
+    store, script = tmp_path / "s.duckdb", tmp_path / "script.jsonl"
+    answer = {"initial_reasoning": "It has a name.", "bidirectional_reasoning": "It is one, not the other."}
+    script.write_text(json.dumps({"match": "", "text": json.dumps(answer)}) + "\n")
+    small = {
+        "backbone.dtype": '"float32"',
+        "predict.max_new_tokens": 8,
+        "splits": '["test"]',
+        "reason.n_examples": 2,
+        **{f"corpora.{name}": 3 for name in ("n_source_train", "n_source_dev", "n_target_train")},
+        **{f"corpora.{name}": 2 for name in ("n_target_dev", "n_target_test")},
+        **{f"train_{name}.epochs": 1 for name in ("source", "target", "augmented")},
+        **({"settings": json.dumps(settings)} if settings else {}),
+    }
+    options = [f"--set={key}={value}" for key, value in small.items()]
+    options += [
+        "--backbone-model",
+        str(shared_folder() / "t5"),
+        "--backend",
+        "scripted",
+        "--model",
+        str(script),
+    ]
+    options += ["--corpora-from", str(shared_data / "crossner"), "--device", "cpu"]
+    ran = cdner(store, "run", name, *options, "--json")
+    assert ran.code == 0, ran.err
+    experiment = find_experiment(name)
+    assert [row["setting"] for row in ran.rows] == list(settings or experiment.settings)
+    assert sql(store, "SELECT count(*) FROM reasoning WHERE bidirectional = ''") == [(0,)]
+    assert cdner(store, "store", "verify").code == 0
