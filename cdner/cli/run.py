@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,16 @@ import click
 from cdner.cli.experiment import compose_experiment, experiment_options, shipped_experiments
 from cdner.cli.output import format_options, print_rows, print_table
 from cdner.cli.progress import StderrProgress
+from cdner.config import REASONING_SETTINGS
 from cdner.errors import UsageError
+
+_SHOWN = {
+    "P": "strict_precision",
+    "R": "strict_recall",
+    "F1": "strict_f1",
+    "span F1": "span_f1",
+    "macro F1": "macro_f1",
+}
 
 
 @click.command("run")
@@ -73,15 +83,24 @@ def run(
     if output_format:
         print_rows(columns, scores, output_format)
         return
-    print_table(
-        columns,
-        scores,
-        title=f"{experiment.name}: {experiment.corpora.source} -> {experiment.corpora.target}",
-    )
+    names = f"{experiment.name}: {experiment.corpora.source} -> {experiment.corpora.target}"
+    _print_scores(columns, scores, title=f"{names}, percent, exact spans and types (P, R, F1)")
     columns, changes = confusion_changes(plan, context)
     if changes:
         click.echo()
-        print_table(columns, changes, title="Most confused pairs (right span, wrong type), first split")
+        last = [name for name in experiment.settings if name in REASONING_SETTINGS][-1]
+        title = f"Most confused pairs (right span, wrong type): before = without_all, after = {last}"
+        print_table([name.replace("_", " ") for name in columns], changes, title=title)
+
+
+def _print_scores(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str) -> None:
+    """What fits 80 columns; --json and --csv have every score, ``cdner evaluate`` the run ids."""
+    cells = [dict(zip(columns, row, strict=True)) for row in rows]
+    table = [
+        [cell["setting"], cell["split"], *(f"{cell[name]:6.2f}" for name in _SHOWN.values())]
+        for cell in cells
+    ]
+    print_table(("setting", "split", *_SHOWN), table, title=title)
 
 
 def _until(until: str, labels: list[str]) -> list[str]:

@@ -37,17 +37,19 @@ def describe(step: Step, context: Context) -> None:
     else:
         asked = _description_requests(context)
         answers = _complete(step, context, context.experiment.describe, asked)
+        gaps = []
         for entry, (request_id, outcome) in zip(target.entries, answers, strict=True):
             if isinstance(outcome, Gap):
-                raise PartialError(
-                    f"describe: no description of '{entry.name}' ({outcome.reason}). Run again to resume."
-                )
+                gaps.append(outcome.reason)
+                continue
             found = glosses[entry.name]
             described = description_text(outcome.text, found)
             origin = "gloss" if described.malformed else "llm"
             rows.append(
                 TypeDescription(entry.name, found.text, found.origin, described.text, request_id, origin)
             )
+        if gaps:
+            raise _partial(step, gaps, f"{len(answers)} types have no description")
     stored_descriptions.save_descriptions(context.store, step.spec.run_id, target.name, rows)
 
 
@@ -68,13 +70,16 @@ def reason(step: Step, context: Context) -> None:
         )
         rows.append((position, request_id, chain))
     stored.save_reasoning(context.store, step.spec.run_id, rows)
-    n_gaps = sum(isinstance(row[2], Gap) for row in rows)
-    if n_gaps:
-        first = next(row[2].reason for row in rows if isinstance(row[2], Gap))
-        raise PartialError(
-            f"{step.label}: {n_gaps} of {len(rows)} sentences have no reasoning text yet (first: {first}). "
-            "What arrived is stored; run the same command again to ask for the rest."
-        )
+    gaps = [outcome.reason for _, _, outcome in rows if isinstance(outcome, Gap)]
+    if gaps:
+        raise _partial(step, gaps, f"{len(rows)} sentences have no reasoning text")
+
+
+def _partial(step: Step, gaps: Sequence[str], what: str) -> PartialError:
+    return PartialError(
+        f"{step.label}: {len(gaps)} of {what} yet (first: {gaps[0]}). "
+        "What arrived is stored; run the same command again to ask for the rest."
+    )
 
 
 def requests_of(step: Step, context: Context) -> tuple[list[int], tuple[ReasoningRequest, ...]]:
