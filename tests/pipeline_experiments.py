@@ -112,12 +112,12 @@ def write_experiment(
 ) -> Path:
     """An experiment file over samples of the demo corpora."""
     model = shared_folder() / ("t5" if family == "seq2seq" else "llama")
-    training = (
-        'epochs = 2\nlearning_rate = 1e-3\nbatch_size = 4\nselect = "dev_loss"\nmax_input_tokens = 900\n'
-    )
+    training = 'learning_rate = 1e-3\nbatch_size = 4\nselect = "dev_loss"\nmax_input_tokens = 900\n'
+    splits = ["dev", "test"] if family == "seq2seq" else ["test"]
     text = f"""
 name = "{name}"
 settings = {json.dumps(list(settings))}
+splits = {json.dumps(splits)}
 [corpora]
 source = "newsdesk"
 target = "film"
@@ -131,8 +131,11 @@ family = "{family}"
 model = "{model}"
 dtype = "float32"
 [train_source]
+epochs = 2
 {training}[train_target]
+epochs = 1
 {training}[train_augmented]
+epochs = 1
 {training}[predict]
 decoding = "grounded"
 max_new_tokens = 40

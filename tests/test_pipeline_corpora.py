@@ -25,6 +25,7 @@ SHIPS = {
     "dev": "Adler B-ship\nmet O\nCaptain O\nRohde B-captain\n",
     "test": "Kiel B-harbour\nsaw O\nWulf B-ship\n",
 }
+EVERY = 'splits=["dev", "test"]'
 AWKWARD = {
     "train": "{{ O\n7*7 B-term\n}} O\n",
     "dev": "{% O\nraw B-term\n%} O\n",
@@ -56,7 +57,17 @@ def test_own_files_without_a_types_file_train_predict_and_evaluate(tmp_path: Pat
     ]
     experiment = write_experiment(tmp_path, "causal", settings=("without_all",))
     evaluated = cdner(
-        store, "evaluate", "-e", experiment, "--target", "ships", "--setting", "without_all", "--json"
+        store,
+        "evaluate",
+        "-e",
+        experiment,
+        "--target",
+        "ships",
+        "--setting",
+        "without_all",
+        "--set",
+        EVERY,
+        "--json",
     )
     assert evaluated.code == 0, evaluated.err
     assert [row["step"] for row in evaluated.rows] == [
@@ -148,7 +159,9 @@ def test_awkward_text_reaches_the_llm_and_the_model_verbatim(tmp_path: Path) -> 
     )
     assert text in last[0]
     assert "49" not in last[0]
-    assert sql(store, "SELECT count(*) FROM prediction") == [(1 + 1 + 1 + 1,)]
+    assert sql(store, "SELECT count(*) FROM prediction") == [
+        (3,)
+    ]  # M_src on train, M_tgt on dev, M_aug on test
 
 
 @pytest.mark.slow

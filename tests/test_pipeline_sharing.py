@@ -32,19 +32,23 @@ def _log_of_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def slow_epochs() -> None:
-    """Every epoch's log takes two seconds more to store."""
+    """Every epoch's log takes three seconds more to store."""
     module: Any = sys.modules["cdner.store.models"]
     original = module.save_epoch
 
     def slow(*args: Any) -> None:
         original(*args)
-        time.sleep(2)
+        time.sleep(3)
 
     module.save_epoch = slow
 
 
 def is_training(store: Path) -> bool:
     return store.exists() and any(run.state == "running" for run in list_runs(Store(store), step="train"))
+
+
+def said_in(log: Path) -> str:
+    return log.read_text() if log.exists() else ""
 
 
 @pytest.mark.slow
@@ -82,7 +86,7 @@ def test_who_waits_takes_over_when_the_other_process_dies(tmp_path: Path) -> Non
     first = start_cdner(store, *command, log=tmp_path / "first", patch=slow_epochs)
     wait_for(lambda: is_training(store))
     second = start_cdner(store, *command, log=tmp_path / "second")
-    wait_for(lambda: "waiting" in (tmp_path / "second").read_text())
+    wait_for(lambda: "waiting" in said_in(tmp_path / "second"))
     os.kill(first.pid or 0, signal.SIGKILL)
     assert ended(second) == 0
     attempts = "SELECT status FROM attempt JOIN run USING (run_id) WHERE step = 'train' ORDER BY attempt_n"
@@ -99,7 +103,7 @@ def test_waiting_ends_with_ctrl_c(tmp_path: Path) -> None:
         Store(store), spec, {}
     )  # this process executes the first step, and goes on living
     process = start_cdner(store, "run", experiment, log=tmp_path / "log")
-    wait_for(lambda: (tmp_path / "log").exists() and "waiting" in (tmp_path / "log").read_text())
+    wait_for(lambda: "waiting" in said_in(tmp_path / "log"))
     os.kill(process.pid or 0, signal.SIGINT)
     assert ended(process) == 130
     finish_attempt(Store(store), attempt, "failed", "on purpose")
