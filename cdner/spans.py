@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from cdner.types import Entity
 
+_PREFIXES = frozenset("BIES")
+
 
 def entities_to_bio(n_tokens: int, entities: Iterable[Entity]) -> list[str]:
     """BIO (IOB2) tags of disjoint entities. ValueError when one overlaps another or leaves the sentence."""
@@ -29,12 +31,17 @@ def bio_to_entities(tags: Sequence[str]) -> tuple[tuple[Entity, ...], int]:
 
     A tag continues an entity when it is I- or E- of the type just before it; everything else starts a new one.
     An orphan is an I-/E- tag whose predecessor is not an open entity of the same type; in IOB1 data it is legal.
+    ValueError for any other tag, BILOU's L- and U- too; readers of files refuse them earlier, with the line.
     """
     entities: list[Entity] = []
     n_orphans = 0
     open_start, open_type = -1, ""
     for position, tag in enumerate([*tags, "O"]):
         prefix, _, entity_type = tag.partition("-")
+        if tag != "O" and not (prefix in _PREFIXES and entity_type):
+            raise ValueError(
+                f"tag {tag!r} at position {position} is neither O nor B-, I-, E- or S- and a type"
+            )
         continues = open_start >= 0 and prefix in "IE" and entity_type == open_type
         if open_start >= 0 and not continues:
             entities.append(Entity(open_start, position, open_type))
