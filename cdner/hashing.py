@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,9 +17,13 @@ Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
 def canonical_json(value: Json) -> str:
-    """Sorted keys, no spaces, UTF-8 characters as they are. NaN and infinities raise ValueError."""
-    _reject_non_finite(value)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """Sorted keys, no spaces, UTF-8 characters as they are.
+
+    ValueError for NaN and infinities at any depth, TypeError for what is no JSON.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
+    )
 
 
 def content_hash(value: Json) -> str:
@@ -37,6 +40,8 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _reject_non_finite(value: Json) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} has no canonical form")
+def _plain(value: object) -> object:
+    """The dict of any other mapping: frozen dataclasses hold read-only ones, and ``json`` knows only dict."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no canonical form")
