@@ -31,7 +31,7 @@ HEADINGS = ("domain", "split", "role", "sentences", "empty", "entities", "types"
 @format_options
 @click.pass_context
 def corpora(ctx: click.Context, output_format: str | None) -> None:
-    """List corpora; ``corpora show`` prints sentences."""
+    """List corpora; 'corpora show' prints sentences."""
     no_format_before(ctx, output_format)
     if ctx.invoked_subcommand is None:
         from cdner.store import Store

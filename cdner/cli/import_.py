@@ -32,7 +32,7 @@ def import_group() -> None:
 @click.option(
     "--from",
     "folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(exists=True, path_type=Path, file_okay=False),
     help="Read this folder; no download.",
 )
 @format_options
@@ -71,7 +71,9 @@ def _import_known(
 
 
 @import_group.command("conll")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path, dir_okay=False)
+)
 @click.option("--domain", required=True, help="Name of the domain the corpus belongs to.")
 @click.option(
     "--split", type=click.Choice(SPLITS), help="Split of FILES.  [default: from names like train.txt]"

@@ -15,7 +15,7 @@ FETCHABLE = ("embedded", "wordnet")
 @format_options
 @click.pass_context
 def models(ctx: click.Context, output_format: str | None) -> None:
-    """List what is on this machine; ``models fetch`` brings what is missing."""
+    """List what is on this machine; 'models fetch' brings what is missing."""
     no_format_before(ctx, output_format)
     if ctx.invoked_subcommand is None:
         from cdner.backbone.embedded import embedded_path

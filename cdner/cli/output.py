@@ -110,10 +110,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], title: s
 def _tighten(table: Table) -> None:
     """Without its lines where that makes it fit; a table too wide even so keeps them and folds its cells."""
     made = console()
+    unbounded = made.options.update(max_width=1_000_000)  # else rich measures what is left of it
     ruled = table.box, table.padding
-    if made.measure(table).maximum > made.width:
+    if made.measure(table, options=unbounded).maximum > made.width:
         table.box, table.padding = None, (0, 2, 0, 0)
-        if made.measure(table).maximum > made.width:
+        if made.measure(table, options=unbounded).maximum > made.width:
             table.box, table.padding = ruled
 
 

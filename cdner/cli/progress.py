@@ -43,6 +43,7 @@ class StderrProgress:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}", markup=False),
                 console=Console(stderr=True),
+                transient=True,  # what has ended stays as a line of its own
             )
             self._bar.start()
         return self
@@ -51,32 +52,38 @@ class StderrProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
+            self._end_bar()
             self._bar.stop()
 
     def start(self, label: str, total: int | None = None) -> None:
         """Begin a piece of work of ``total`` units (None: unknown)."""
-        label = visible(label)
-        self._label, self._total = label, total
+        if self._bar is not None:
+            self._end_bar()
+        self._label, self._total = visible(label), total
         self._n_done = self._n_shown = 0
         self._started = time.monotonic()
         if self._bar is not None:
-            if self._task is not None:
-                self._bar.stop_task(self._task)
-            self._task = self._bar.add_task(label, total=total, note="")
+            self._task = self._bar.add_task(self._label, total=total, note="")
         elif not self._quiet:
-            print(f"{label} ..." if total is None else f"{label} ({total}) ...", file=sys.stderr, flush=True)
+            of_total = "" if total is None else f" ({total})"
+            print(f"{self._label}{of_total} ...", file=sys.stderr, flush=True)
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """``n`` units are done."""
         self._n_done += n
-        note = visible(note)
         if self._bar is not None:
-            self._bar.update(self._task, advance=n, note=note)
+            self._bar.update(self._task, advance=n, note=visible(note))
         elif not self._quiet and self._total and (self._n_done - self._n_shown) * 10 >= self._total:
             self._n_shown = self._n_done
-            seconds = time.monotonic() - self._started
-            print(
-                f"  {self._label}: {self._n_done}/{self._total}, {seconds:.0f} s {note}".rstrip(),
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"  {self._state()} {visible(note)}".rstrip(), file=sys.stderr, flush=True)
+
+    def _end_bar(self) -> None:
+        """The bar of what has ended gives way to a line that stays."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._bar.console.print(self._state(), markup=False, highlight=False)
+            self._task = None
+
+    def _state(self) -> str:
+        of_total = "" if self._total is None else f" {self._n_done}/{self._total},"
+        return f"{self._label}:{of_total} {time.monotonic() - self._started:.0f} s"

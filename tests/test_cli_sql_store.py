@@ -1,0 +1,137 @@
+"""``cdner sql``, ``store``, ``models`` and ``backends`` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_stores import Shell, StudyStore, start_cdner, study_store
+
+from cdner.store import Store
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyStore:
+    return study_store(tmp_path_factory.mktemp("study") / "cdner.duckdb")
+
+
+@pytest.fixture
+def cdner(capsys, study) -> Shell:
+    return Shell(capsys, study.path)
+
+
+def test_sql_answers_in_four_formats(cdner):
+    query = "SELECT mention, count(*) AS n FROM gold_entity WHERE mention = 'Act' GROUP BY ALL"
+    assert json.loads(cdner("sql", query, "--json").out) == [{"mention": "Act", "n": 1}]
+    assert cdner("sql", query, "--nl").out == '{"mention": "Act", "n": 1}\n'
+    assert cdner("sql", query, "--csv").out == "mention,n\nAct,1\n"
+    assert cdner("sql", query).out.split()[-3:] == ["Act", "│", "1"]
+
+
+def test_a_table_of_sql_shows_ids_whole_because_they_are_asked_for_again(cdner, study):
+    assert study.predict in cdner("sql", "SELECT run_id FROM run WHERE step = 'predict'").out
+
+
+def test_sql_reads_a_file_or_standard_input(cdner, tmp_path, monkeypatch):
+    import io
+
+    (tmp_path / "q.sql").write_text("SELECT 'ü' AS letter -- a comment\n", encoding="utf-8")
+    assert json.loads(cdner("sql", "--file", tmp_path / "q.sql", "--json").out) == [{"letter": "ü"}]
+    monkeypatch.setattr("sys.stdin", io.StringIO("SELECT 2 AS n"))
+    assert json.loads(cdner("sql", "--file", "-", "--json").out) == [{"n": 2}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "wanted"),
+    [
+        ((), 2, "one statement or --file"),
+        (("SELECT 1", "--file", "x.sql"), 2, "one statement or --file"),
+        (("--file", "/nowhere/x.sql"), 1, "Cannot read /nowhere/x.sql"),
+        (("SELEC 1",), 2, "SQL: "),
+        (("SELECT * FROM leaderbord",), 2, "leaderboard"),
+        (("DELETE FROM run",), 2, "Only SELECT is allowed"),
+        (("SELECT 1; SELECT 2",), 2, "One statement"),
+        (("FROM read_text('/etc/hostname')",), 2, "disabled"),
+        (("SELECT 1", "--max-rows", "0"), 2, "x>=1"),
+        (("SELECT 1 AS a, 2 AS a", "--json"), 2, "Two columns are named 'a'"),
+    ],
+)
+def test_sql_refuses_on_one_line(cdner, arguments, code, wanted):
+    shown = cdner("sql", *arguments)
+    assert shown.code == code
+    assert wanted in shown.err
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+
+
+def test_sql_says_when_rows_are_cut_off(cdner):
+    cut = cdner("sql", "FROM range(5)", "--max-rows", 3, "--nl")
+    assert cut.out.count("\n") == 3
+    assert cut.err == "The first 3 rows; there are more: --max-rows N.\n"
+    whole = cdner("sql", "FROM range(3)", "--max-rows", 3, "--nl")
+    assert (whole.out.count("\n"), whole.err) == (3, "")
+
+
+def test_results_go_to_stdout_and_everything_else_to_stderr(tmp_path):
+    child = start_cdner("--store", tmp_path / "s.duckdb", "import", "demo", "--nl")
+    out, err = child.communicate(timeout=120)
+    assert child.returncode == 0
+    assert len([json.loads(line) for line in out.splitlines()]) == 5
+    assert [line for line in err.splitlines() if line.startswith("import film/")]
+    quiet = start_cdner("--store", tmp_path / "q.duckdb", "--quiet", "import", "demo", "--nl")
+    out_quiet, err_quiet = quiet.communicate(timeout=120)
+    assert err_quiet == ""
+    assert out_quiet == out
+
+
+def test_verify_finds_nothing_in_a_sound_store_and_the_fault_in_another(capsys, tmp_path):
+    path = tmp_path / "s.duckdb"
+    study_store(path)
+    cdner = Shell(capsys, path)
+    sound = cdner("store", "verify")
+    assert sound.code == 0
+    assert "no problem found" in sound.out
+    assert json.loads(cdner("store", "verify", "--json").out) == []
+    with Store(path).transaction() as connection:
+        connection.execute("UPDATE sentence SET tokens = list_append(tokens, 'more') WHERE text LIKE '%Bob'")
+    broken = cdner("store", "verify", "--json")
+    assert broken.code == 1
+    assert {row["table"] for row in json.loads(broken.out)} >= {"sentence"}
+    assert broken.err.startswith("Error: ")
+    assert str(path) in broken.err
+
+
+def test_a_file_that_is_no_store_is_named(capsys, tmp_path):
+    path = tmp_path / "letter.duckdb"
+    path.write_text("Dear all")
+    shown = Shell(capsys, path)("runs")
+    assert shown.code == 1
+    assert "letter.duckdb is not a DuckDB file" in shown.err
+
+
+def test_backends_lists_each_with_its_implementation(cdner):
+    from cdner.registry import names
+
+    rows = json.loads(cdner("backends", "--json").out)
+    assert {row["backend"]: row["implementation"] for row in rows} == names("backend")
+
+
+def test_models_says_what_is_here_and_what_is_not(cdner, tmp_path, monkeypatch):
+    monkeypatch.setenv("CDNER_CACHE", str(tmp_path))
+    rows = {row["name"]: row for row in json.loads(cdner("models", "--json").out)}
+    assert set(rows) == {"embedded", "wordnet"}
+    assert rows["embedded"]["where"] == "not fetched"
+    folder = tmp_path / "models" / "smollm2-135m-instruct"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"")
+    rows = {row["name"]: row for row in json.loads(cdner("models", "--json").out)}
+    assert Path(rows["embedded"]["where"]) == folder
+
+
+def test_models_fetch_names_what_it_can_fetch(cdner):
+    shown = cdner("models", "fetch", "wordnt")
+    assert shown.code == 2
+    assert "Did you mean 'wordnet'?" in shown.err
+    misplaced = cdner("models", "--json", "fetch", "wordnet")
+    assert misplaced.code == 2
+    assert "fetch" in misplaced.err
