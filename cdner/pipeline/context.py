@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 IMPORT_VERSION = 1
+_LATER_SPLITS: tuple[Split, ...] = ("dev", "test")
 
 
 @dataclass(slots=True)
@@ -36,6 +37,7 @@ class Context:
     progress: Progress
     corpora_from: Path | None = None
     _corpora: dict[str, Corpus] = field(default_factory=dict)
+    _labels: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of domains without a types file
     _loaded: tuple[str, TrainableBackbone] | None = None  # (identity, model): one at a time, memory is small
 
     # --- the plan's identities ---------------------------------------------------------------------------
@@ -60,13 +62,15 @@ class Context:
         return runs.load_run(self.store, run_id) if run_id else None
 
     def domain(self, name: str, role: str) -> Domain:
-        """Label set with explanations: from a types file, else the labels the user's train split came with."""
+        """Label set with explanations: from a types file, else the labels the user's splits came with."""
         if name in prompts.domain_names():
             return prompts.load_domain(name)
-        run_id = self.corpus(name, "train").run_id
+        if name not in self._labels:
+            splits = [self.corpus(name, "train"), *(self._stored_import(name, s) for s in _LATER_SPLITS)]
+            found = [stored_corpora.load_domain(self.store, split.run_id).types for split in splits if split]
+            self._labels[name] = tuple(dict.fromkeys(label for types in found for label in types))
         wanted: Role = "source" if role == "source" else "target"
-        labels = stored_corpora.load_domain(self.store, run_id).types
-        return prompts.domain_from_labels(name, labels, wanted)
+        return prompts.domain_from_labels(name, self._labels[name], wanted)
 
     def template(self, name: str) -> str:
         return prompts.load_template(name).hash
