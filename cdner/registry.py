@@ -1,12 +1,13 @@
 """Names to implementations, resolved late: listing backends must not import torch, vllm or openai.
 
 Each kind maps a name to "module:attribute". Third parties add theirs by the entry-point group ``cdner.<kind>``.
+A built-in name keeps its meaning: it is part of stored identities, which an installed package must not change.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
 
 from cdner.errors import UsageError, unknown_name
 
@@ -34,18 +35,22 @@ _BUILT_IN: dict[str, dict[str, str]] = {
 
 def names(kind: str) -> dict[str, str]:
     """Name -> "module:attribute" of one kind, built-in and from entry points."""
-    found = dict(_BUILT_IN.get(kind, {}))
-    found.update({point.name: point.value for point in entry_points(group=f"cdner.{kind}")})
-    return found
+    third_party = {point.name: point.value for point in entry_points(group=f"cdner.{kind}")}
+    return third_party | _BUILT_IN.get(kind, {})
 
 
 def resolve(kind: str, name: str) -> object:
-    """Import and return the implementation; UsageError with a suggestion for an unknown name."""
+    """Import and return the implementation.
+
+    UsageError for an unknown name, with a suggestion, and for one whose package is missing or broken.
+    """
     known = names(kind)
     if name not in known:
         raise unknown_name(kind, name, known)
-    module, _, attribute = known[name].partition(":")
+    point = EntryPoint(name, known[name], f"cdner.{kind}")
     try:
-        return getattr(import_module(module), attribute)
-    except ImportError as error:
+        return cast(object, point.load())
+    except ModuleNotFoundError as error:
         raise UsageError(f"The {kind} '{name}' needs a package that is not installed: {error}.") from error
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"The {kind} '{name}' cannot be loaded from '{point.value}': {error}.") from error
