@@ -110,6 +110,13 @@ class Llm(Settings):
     structured: bool = True  # ask for JSON by schema; False = headings
 
 
+class Describing(Llm):
+    """A class of its own so that a ``[describe]`` table that sets one key keeps these defaults for the others."""
+
+    max_tokens: PositiveInt = 160
+    structured: bool = False
+
+
 class Reasoning(Llm):
     template: str = "pbrc.v1"
     n_examples: NonNegativeInt = 10
@@ -136,7 +143,7 @@ class Experiment(Settings):
     train_augmented: Training = Training()
     predict: Prediction = Prediction()
     confusion: Confusion = Confusion()
-    describe: Llm = Llm(max_tokens=160, structured=False)
+    describe: Describing = Describing()
     reason: Reasoning = Reasoning()
     execution: Execution = Execution()
     settings: tuple[Setting, ...] = ("without_all", "full")
@@ -157,12 +164,20 @@ def load_experiment(path: Path) -> Experiment:
 
 
 def parse_experiment(table: dict[str, object], *, where: str) -> Experiment:
-    """Validate a table as an experiment (TOML arrays become tuples)."""
-    ready = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    """Validate a table as an experiment. UsageError, beginning with ``where``, for the first problem."""
     try:
-        return Experiment.model_validate(ready)
+        return Experiment.model_validate(_frozen(table))
     except ValidationError as error:
         raise UsageError(f"{where}: {_first_problem(error)}") from error
+
+
+def _frozen(value: object) -> object:
+    """TOML arrays as tuples at every depth: strict settings take no list."""
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(part) for part in value)
+    if isinstance(value, dict):
+        return {key: _frozen(part) for key, part in value.items()}
+    return value
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -174,6 +189,8 @@ def _first_problem(error: ValidationError) -> str:
         near = difflib.get_close_matches(path[-1], known, n=1)
         guess = f" Did you mean '{near[0]}'?" if near else ""
         return f"unknown key '{key}'.{guess} Known: {', '.join(sorted(known))}."
+    if problem["type"] == "missing":  # its input is the whole table
+        return f"'{key}' is missing."
     return f"'{key}': {problem['msg']} (got {problem['input']!r})."
 
 
