@@ -105,11 +105,8 @@ def test_a_setting_s_switches_reach_the_prompt(cdner):
     assert full != without
 
 
-def test_describe_shows_one_type_a_request(cdner, monkeypatch):
-    from cdner.confusion.descriptions import wordnet_available
-
-    if not wordnet_available():
-        pytest.skip("WordNet is not on this machine; scripts/test fetches it")
+def test_describe_shows_one_type_a_request(cdner):
+    """Needs WordNet, which scripts/test fetches."""
     second = json.loads(
         cdner("prompts", "render", "-e", "demo", "--what", "describe", "--position", 1, "--json").out
     )
