@@ -146,8 +146,8 @@ class Experiment(Settings):
     describe: Describing = Describing()
     reason: Reasoning = Reasoning()
     execution: Execution = Execution()
-    settings: tuple[Setting, ...] = ("without_all", "full")
-    splits: tuple[Literal["dev", "test"], ...] = ("dev", "test")
+    settings: Annotated[tuple[Setting, ...], Field(min_length=1)] = ("without_all", "full")
+    splits: Annotated[tuple[Literal["dev", "test"], ...], Field(min_length=1)] = ("dev", "test")
 
 
 def load_experiment(path: Path) -> Experiment:

