@@ -170,7 +170,7 @@ def test_reasoning_beyond_the_window_is_cut_and_counted(tmp_path: Path) -> None:
     model = write_tiny_llama(tmp_path / "narrow", window=200)
     experiment = write_experiment(tmp_path, "causal", settings=("full",))
     options = ("--target", "ships", "--n-examples", 0, "--backbone-model", model)
-    small = ("--set", "train_augmented.max_target_tokens=60", "--set", "predict.max_new_tokens=100")
+    small = ("--set", "train_augmented.max_input_tokens=70", "--set", "predict.max_new_tokens=130")
     ran = cdner(store, "run", experiment, *options, *small)
     assert ran.code == 0, ran.err
     cut = sql(
@@ -181,7 +181,7 @@ def test_reasoning_beyond_the_window_is_cut_and_counted(tmp_path: Path) -> None:
     found = {label: (n_cut, longest) for label, n_cut, longest in cut}
     assert found["predict:full/test"][0] > 0
     assert found["predict:without_all/dev"][0] == 0
-    assert max(longest for _, longest in found.values()) <= 200 - 100
+    assert max(longest for _, longest in found.values()) <= 200 - 130
     (logged,) = sql(
         store,
         "SELECT max(n_truncated_tokens) FROM train_log JOIN experiment_run USING (run_id)"
