@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.process import BaseProcess
@@ -322,16 +322,3 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         if time.monotonic() > deadline:
             raise AssertionError("it did not happen in time")
         time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def recorded(folder: Path) -> Iterator[None]:
-    """Calls of the recorded LLM are logged in this folder."""
-    before = os.environ.get(CALLS)
-    os.environ[CALLS] = str(folder / "calls")
-    try:
-        yield
-    finally:
-        os.environ.pop(CALLS)
-        if before is not None:
-            os.environ[CALLS] = before
