@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 from cdner.config import REASONING_SETTINGS, Experiment, Setting
 from cdner.hashing import Json, content_hash
@@ -162,7 +162,8 @@ class _Builder:
         if setting in REASONING_SETTINGS:
             training = self.experiment.train_augmented
             inputs["train_reasoning"] = f"reason:{setting}/train"
-            inputs["dev_reasoning"] = f"reason:{setting}/dev"
+            if training.select != "last":  # else nobody looks at dev while training
+                inputs["dev_reasoning"] = f"reason:{setting}/dev"
         settings: dict[str, Json] = {
             **self._model(),
             "training": training.identity(),
@@ -244,8 +245,9 @@ class _Builder:
     def add_reasoning(self, setting: Setting) -> None:
         """One reasoning run per split that training or prediction needs."""
         reason = self.experiment.reason
-        splits: list[Split] = ["train", "dev"]
-        splits += [split for split in self.experiment.splits if split not in splits]
+        selects = self.experiment.train_augmented.select != "last"
+        wanted = ("train", *(("dev",) if selects else ()), *self.experiment.splits)
+        splits = cast(list[Split], list(dict.fromkeys(wanted)))
         for split in splits:
             settings: dict[str, Json] = {
                 "llm": reason.identity(),
