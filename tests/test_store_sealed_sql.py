@@ -94,6 +94,11 @@ def test_everything_else_is_refused_in_one_line_and_changes_nothing(store, sql):
     assert query(store, "SELECT count(*) FROM sentence")[1] == [(3,)]
 
 
+def test_a_timestamp_with_time_zone_is_one_line_of_advice(store):
+    with pytest.raises(UsageError, match=r"cast it: now\(\)::TIMESTAMP\.$"):
+        query(store, "SELECT now()")
+
+
 def test_a_misspelt_table_is_answered_with_the_nearest_name(store):
     with pytest.raises(UsageError, match='Did you mean "sentence"'):
         query(store, "SELECT * FROM sentense")

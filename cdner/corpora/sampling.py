@@ -20,6 +20,16 @@ def sample(corpus: Corpus, n_sentences: int, *, seed: int) -> Corpus:
     larger. ``types`` are those of the sample, ``n_repaired_tags`` stays the whole file's. UsageError when n
     is negative or more than there are.
     """
+    positions = sampled_positions(corpus, n_sentences, seed=seed)
+    if len(positions) == len(corpus.sentences):
+        return corpus
+    sentences = tuple(corpus.sentences[position] for position in positions)
+    types = dict.fromkeys(entity.type for sentence in sentences for entity in sentence.entities)
+    return replace(corpus, sentences=sentences, types=tuple(types))
+
+
+def sampled_positions(corpus: Corpus, n_sentences: int, *, seed: int) -> list[int]:
+    """Ascending positions of the sample; errors as in ``sample``."""
     n_present = len(corpus.sentences)
     if not 0 <= n_sentences <= n_present:
         raise UsageError(
@@ -27,16 +37,6 @@ def sample(corpus: Corpus, n_sentences: int, *, seed: int) -> Corpus:
             f" it has {n_present} (0 means all of them)."
         )
     if n_sentences in (0, n_present):
-        return corpus
-    positions = sampled_positions(n_present, n_sentences, seed=seed)
-    sentences = tuple(corpus.sentences[position] for position in positions)
-    types = dict.fromkeys(entity.type for sentence in sentences for entity in sentence.entities)
-    return replace(corpus, sentences=sentences, types=tuple(types))
-
-
-def sampled_positions(n_present: int, n_sentences: int, *, seed: int) -> list[int]:
-    """Ascending positions of the sample; all of them when ``n_sentences`` is 0 or more than there are."""
-    if n_sentences in (0, n_present) or n_sentences > n_present:
         return list(range(n_present))
     ranked = sorted(range(n_present), key=lambda position: _rank(seed, position))
     return sorted(ranked[:n_sentences])

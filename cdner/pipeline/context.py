@@ -104,8 +104,8 @@ class Context:
         run_id = self.corpus(domain, split).run_id
         if self.run_state(run_id) != "done":
             return n or None
-        sentences = self.corpus_of(run_id).sentences
-        return len({sentences[position].text for position in sampled_positions(len(sentences), n, seed=0)})
+        corpus = self.corpus_of(run_id)
+        return len({corpus.sentences[position].text for position in sampled_positions(corpus, n, seed=0)})
 
     def corpus_of(self, run_id: str) -> Corpus:
         """An imported corpus, read from the store once."""

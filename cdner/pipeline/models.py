@@ -62,7 +62,7 @@ def predict(step: Step, context: Context) -> None:
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus_run = context.input_run(step, "corpus")
     sentences, chains = _sentences(step, context, "corpus", settings["n"])
-    positions = sampled_positions(len(context.corpus_of(corpus_run).sentences), settings["n"], seed=0)
+    positions = sampled_positions(context.corpus_of(corpus_run), settings["n"], seed=0)
     done = stored_predictions.predicted_positions(context.store, step.spec.run_id)
     pending = [index for index, position in enumerate(positions) if position not in done]
     if not pending:
@@ -122,7 +122,7 @@ def _sentences(
 ) -> tuple[list[Sentence], list[ReasoningChain | None]]:
     """Sentences of an input corpus (sampled), each with its reasoning text where the step has one."""
     corpus = context.corpus_of(context.input_run(step, role))
-    positions = sampled_positions(len(corpus.sentences), n, seed=0)
+    positions = sampled_positions(corpus, n, seed=0)
     reasoning_role = "reasoning" if role == "corpus" else f"{role}_reasoning"
     chains: Mapping[int, ReasoningChain] = {}
     if reasoning_role in step.inputs:

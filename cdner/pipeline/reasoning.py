@@ -119,7 +119,7 @@ def _reasoning_requests(step: Step, context: Context) -> tuple[list[int], tuple[
     source, target = context.domain(corpora.source, "source"), context.domain(corpora.target, "target")
     quantify_run = context.input_run(step, "confusion")
     corpus = context.corpus_of(context.input_run(step, "corpus"))
-    positions = sampled_positions(len(corpus.sentences), settings["n"], seed=0)
+    positions = sampled_positions(corpus, settings["n"], seed=0)
     hierarchy = load_hierarchy(context.store, quantify_run)
     short = {entry.name: entry.short for entry in source.entries}
     rivals = stored_confusion.load_rivals(context.store, quantify_run)

@@ -51,6 +51,9 @@ def run(question: SealedQuery) -> Answer:
             except (duckdb.OutOfMemoryException, MemoryError):
                 return Answer(error=out_of_memory(question.memory))
             except duckdb.Error as error:
+                if "pytz" in str(error):
+                    advice = "a TIMESTAMP WITH TIME ZONE cannot be shown; cast it: now()::TIMESTAMP"
+                    return Answer(error=UsageError(f"SQL: {advice}."))
                 return Answer(error=UsageError(f"SQL: {_one_line(error)}"))
     except CdnerError as error:
         return Answer(error=error)
