@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -175,6 +176,45 @@ def test_a_reader_that_goes_away_is_met_with_silence(store):
         assert child.stderr
         assert child.stderr.read() == ""
         assert child.wait(60) == 0
+
+
+TABLE_AND_LINES = pytest.mark.parametrize("form", [(), ("--nl",), ("--csv",)])
+
+
+def run_in_shell(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A shell's command line in which "$@" is cdner with these arguments."""
+    words = [sys.executable, "-P", "-m", "cdner", *map(str, arguments)]
+    return subprocess.run(
+        ["sh", "-c", command, "sh", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])},
+    )
+
+
+@TABLE_AND_LINES
+def test_a_full_disk_behind_stdout_is_one_line_and_exit_code_1(store, form):
+    done = run_in_shell('"$@" >/dev/full', "--store", store, "runs", *form)
+    assert done.stderr == "Error: No space left on device.\n"
+    assert done.returncode == 1
+
+
+@TABLE_AND_LINES
+def test_a_closed_stdout_is_no_error(store, form):
+    done = run_in_shell('"$@" >&-', "--store", store, "runs", *form)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_operating_system_s_error_names_the_file(capsys, monkeypatch, tmp_path):
+    @click.command("backends")
+    def failing() -> None:
+        (tmp_path / "absent").read_text(encoding="utf-8")
+
+    monkeypatch.setattr("cdner.cli.backends.COMMANDS", {"backends": failing})
+    assert run_cli(["backends"]) == 1
+    assert capsys.readouterr().err == f"Error: {tmp_path / 'absent'}: No such file or directory.\n"
 
 
 def test_the_store_comes_from_option_environment_or_folder(capsys, tmp_path, monkeypatch):

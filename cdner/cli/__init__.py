@@ -108,16 +108,20 @@ def run_cli(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted; finished work is stored, run the same command again to go on")
         return 130
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return UsageError.exit_code
     except click.ClickException as error:
-        _complain(error.format_message())
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            click.echo(error.format_message(), err=True)
+        else:
+            _complain(error.format_message())
         return UsageError.exit_code
-    except BrokenPipeError:
-        # The reader went away (cdner ... | head). Point stdout at nothing so that the interpreter's flush is quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader went away (cdner ... | head)
+        _drop_unwritable_output()
         return 0
+    except OSError as error:  # a full disk, an unwritable folder
+        _drop_unwritable_output()
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _complain(f"{where}{error.strerror or error}.")
+        return CdnerError.exit_code
 
 
 def _invoke(arguments: list[str] | None) -> int:
@@ -127,10 +131,21 @@ def _invoke(arguments: list[str] | None) -> int:
     try:
         with cli.make_context("cdner", list(sys.argv[1:] if arguments is None else arguments)) as context:
             result = cli.invoke(context)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # None: started with stdout closed
+                sys.stdout.flush()
     except click.exceptions.Exit as leaving:  # --help, --version
         return leaving.exit_code
     return result if isinstance(result, int) else 0
+
+
+def _drop_unwritable_output() -> None:
+    """What stdout does not take goes to nothing, else the interpreter tries again at its end, with a traceback."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> None:

@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
@@ -119,19 +119,27 @@ def _tighten(table: Table) -> None:
 
 
 def print_rich(renderable: object) -> None:
-    """Print through click, so that a reader who goes away ends every command in the same way."""
+    """Print through click, so that a stdout that takes no more ends every command in the same way."""
     made = console()
-    with made.capture() as capture:
-        made.print(renderable)
-    click.echo(capture.get(), nl=False, color=True)  # rich has decided on colour already
+    made.print(renderable)
+    click.echo(made.file.getvalue(), nl=False, color=True)  # rich has decided on colour already
 
 
 def console() -> Any:
-    """A console on stdout; wide enough for a table when stdout is neither a terminal nor told its COLUMNS."""
+    """A console that collects what it prints (``file.getvalue()``), coloured and wide as stdout wants it.
+
+    Wide enough for a table when stdout is neither a terminal nor told its COLUMNS.
+    """
     from rich.console import Console
 
-    made = Console(highlight=False)
-    return made if made.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=_WIDTH)
+    stdout = Console()
+    return Console(
+        file=io.StringIO(),
+        force_terminal=stdout.is_terminal,
+        color_system=cast(Any, stdout.color_system),
+        width=stdout.width if stdout.is_terminal or "COLUMNS" in os.environ else _WIDTH,
+        highlight=False,
+    )
 
 
 def cell_text(cell: Cell) -> str:
