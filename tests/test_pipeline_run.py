@@ -244,6 +244,21 @@ def _first_words(store: Path) -> list[str]:
     return [sentence.text for sentence in sentences[:2]]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("structured", ["true", "false"])
+def test_a_description_is_stored_as_text_whatever_format_was_asked_for(
+    structured: str, tmp_path: Path
+) -> None:
+    store = tmp_path / "s.duckdb"
+    options = ("-e", write_experiment(tmp_path), "--set", f"describe.structured={structured}")
+    ran = cdner(store, "describe", *options)
+    assert ran.code == 0, ran.err
+    texts = [row[0] for row in sql(store, "SELECT description FROM type_description WHERE origin = 'llm'")]
+    assert len(texts) == N_TYPES
+    expected = "The description of text " if structured == "true" else "A thing that is described as number "
+    assert all(text.startswith(expected) for text in texts)
+
+
 def run_ids(tmp_path: Path, *options: str) -> dict[str, str]:
     plan = cdner(tmp_path / "none.duckdb", "run", write_experiment(tmp_path), "--dry-run", "--json", *options)
     assert plan.code == 0, plan.err

@@ -53,7 +53,11 @@ def test_the_papers_experiments_run_with_a_tiny_t5(
 ) -> None:
     store, script = tmp_path / "s.duckdb", tmp_path / "script.jsonl"
     answer = {"initial_reasoning": "It has a name.", "bidirectional_reasoning": "It is one, not the other."}
-    script.write_text(json.dumps({"match": "", "text": json.dumps(answer)}) + "\n")
+    lines = [
+        {"match": "Type to explain", "text": "A kind of thing with a name."},
+        {"match": "", "text": json.dumps(answer)},
+    ]
+    script.write_text("".join(json.dumps(line) + "\n" for line in lines))
     small = {
         "backbone.dtype": '"float32"',
         "predict.max_new_tokens": 8,
@@ -79,4 +83,6 @@ def test_the_papers_experiments_run_with_a_tiny_t5(
     experiment = find_experiment(name)
     assert [row["setting"] for row in ran.rows] == list(settings or experiment.settings)
     assert sql(store, "SELECT count(*) FROM reasoning WHERE bidirectional = ''") == [(0,)]
+    described = sql(store, "SELECT DISTINCT description, origin FROM type_description")
+    assert described == [("A kind of thing with a name.", "llm")]  # no JSON reaches the embedding
     assert cdner(store, "store", "verify").code == 0

@@ -12,7 +12,7 @@ from cdner.corpora.sampling import sampled_positions
 from cdner.errors import BackendError, PartialError, UsageError
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Step
-from cdner.reasoning import description_requests, parse_reasoning, reasoning_requests
+from cdner.reasoning import description_requests, parse_description, parse_reasoning, reasoning_requests
 from cdner.registry import resolve
 from cdner.store import confusion as stored_confusion
 from cdner.store import descriptions as stored_descriptions
@@ -43,7 +43,9 @@ def describe(step: Step, context: Context) -> None:
                 gaps.append(outcome.reason)
                 continue
             found = glosses[entry.name]
-            described = description_text(outcome.text, found)
+            structured = context.experiment.describe.structured
+            text = parse_description(outcome.text) if structured else outcome.text
+            described = description_text(text, found)
             origin = "gloss" if described.malformed else "llm"
             rows.append(
                 TypeDescription(entry.name, found.text, found.origin, described.text, request_id, origin)
