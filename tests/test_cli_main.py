@@ -117,6 +117,30 @@ def test_an_unknown_name_gets_a_suggestion_on_one_line_and_exit_code_2(arguments
     assert captured.out == ""
 
 
+GROUPS = ("confusion", "corpora", "import", "models", "prompts", "store")
+
+
+@pytest.mark.parametrize("path", [(), *((name,) for name in GROUPS)])
+def test_an_unknown_command_of_any_group_is_answered_as_at_the_top(path, capsys):
+    group = cli.cli
+    for name in path:
+        group = group.get_command(click.Context(group), name)
+    known = group.list_commands(click.Context(group))
+    for wrong, guess in (("zzzzzz", ""), (f"{known[0]}x", f" Did you mean '{known[0]}'?")):
+        assert run_cli([*path, wrong]) == 2
+        captured = capsys.readouterr()
+        assert captured.err == (
+            f"Error: No command named '{wrong}'.{guess} Known: {', '.join(sorted(known))}.\n"
+        )
+        assert captured.out == ""
+
+
+def test_every_group_is_among_those_asked_for_an_unknown_command():
+    context = click.Context(cli.cli)
+    found = [name for name in COMMANDS if isinstance(cli.cli.get_command(context, name), click.Group)]
+    assert sorted(found) == sorted(GROUPS)
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

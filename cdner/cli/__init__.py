@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import click
 
 from cdner import __version__
-from cdner.errors import CdnerError, UsageError, unknown_name
+from cdner.cli.groups import CommandGroup
+from cdner.errors import CdnerError, UsageError
 
 # Command -> (file in this package, one-line help). The help stands here so that --help imports none of the files.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -38,40 +38,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class LazyGroup(click.Group):
-    """Imports a command's file on first use."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(f"cdner.cli.{COMMANDS[cmd_name][0]}")
-        command = module.COMMANDS[cmd_name]
-        if not isinstance(command, click.Command):
-            raise TypeError(f"cdner.cli.{COMMANDS[cmd_name][0]} defines no command '{cmd_name}'")
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            raise unknown_name("command", args[0], COMMANDS)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
 def default_store() -> Path:
     """``store/cdner.duckdb`` of the current folder when it has a ``store`` folder, else ``cdner.duckdb`` here."""
     return Path("store/cdner.duckdb") if Path("store").is_dir() else Path("cdner.duckdb")
 
 
 @click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CDNER"}
+    cls=CommandGroup,
+    lazy=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CDNER"},
 )
 @click.option(
     "--store",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cdner.cli.groups import CommandGroup
 from cdner.cli.output import SHORT_ID, console, format_options, print_rich, print_rows, print_table, visible
 from cdner.cli.runs import chosen_run
 from cdner.errors import InputError, UsageError
@@ -31,7 +32,7 @@ EXAMPLE_QUERIES = (
 )
 
 
-@click.group("confusion")
+@click.group("confusion", cls=CommandGroup)
 def confusion() -> None:
     """Show confusion matrices, prefixes and rivals."""
 

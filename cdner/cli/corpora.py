@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cdner.cli.groups import CommandGroup
 from cdner.cli.output import format_options, no_format_before, print_rows
 from cdner.errors import InputError, unknown_name
 
@@ -27,7 +28,7 @@ COLUMNS = (
 HEADINGS = ("domain", "split", "role", "sentences", "empty", "entities", "types", "repaired", "run_id")
 
 
-@click.group("corpora", invoke_without_command=True)
+@click.group("corpora", cls=CommandGroup, invoke_without_command=True)
 @format_options
 @click.pass_context
 def corpora(ctx: click.Context, output_format: str | None) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from cdner.cli.groups import CommandGroup
 from cdner.cli.output import format_options, print_rows
 from cdner.cli.progress import StderrProgress
 from cdner.errors import InputError, UsageError
@@ -22,7 +23,7 @@ HEADINGS = ("domain", "split", "sentences", "entities", "types", "repaired", "ru
 SPLITS = ("train", "dev", "test")
 
 
-@click.group("import")
+@click.group("import", cls=CommandGroup)
 def import_group() -> None:
     """Bring corpora into the store."""
 

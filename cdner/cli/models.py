@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cdner.cli.groups import CommandGroup
 from cdner.cli.output import format_options, no_format_before, print_rows
 from cdner.cli.progress import StderrProgress
 from cdner.errors import unknown_name
@@ -11,7 +12,7 @@ from cdner.errors import unknown_name
 FETCHABLE = ("embedded", "wordnet")
 
 
-@click.group("models", invoke_without_command=True)
+@click.group("models", cls=CommandGroup, invoke_without_command=True)
 @format_options
 @click.pass_context
 def models(ctx: click.Context, output_format: str | None) -> None:

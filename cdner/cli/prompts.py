@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cdner.cli.experiment import compose_experiment, experiment_option, experiment_options
+from cdner.cli.groups import CommandGroup
 from cdner.cli.output import format_options, json_text, print_rows, visible
 from cdner.cli.progress import StderrProgress
 from cdner.config import REASONING_SETTINGS
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from cdner.types import ReasoningRequest
 
 
-@click.group("prompts")
+@click.group("prompts", cls=CommandGroup)
 def prompts() -> None:
     """Show exactly what an LLM is asked."""
 

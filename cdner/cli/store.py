@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from cdner.cli.groups import CommandGroup
 from cdner.cli.output import format_options, print_rows
 from cdner.errors import StoreError
 
 
-@click.group("store")
+@click.group("store", cls=CommandGroup)
 def store_group() -> None:
     """Where the store is, and whether it is sound."""
 
