@@ -293,3 +293,27 @@ def test_a_setting_changes_the_runs_that_depend_on_it_and_no_others(tmp_path: Pa
     changed = {label for label in before if before[label] != after[label]}
     augmented = {label for label in before for name in REASONING_SETTINGS if f":{name}" in label}
     assert changed == {"quantify:target", *augmented}
+
+
+def test_decoding_is_part_of_a_training_that_selects_by_predictions(tmp_path: Path) -> None:
+    def trained(select: str, decoding: str) -> dict[str, str]:
+        sections = ("train_source", "train_target", "train_augmented")
+        chosen = [f"--set={section}.select={select}" for section in sections]
+        ids = run_ids(tmp_path, *chosen, "--decoding", decoding)
+        return {label: ids[label] for label in ("train:source", "train:without_all")}
+
+    assert trained("dev_loss", "free") == trained("dev_loss", "grounded")
+    free, grounded = trained("dev_metric", "free"), trained("dev_metric", "grounded")
+    assert all(free[label] != grounded[label] for label in free)
+
+
+def test_decoding_is_part_of_a_training_that_selects_by_predictions(tmp_path: Path) -> None:
+    def trained(select: str, decoding: str) -> dict[str, str]:
+        sections = ("train_source", "train_target", "train_augmented")
+        chosen = [f"--set={section}.select={select}" for section in sections]
+        ids = run_ids(tmp_path, *chosen, "--decoding", decoding)
+        return {label: ids[label] for label in ("train:source", "train:without_all")}
+
+    assert trained("dev_loss", "free") == trained("dev_loss", "grounded")
+    free, grounded = trained("dev_metric", "free"), trained("dev_metric", "grounded")
+    assert all(free[label] != grounded[label] for label in free)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
-from cdner.config import REASONING_SETTINGS, Experiment, Setting
+from cdner.config import REASONING_SETTINGS, Experiment, Setting, Training, Training
 from cdner.hashing import Json, content_hash
 from cdner.store.runs import RunSpec, run_spec
 from cdner.types import Domain, Split
@@ -137,6 +137,20 @@ class _Builder:
             "weights": self.identities.model(choice.family, choice.model),
         }
 
+    def _training(self, training: Training) -> dict[str, Json]:
+        """Where an epoch is chosen by its predictions, how these are made decides which weights are kept."""
+        settings: dict[str, Json] = {"training": training.identity()}
+        if training.select == "dev_metric":
+            settings["predict"] = self.experiment.predict.identity()
+        return settings
+
+    def _training(self, training: Training) -> dict[str, Json]:
+        """Where an epoch is chosen by its predictions, how these are made decides which weights are kept."""
+        settings: dict[str, Json] = {"training": training.identity()}
+        if training.select == "dev_metric":
+            settings["predict"] = self.experiment.predict.identity()
+        return settings
+
     def _add_source_model(self) -> str:
         corpora, training = self.experiment.corpora, self.experiment.train_source
         inputs = {
@@ -145,7 +159,7 @@ class _Builder:
         }
         settings: dict[str, Json] = {
             **self._model(),
-            "training": training.identity(),
+            **self._training(training),
             "types": list(self.source.types),
             "n_train": corpora.n_source_train,
             "n_dev": corpora.n_source_dev,
@@ -166,7 +180,7 @@ class _Builder:
                 inputs["dev_reasoning"] = f"reason:{setting}/dev"
         settings: dict[str, Json] = {
             **self._model(),
-            "training": training.identity(),
+            **self._training(training),
             "types": list(self.target.types),
             "n_train": corpora.n_target_train,
             "n_dev": corpora.n_target_dev,
