@@ -175,7 +175,7 @@ def test_the_help_shows_queries_that_give_the_same_facts(cdner, study):
 
 EXPECTED = {
     "type": [(0, "party", "politician", HOSTILE), (1, "party", "[red]law", MARKUP)],
-    "missed": [(1, "[red]law", None, "Act")],
+    "missed": [(1, "[red]law", None, "Act"), (2, "party", None, "New Green Party")],
     "spurious": [(2, None, "politician", "Bob")],
     "boundary": [(2, "party", "party", "New Green Party")],
 }
@@ -188,6 +188,8 @@ def test_errors_lists_exactly_the_errors_of_a_kind(cdner, study, kind):
         (row["position"], row.get("gold_type"), row.get("predicted_type"), row["mention"]) for row in rows
     ]
     assert found == EXPECTED[kind]
+    if kind == "missed":
+        assert [row["is_boundary"] for row in rows] == [False, True]
     if kind == "boundary":
         assert rows[0]["predicted_mention"] == "Green Party"
 

@@ -97,7 +97,7 @@ def test_every_gold_entity_has_the_outcome_that_plain_loops_find(predicted):
             if exact:
                 outcome = "correct" if exact[0] == gold.type else "misclassified"
             else:
-                outcome = "boundary" if any(overlap(gold, p) for p in prediction.entities) else "missed"
+                outcome = "boundary" if any(overlap(gold, p) for p in prediction.entities) else "not_found"
             tokens = sentences[position].tokens
             mention = " ".join(tokens[gold.start : gold.end])
             expected.append(
@@ -118,7 +118,7 @@ def test_every_gold_entity_has_the_outcome_that_plain_loops_find(predicted):
         run_id,
     )
     assert sorted(found, key=str) == sorted(expected, key=str)
-    assert {row[3] for row in found} == {"correct", "misclassified", "boundary", "missed"}
+    assert {row[3] for row in found} == {"correct", "misclassified", "boundary", "not_found"}
 
 
 def test_the_error_views_count_what_evaluate_counts(predicted):
@@ -131,14 +131,21 @@ def test_the_error_views_count_what_evaluate_counts(predicted):
                 "SELECT count(*) FROM gold_outcome WHERE run_id = ? AND gold_type = ? AND outcome = ?",
                 *(run_id, row.entity_type, outcome),
             )[0][0]
-            for outcome in ("correct", "misclassified", "boundary", "missed")
+            for outcome in ("correct", "misclassified", "boundary", "not_found")
         }
         assert counts == {
             "correct": row.n_correct,
             "misclassified": row.n_misclassified,
             "boundary": row.n_boundary,
-            "missed": row.n_not_found,
+            "not_found": row.n_not_found,
         }
+        missed = rows(
+            store,
+            "SELECT count(*), count_if(is_boundary) FROM missed_entity WHERE run_id = ? AND gold_type = ?",
+            *(run_id, row.entity_type),
+        )
+        assert missed == [(row.n_missed, row.n_boundary)]
+        assert 0 < row.n_boundary < row.n_missed
         spurious = rows(
             store,
             "SELECT count(*) FROM spurious_entity WHERE run_id = ? AND predicted_type = ?",

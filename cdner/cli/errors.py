@@ -36,7 +36,7 @@ KINDS = ("type", "missed", "spurious", "boundary")
     type=click.Choice(KINDS),
     default="type",
     show_default=True,
-    help="Wrong type on the right span, missed, spurious, or wrong boundary.",
+    help="Wrong type on the right span, missed (nothing on the exact span), spurious, or wrong boundary.",
 )
 @click.option("--gold", help="Only entities of this gold type.")
 @click.option("--predicted", help="Only entities predicted as this type.")

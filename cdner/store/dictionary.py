@@ -17,7 +17,8 @@ Everything cdner computes lies in one DuckDB file, `cdner.duckdb`; model weights
 
 - `migrations/*.sql` make the tables, `views/*.sql` the views. Query the views: they are the stable interface.
 - A **run** is what was asked (step, settings, inputs), named by the hash of exactly that; an **attempt** is
-  one execution of it. Asking the same again finds the run; `--force` executes it anew, replacing its outputs.
+  one execution of it. Asking the same again finds the run; `--force` executes it anew and deletes its outputs
+  **when it begins**: should it then fail, the old ones are gone.
 - LLM completions belong to no run: all runs that ask the same share them, and nothing deletes them.
 - Entities cover tokens `[start_token, end_token)`, counted from 0. Type `*` stands for all types together.
 - Times are UTC. There are no foreign keys: `cdner store verify` checks references and hashes.

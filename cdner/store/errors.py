@@ -11,7 +11,7 @@ from cdner.store.connection import Store
 # kind -> (view, its columns)
 _VIEWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "type": ("type_error", ("position", "gold_type", "predicted_type", "mention", "sentence_text")),
-    "missed": ("missed_entity", ("position", "gold_type", "mention", "sentence_text")),
+    "missed": ("missed_entity", ("position", "gold_type", "mention", "is_boundary", "sentence_text")),
     "spurious": ("spurious_entity", ("position", "predicted_type", "mention", "sentence_text")),
     "boundary": (
         "boundary_error",
@@ -31,6 +31,7 @@ def list_errors(
 ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     """Columns and rows in text order: wrong types, missed or spurious entities, or wrong boundaries.
 
+    Missed is every gold entity without a predicted one of its exact span, so wrong boundaries are among them.
     UsageError for an unknown kind, or a filter by a type that such errors do not have.
     """
     if kind not in _VIEWS:

@@ -19,7 +19,7 @@ SELECT gold.run_id, gold.corpus_run_id, gold.domain, gold.split, gold.position, 
        CASE WHEN exact.entity_type = gold.gold_type THEN 'correct'
             WHEN exact.entity_type IS NOT NULL THEN 'misclassified'
             WHEN touched.run_id IS NOT NULL THEN 'boundary'
-            ELSE 'missed' END AS outcome,
+            ELSE 'not_found' END AS outcome,
        exact.entity_type AS predicted_type,
        sentence.text AS sentence_text
 FROM gold
@@ -38,6 +38,6 @@ COMMENT ON COLUMN gold_outcome.start_token IS 'First token, 0-based.';
 COMMENT ON COLUMN gold_outcome.end_token IS 'Token after the last one.';
 COMMENT ON COLUMN gold_outcome.gold_type IS 'The type that is.';
 COMMENT ON COLUMN gold_outcome.mention IS 'The tokens covered, joined by single spaces.';
-COMMENT ON COLUMN gold_outcome.outcome IS 'correct, misclassified (exact span, wrong type), boundary (no exact span, but some predicted entity overlaps) or missed.';
+COMMENT ON COLUMN gold_outcome.outcome IS 'correct, misclassified (exact span, wrong type), boundary (no exact span, but some predicted entity overlaps) or not_found (no predicted entity overlaps). Missed, as in error_proportion and missed_entity, = boundary + not_found.';
 COMMENT ON COLUMN gold_outcome.predicted_type IS 'The type predicted for the exact span; NULL without one.';
 COMMENT ON COLUMN gold_outcome.sentence_text IS 'The sentence.';
