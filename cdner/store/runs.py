@@ -100,8 +100,10 @@ def run_state(store: Store, run_id: str) -> RunState:
 def begin_attempt(store: Store, spec: RunSpec, execution: Json, *, force: bool = False) -> str:
     """Record that this process starts executing a run, and return the attempt's id.
 
-    ``force`` deletes the run's outputs in the same transaction (LLM completions stay). RunBusyError when
-    another live process, or one on another host, is executing the run, unless forced.
+    ``force`` deletes the run's outputs now, in the same transaction, not when the new ones are there: a forced
+    execution that fails or is killed leaves the run without its old outputs, "failed" or "partial". LLM
+    completions stay. RunBusyError when another live process, or one on another host, is executing the run,
+    unless forced.
     """
     with store.transaction() as connection:
         _close_dead_attempts(connection, spec.run_id, force=force)
