@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
-from store_examples import CORPUS, import_corpus
+from store_examples import CORPUS, import_corpus, start_python
 
 from cdner.errors import StoreError
 from cdner.resources import resource_root
@@ -45,6 +46,31 @@ def view_names(store: Store) -> set[str]:
                 "SELECT view_name FROM duckdb_views() WHERE NOT internal"
             ).fetchall()
         }
+
+
+KILLED_WHILE_MAKING = """
+import os, signal, sys
+from pathlib import Path
+from cdner.store import Store, migrations
+migrations._migrate = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+migrations.create(Path(sys.argv[1]))
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_a_living_one_s_is_kept(store):
+    child = start_python(KILLED_WHILE_MAKING, store.path)
+    child.communicate(timeout=60)
+    left = store.directory / f".{store.path.name}.{child.pid}.new"
+    assert left.exists()
+    log = left.with_name(f"{left.name}.wal")
+    log.touch()
+    in_work = left.with_name(f".{store.path.name}.{os.getppid()}.new")
+    other_store = left.with_name(f".other.duckdb.{child.pid}.new")
+    for path in (in_work, other_store):
+        path.touch()
+    with store.transaction():
+        pass
+    assert sorted(store.directory.glob(".*")) == sorted([in_work, other_store])
 
 
 def test_a_newer_store_is_refused_with_both_versions(store):

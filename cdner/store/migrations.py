@@ -6,6 +6,7 @@ remade from ``store/views`` when the text of one has changed, in the order of th
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from cdner.errors import StoreError
 from cdner.hashing import content_hash
 from cdner.resources import resource_root
 from cdner.store.connection import Store, connect, insert_rows
+from cdner.store.origin import pid_exists
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -66,7 +68,7 @@ def create(path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.unlink(missing_ok=True)
+        _remove_abandoned(path)
         with closing(connect(Store(unfinished), read_only=False)) as connection:
             _migrate(connection, applied=0)
         try:
@@ -77,6 +79,14 @@ def create(path: Path) -> None:
             unfinished.unlink()
     except OSError as error:
         raise StoreError(f"The store {path} cannot be created: {error}.") from error
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Delete what killed processes left of stores they were making (and their write-ahead logs), and our own."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new*"):
+        pid = left.name.removeprefix(f".{path.name}.").partition(".")[0]
+        if pid.isdecimal() and (int(pid) == os.getpid() or not pid_exists(int(pid))):
+            left.unlink(missing_ok=True)
 
 
 def upgrade(store: Store) -> None:

@@ -30,13 +30,18 @@ def is_alive(host: str, pid: int, start: str) -> bool:
     """Whether that very process still runs. Of another host nothing is known: taken for alive."""
     if host != platform.node():
         return True
+    return pid_exists(pid) and (not start or _start_time(pid) == start)
+
+
+def pid_exists(pid: int) -> bool:
+    """Whether some process of this machine has the pid now."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass  # somebody else's process: it exists
-    return not start or _start_time(pid) == start
+    return True
 
 
 @cache
