@@ -55,6 +55,7 @@ def run(
     from cdner.pipeline.context import open_context
     from cdner.pipeline.execute import execute, label_plan, preview
     from cdner.pipeline.plan import build_plan
+    from cdner.pipeline.preflight import check_plan, problems
     from cdner.pipeline.summary import confusion_changes, setting_scores
 
     if list_shipped:
@@ -72,7 +73,10 @@ def run(
         if dry_run:
             rows = [(p.label, p.run_id, p.state, p.n_llm_calls) for p in preview(plan, context)]
             print_rows(("step", "run_id", "state", "llm_calls"), rows, output_format)
+            for problem in problems(plan, context):  # a plan can be read on a machine that cannot run it
+                click.echo(f"Warning: {problem}", err=True)
             return
+        check_plan(plan, context)
         label_plan(plan, context)
         outcomes = execute(plan, context)
     columns, scores = setting_scores(plan, context)

@@ -29,6 +29,7 @@ def execute_labels(
     from cdner.pipeline.context import open_context
     from cdner.pipeline.execute import execute
     from cdner.pipeline.plan import build_plan
+    from cdner.pipeline.preflight import check_plan
 
     experiment = compose_experiment(options["experiment_name"], options, options["overrides"])
     if settings:
@@ -39,7 +40,9 @@ def execute_labels(
         )
         plan = build_plan(experiment, context)
         labels = select([step.label for step in plan.steps])
-        outcomes = execute(plan.closure(labels), context, force=set(labels) if force else set())
+        plan, forced = plan.closure(labels), set(labels) if force else set()
+        check_plan(plan, context, force=forced)
+        outcomes = execute(plan, context, force=forced)
     return [(o.label, o.run_id, o.state, round(o.seconds, 2)) for o in outcomes if o.label in set(labels)]
 
 

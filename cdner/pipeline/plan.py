@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
-from cdner.config import REASONING_SETTINGS, Experiment, Setting, Training, Training
+from cdner.config import REASONING_SETTINGS, Experiment, Setting, Training
 from cdner.hashing import Json, content_hash
 from cdner.store.runs import RunSpec, run_spec
 from cdner.types import Domain, Split

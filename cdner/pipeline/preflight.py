@@ -1,0 +1,87 @@
+"""What can be known to fail before anything is executed: names, keys, packages, weights that are not here.
+
+Exists because a wrong backend name must not cost an hour of training first. Asks no server and loads no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from cdner import prompts
+from cdner.backbone.embedded import embedded_path
+from cdner.confusion.descriptions import gloss
+from cdner.errors import CdnerError, ModelError, UsageError, unknown_name
+from cdner.pipeline import reasoning
+from cdner.pipeline.context import EMBEDDED, Context
+from cdner.pipeline.plan import Plan, Step
+from cdner.registry import names
+
+PBRC_TEMPLATES = "pbrc."
+
+
+def check_plan(plan: Plan, context: Context, *, force: Collection[str] = ()) -> None:
+    """Raise the first problem of a step that is to be executed, with its own class and exit code."""
+    for problem in problems(plan, context, force=force):
+        raise problem
+
+
+def problems(plan: Plan, context: Context, *, force: Collection[str] = ()) -> Iterator[CdnerError]:
+    """One problem per kind of step that is not done (or is forced) and cannot work on this machine."""
+    checked: set[str] = set()
+    for step in plan.steps:
+        check = _CHECKS.get(step.kind)
+        if check is None or check.__name__ in checked:
+            continue
+        if step.label not in force and context.run_state(step.spec.run_id) == "done":
+            continue
+        try:
+            check(step, context)
+        except CdnerError as error:
+            checked.add(check.__name__)
+            yield error
+
+
+def _check_backbone(step: Step, context: Context) -> None:  # noqa: ARG001  every check has one signature
+    choice, device = context.experiment.backbone, context.experiment.execution.device
+    if choice.family not in names("backbone"):
+        raise unknown_name("backbone", choice.family, names("backbone"))
+    if choice.model == EMBEDDED and embedded_path() is None:
+        raise ModelError("The embedded model is not here yet. Run: cdner models fetch embedded")
+    if device not in ("auto", "cpu"):  # these two are everywhere, and asking about others imports torch
+        from cdner.backbone.precision import choose_device
+
+        choose_device(device)
+
+
+def _check_describing(step: Step, context: Context) -> None:
+    for entry in context.domain(context.experiment.corpora.target, "target").entries:
+        gloss(entry)
+    _check_llm(step, context)
+
+
+def _check_reasoning(step: Step, context: Context) -> None:
+    settings, target = context.experiment.reason, context.experiment.corpora.target
+    if not settings.template.startswith(PBRC_TEMPLATES):
+        raise UsageError(
+            f"reason.template = '{settings.template}' is no template for reasoning texts: "
+            f"their names begin with '{PBRC_TEMPLATES}'."
+        )
+    n_present = len(prompts.load_examples(target)) if settings.n_examples else 0
+    if settings.n_examples > n_present:
+        raise UsageError(f"reason.n_examples = {settings.n_examples}, but '{target}' has {n_present} examples.")
+    _check_llm(step, context)
+
+
+def _check_llm(step: Step, context: Context) -> None:
+    """Open the backend where it will be asked; what the store can answer needs none."""
+    llm = context.experiment.describe if step.kind == "describe" else context.experiment.reason
+    if context.experiment.execution.replay or reasoning.n_calls_to_make(step, context) == 0:
+        return
+    reasoning.open_llm(llm, context)
+
+
+_CHECKS: Mapping[str, Callable[[Step, Context], None]] = {
+    **dict.fromkeys(("train", "predict", "embed"), _check_backbone),
+    "describe": _check_describing,
+    "reason": _check_reasoning,
+}

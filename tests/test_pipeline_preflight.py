@@ -1,0 +1,61 @@
+"""What cannot work on this machine is said before the first step, and a plan is printed all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pipeline_experiments import CALLS, cdner, write_experiment
+
+FULL = ("full",)
+
+
+@pytest.fixture(autouse=True)
+def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
+    monkeypatch.setenv("CDNER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "complaint"),
+    [
+        (("--backend", "opnai"), 2, "Did you mean 'openai'"),
+        (("--set", "reason.backend=openai"), 1, "Set OPENAI_API_KEY"),
+        (("--n-examples", "50"), 2, "reason.n_examples = 50, but 'film' has"),
+        (("--set", "reason.template=ner.v1"), 2, "no template for reasoning texts"),
+        (("--set", "reason.backend=local"), 1, "Set structured = false"),
+        (("--set", "describe.backend=local", "--set", "describe.model=embedded"), 1, "models fetch embedded"),
+        (("--backbone", "encoder"), 2, "No backbone named 'encoder'"),
+        (("--backbone-model", "embedded"), 1, "models fetch embedded"),
+        (("--device", "gpu"), 2, "No device named 'gpu'"),
+    ],
+)
+def test_what_cannot_work_ends_before_any_attempt(
+    options: tuple[str, ...], code: int, complaint: str, tmp_path: Path
+) -> None:
+    store, experiment = tmp_path / "s.duckdb", write_experiment(tmp_path, settings=FULL)
+    refused = cdner(store, "run", experiment, *options)
+    assert refused.code == code
+    assert complaint in refused.err
+    assert refused.err.count("\n") == 1
+    assert not store.exists()
+    planned = cdner(store, "run", experiment, *options, "--dry-run", "--json")
+    assert planned.code == 0
+    assert "reason:full/train" in {row["step"] for row in planned.rows}
+    assert f"Warning: {refused.err.removeprefix('Error: ')}" in planned.err
+
+
+def test_a_verb_checks_only_the_steps_it_stands_for(tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    options = ("-e", write_experiment(tmp_path, settings=FULL), "--set", "reason.backend=openai")
+    assert cdner(store, "describe", *options).code == 0
+    refused = cdner(store, "reason", *options)
+    assert (refused.code, refused.err.count("OPENAI_API_KEY")) == (1, 1)
+
+
+def test_replay_needs_no_backend(tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, settings=FULL)
+    options = ("--set", "reason.backend=openai", "--backend", "replay", "--dry-run")
+    planned = cdner(tmp_path / "s.duckdb", "run", experiment, *options)
+    assert (planned.code, planned.err) == (0, "")
