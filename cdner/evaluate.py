@@ -7,7 +7,6 @@ and are named apart so that nobody takes one for the other.
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -49,24 +48,6 @@ class ErrorRow:
     error_proportion: float  # (missed + misclassified) / gold
     missed_proportion: float
     misclassified_proportion: float  # the paper's type-classification error proportion
-
-
-@dataclass(frozen=True, slots=True)
-class ConfusedPair:
-    """Gold entities of one type whose exact span was predicted as another."""
-
-    gold_type: str
-    predicted_type: str
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Several seeds of one setting."""
-
-    mean: float
-    deviation: float | None  # sample standard deviation; None for a single value
-    n: int
 
 
 def score(
@@ -115,31 +96,6 @@ def error_proportions(
     for (_, outcome), n in outcomes.items():
         totals[MICRO, outcome] += n
     return tuple(_error_row(name, outcomes if name != MICRO else totals) for name in (MICRO, *types))
-
-
-def confused_pairs(
-    gold: Sequence[Sentence], predictions: Sequence[Prediction], types: Sequence[str]
-) -> tuple[ConfusedPair, ...]:
-    """Every (gold type, wrong type on its exact span): most frequent first, ties in type order."""
-    _check(gold, predictions, types)
-    counts: Counter[tuple[str, str]] = Counter()
-    for sentence, prediction in zip(gold, predictions, strict=True):
-        predicted = index_by_span(prediction.entities)
-        for entity in sentence.entities:
-            found = predicted.get((entity.start, entity.end), entity.type)
-            if found != entity.type:
-                counts[entity.type, found] += 1
-    order = {name: position for position, name in enumerate(types)}
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], order[item[0][0]], order[item[0][1]]))
-    return tuple(ConfusedPair(gold_type, predicted_type, n) for (gold_type, predicted_type), n in ranked)
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Mean and sample standard deviation over seeds. InputError for no value at all."""
-    if not values:
-        raise InputError("No values to average: no run of this setting is finished.")
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(mean=statistics.fmean(values), deviation=deviation, n=len(values))
 
 
 def f1_score(precision: float, recall: float) -> float:

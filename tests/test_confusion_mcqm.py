@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cdner import config
-from cdner.confusion.mcqm import ConfusionScores, fuse, relative_entropy_of_rows, rivals
+from cdner.confusion.mcqm import ConfusionScores, fuse, rivals
 from cdner.errors import InputError, UsageError
 from cdner.types import ConfusionMatrix
 
@@ -188,11 +188,3 @@ def test_rounding_errors_do_not_make_a_flat_row_adaptive() -> None:
 
 def test_adaptive_says_nothing_of_two_types() -> None:
     assert rivals(_v_conf([0, 2.0], [2.0, 0]), ADAPTIVE) == ((), ())
-
-
-def test_relative_entropy_is_one_for_a_flat_row_and_less_for_a_peaked_one() -> None:
-    found = relative_entropy_of_rows(PEAKED)
-    assert found[2] == pytest.approx(1.0)
-    expected = -sum(p * math.log(p) for p in (0.5, 0.1, 0.4)) / math.log(3)
-    assert found[0] == pytest.approx(expected)
-    assert relative_entropy_of_rows(_v_conf([0, 2.0], [2.0, 0])).tolist() == [1.0, 1.0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 import time
 from collections.abc import Sequence
 
@@ -15,7 +13,7 @@ from seqeval.metrics.v1 import precision_recall_fscore_support
 from seqeval.scheme import IOB2
 
 from cdner.errors import InputError
-from cdner.evaluate import ConfusedPair, ErrorRow, ScoreRow, confused_pairs, error_proportions, score, spread
+from cdner.evaluate import ErrorRow, ScoreRow, error_proportions, score
 from cdner.spans import entities_to_bio
 from cdner.types import Corpus, Entity, Prediction, Sentence
 
@@ -105,21 +103,6 @@ def test_error_proportions_tell_boundary_missed_misclassified_and_spurious_apart
     assert rows["*"] == ErrorRow("*", 4, 1, 1, 2, 1, 1, 1, 0.75, 0.5, 0.25)
 
 
-def test_confused_pairs_are_listed_most_frequent_first_then_in_type_order() -> None:
-    tokens = ("a", "b", "c", "d")
-    gold = (
-        Sentence(tokens, tuple(Entity(i, i + 1, t) for i, t in enumerate(("city", "city", "river", "poet")))),
-    )
-    seen = (
-        Prediction("", tuple(Entity(i, i + 1, t) for i, t in enumerate(("river", "river", "poet", "city")))),
-    )
-    assert confused_pairs(gold, seen, TYPES) == (
-        ConfusedPair("city", "river", 2),
-        ConfusedPair("poet", "city", 1),
-        ConfusedPair("river", "poet", 1),
-    )
-
-
 def test_nothing_at_all_scores_zero_everywhere() -> None:
     for row in (*score((), (), TYPES), *score(GOLD[2:], (Prediction("", ()),), TYPES)):
         assert (*_counts(row), row.precision, row.recall, row.f1) == (0, 0, 0, 0.0, 0.0, 0.0)
@@ -128,7 +111,7 @@ def test_nothing_at_all_scores_zero_everywhere() -> None:
 
 
 def test_a_missing_prediction_is_refused() -> None:
-    for function in (score, error_proportions, confused_pairs):
+    for function in (score, error_proportions):
         with pytest.raises(InputError, match="3 gold sentences but 2 predictions"):
             function(GOLD, PREDICTED[:2], TYPES)
 
@@ -136,20 +119,6 @@ def test_a_missing_prediction_is_refused() -> None:
 def test_a_type_outside_the_domain_is_refused() -> None:
     with pytest.raises(InputError, match="outside the domain: river"):
         score(GOLD, PREDICTED, ("poet", "city"))
-
-
-def test_spread_is_mean_and_sample_standard_deviation() -> None:
-    found = spread([0.4, 0.5, 0.9])
-    assert found.mean == pytest.approx(0.6)
-    assert found.deviation == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))
-    assert found.deviation == pytest.approx(statistics.stdev([0.4, 0.5, 0.9]))
-    assert found.n == 3
-
-
-def test_one_seed_has_no_deviation_and_none_has_no_mean() -> None:
-    assert spread([0.4]).deviation is None
-    with pytest.raises(InputError, match="No values"):
-        spread([])
 
 
 # --- plain loops --------------------------------------------------------------------------------------------
@@ -198,10 +167,8 @@ def test_micro_counts_are_the_sum_over_types(pair: tuple[Corpus, tuple[Predictio
 def test_errors_equal_plain_loops(pair: tuple[Corpus, tuple[Prediction, ...]]) -> None:
     sentences, predictions = pair[0].sentences, pair[1]
     rows = {row.entity_type: row for row in error_proportions(sentences, predictions, TYPES)}
-    confusions = {(p.gold_type, p.predicted_type): p.n for p in confused_pairs(sentences, predictions, TYPES)}
     for name in TYPES:
         n = dict.fromkeys(("gold", "right", "wrong", "boundary", "gone", "spurious"), 0)
-        taken_for = dict.fromkeys(TYPES, 0)
         for sentence, prediction in zip(sentences, predictions, strict=True):
             for gold in sentence.entities:
                 if gold.type != name:
@@ -211,7 +178,6 @@ def test_errors_equal_plain_loops(pair: tuple[Corpus, tuple[Prediction, ...]]) -
                 overlapping = [p for p in prediction.entities if p.start < gold.end and gold.start < p.end]
                 if exact:
                     n["right" if exact[0].type == name else "wrong"] += 1
-                    taken_for[exact[0].type] += 1
                 else:
                     n["boundary" if overlapping else "gone"] += 1
             for p in prediction.entities:
@@ -224,8 +190,6 @@ def test_errors_equal_plain_loops(pair: tuple[Corpus, tuple[Prediction, ...]]) -
         assert row.error_proportion == (
             (row.n_missed + row.n_misclassified) / n["gold"] if n["gold"] else 0.0
         )
-        for other in TYPES:
-            assert confusions.get((name, other), 0) == (taken_for[other] if other != name else 0)
 
 
 @given(PAIRS)

@@ -180,20 +180,6 @@ def rivals(v_conf: ConfusionMatrix, settings: config.Confusion) -> tuple[Rivals,
     )
 
 
-def relative_entropy_of_rows(v_conf: ConfusionMatrix) -> FloatArray:
-    """(K,): each row's entropy over j != i divided by its maximum log(K - 1): 1 = flat, no rival stands out.
-
-    Defined as 1 where there is nothing to choose from (K <= 2).
-    """
-    k = len(v_conf.types)
-    if k <= 2:
-        return np.ones(k)
-    shares = v_conf.scores / v_conf.scores.sum(axis=1, keepdims=True)
-    logs = np.log(np.where(shares > 0, shares, 1.0))
-    entropy: FloatArray = -(shares * logs).sum(axis=1) / np.log(k - 1)
-    return entropy
-
-
 def _softmax_over_others(scores: FloatArray, *, w0: float) -> FloatArray:
     """Eq. 10 and 12: exp(w0 * u_ij) over its row's sum without j = i. Rows sum to 1; K = 1 gives [[0]]."""
     k = len(scores)
