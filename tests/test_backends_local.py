@@ -149,11 +149,11 @@ def test_nothing_is_loaded_before_the_first_request() -> None:
         list(backend.complete([ask("a .")]))
 
 
-def test_model_names_weights_and_number_format(folder: Path, tmp_path: Path) -> None:
+def test_model_names_the_weights_wherever_they_lie(folder: Path, tmp_path: Path) -> None:
     llm = Llm(backend="local", model=str(folder), structured=False)
     backend = open_backend(llm, Execution(device="cpu"))
     assert backend.family == "local"
-    assert backend.model.startswith(f"{folder.name}@") and backend.model.endswith((":float32", ":bfloat16"))
+    assert backend.model.startswith(f"{folder.name}@")
     copy = tmp_path / folder.name
     copy.mkdir()
     for file in folder.iterdir():

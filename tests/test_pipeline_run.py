@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,18 @@ from pipeline_experiments import (
     copy_of,
     dump,
     finished_store,
+    shared_folder,
     sql,
     write_experiment,
 )
 
 from cdner import prompts
-from cdner.config import REASONING_SETTINGS
+from cdner.backbone.embedded import GGUF_SHA256
+from cdner.cli.progress import StderrProgress
+from cdner.config import REASONING_SETTINGS, Experiment, Llm
 from cdner.evaluate import score
+from cdner.pipeline.context import open_context
+from cdner.pipeline.reasoning import open_llm
 from cdner.reasoning import parse_reasoning
 from cdner.store import Store
 from cdner.store.corpora import load_corpus
@@ -307,13 +313,25 @@ def test_decoding_is_part_of_a_training_that_selects_by_predictions(tmp_path: Pa
     assert all(free[label] != grounded[label] for label in free)
 
 
-def test_decoding_is_part_of_a_training_that_selects_by_predictions(tmp_path: Path) -> None:
-    def trained(select: str, decoding: str) -> dict[str, str]:
-        sections = ("train_source", "train_target", "train_augmented")
-        chosen = [f"--set={section}.select={select}" for section in sections]
-        ids = run_ids(tmp_path, *chosen, "--decoding", decoding)
-        return {label: ids[label] for label in ("train:source", "train:without_all")}
+def test_a_models_folder_may_move_but_its_weights_may_not_change(tmp_path: Path) -> None:
+    def planned(folder: Path) -> dict[str, str]:
+        llm = ("--set", f"reason.model={folder}", "--set", f"describe.model={folder}")
+        return run_ids(tmp_path, "--backbone-model", str(folder), *llm)
 
-    assert trained("dev_loss", "free") == trained("dev_loss", "grounded")
-    free, grounded = trained("dev_metric", "free"), trained("dev_metric", "grounded")
-    assert all(free[label] != grounded[label] for label in free)
+    here, there = tmp_path / "here" / "t5", tmp_path / "there" / "t5"
+    shutil.copytree(shared_folder() / "t5", here)
+    shutil.copytree(here, there)
+    assert planned(here) == planned(there)
+    (weights,) = there.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    changed = {label for label, run_id in planned(here).items() if planned(there)[label] != run_id}
+    assert {"train:source", "describe:target", "reason:full/train", "predict:full/test"} <= changed
+    assert not any(label.startswith("import:") for label in changed)
+
+
+def test_the_local_backend_is_called_what_its_requests_say(tmp_path: Path) -> None:
+    model = str(shared_folder() / "llama")
+    llm = Llm(backend="local", model=model, structured=False)
+    context = open_context(tmp_path / "s.duckdb", Experiment(name="e"), progress=StderrProgress(quiet=True))
+    assert open_llm(llm, context).model == context.model("llm", model)
+    assert context.model("llm", "embedded") == f"embedded@{GGUF_SHA256[:12]}"

@@ -3,19 +3,22 @@
 All requests of a call go to the backbone at once, which computes their common prefix (the prompt's fixed
 part) a single time. The embedded SmolLM2-135M is fit for plumbing only: its reasoning is poor and repetitive.
 Knows nothing of prompts; cannot constrain its output to a schema.
+
+``model`` names the weights alone. The number format is the machine's, like the device: it can change a word, but
+what was written is data in the store and is found there by the same name on any machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 from cdner.backbone import open_backbone
+from cdner.backbone.embedded import embedded_path
+from cdner.backbone.identity import EMBEDDED, weights_identity
 from cdner.backends import Lookup
 from cdner.config import BackboneChoice, Execution, Llm
 from cdner.errors import BackendError
-from cdner.hashing import content_hash, file_sha256
 from cdner.types import Completion, Gap, Generation, Message, ModelInput, ReasoningRequest, Sampling, Segment
 
 
@@ -99,31 +102,14 @@ def open_backend(llm: Llm, execution: Execution, *, lookup: Lookup | None = None
         raise BackendError("The backend 'local' cannot write JSON by schema. Set structured = false.")
     if llm.temperature != 0:
         raise BackendError("The backend 'local' is greedy. Set temperature = 0.")
-    from cdner.backbone.precision import choose_device, choose_dtype
-
+    if llm.model == EMBEDDED and embedded_path() is None:
+        raise BackendError("The embedded model is not here yet. Run: cdner models fetch embedded")
     choice = BackboneChoice(family="causal", model=llm.model)
-    dtype = str(choose_dtype(choice.dtype, choose_device(execution.device))).removeprefix("torch.")
 
     def opened() -> ChatBackbone:
         return cast(ChatBackbone, open_backbone(choice, device=execution.device))
 
-    # The number format changes the text, so it is part of who answers.
-    model = f"{_weights(llm.model)}:{dtype}"
-    return LocalBackend(opened, model=model, batch_size=execution.batch_size)
-
-
-def _weights(model: str) -> str:
-    """Name and content of the weights; a hub name stands for itself."""
-    from cdner.backbone.embedded import EMBEDDED_NAME, embedded_path
-
-    folder = embedded_path() if model == "embedded" else Path(model)
-    if folder is None:
-        raise BackendError("The embedded model is not here yet. Run: cdner models fetch embedded")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        return model
-    name = EMBEDDED_NAME if model == "embedded" else folder.resolve().name
-    return f"{name}@{content_hash([file_sha256(file) for file in files])}"
+    return LocalBackend(opened, model=weights_identity(llm.model), batch_size=execution.batch_size)
 
 
 def _refuse_what_greedy_cannot(request: ReasoningRequest) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdner import prompts
-from cdner.backbone.embedded import GGUF_SHA256
+from cdner.backbone.identity import weights_identity
 from cdner.config import BackboneChoice, Experiment
 from cdner.corpora import crossner, demo
 from cdner.corpora.sampling import sampled_positions
@@ -25,7 +25,6 @@ from cdner.types import Corpus, Domain, Progress, Role, Split
 if TYPE_CHECKING:
     from cdner.backbone.training import TrainableBackbone
 
-EMBEDDED = "embedded"
 IMPORT_VERSION = 1
 _LATER_SPLITS: tuple[Split, ...] = ("dev", "test")
 
@@ -37,6 +36,7 @@ class Context:
     progress: Progress
     corpora_from: Path | None = None
     _corpora: dict[str, Corpus] = field(default_factory=dict)
+    _weights: dict[str, str] = field(default_factory=dict)  # model as named -> its identity
     _labels: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of domains without a types file
     _loaded: tuple[str, TrainableBackbone] | None = None  # (identity, model): one at a time, memory is small
 
@@ -81,10 +81,10 @@ class Context:
         return content_hash([repr(example) for example in chosen])
 
     def model(self, family: str, model: str) -> str:  # noqa: ARG002 - the family is in the settings already
-        """The embedded model is identified by the checksum of the file it is made from, others by name."""
-        if model != EMBEDDED:
-            return model
-        return f"{EMBEDDED}@{GGUF_SHA256[:12]}"
+        """The content of the weights where cdner can know it, else the name; a folder is read once."""
+        if model not in self._weights:
+            self._weights[model] = weights_identity(model)
+        return self._weights[model]
 
     # --- what steps load ---------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
-from cdner.config import REASONING_SETTINGS, Experiment, Setting, Training
+from cdner.backbone.identity import EMBEDDED
+from cdner.config import REASONING_SETTINGS, BackboneChoice, Experiment, Llm, Setting, Training
 from cdner.hashing import Json, content_hash
 from cdner.store.runs import RunSpec, run_spec
 from cdner.types import Domain, Split
@@ -132,17 +133,8 @@ class _Builder:
 
     def _model(self) -> dict[str, Json]:
         choice = self.experiment.backbone
-        return {
-            "backbone": choice.identity(),
-            "weights": self.identities.model(choice.family, choice.model),
-        }
-
-    def _training(self, training: Training) -> dict[str, Json]:
-        """Where an epoch is chosen by its predictions, how these are made decides which weights are kept."""
-        settings: dict[str, Json] = {"training": training.identity()}
-        if training.select == "dev_metric":
-            settings["predict"] = self.experiment.predict.identity()
-        return settings
+        weights = self.identities.model(choice.family, choice.model)
+        return {"backbone": _with_weights(choice, weights), "weights": weights}
 
     def _training(self, training: Training) -> dict[str, Json]:
         """Where an epoch is chosen by its predictions, how these are made decides which weights are kept."""
@@ -231,11 +223,13 @@ class _Builder:
             "predict:source/train", hierarchy_inputs, self.source, "train", setting=None
         )
         empirical = self.add_prediction("without_all", "dev")
+        describing = self.experiment.describe
+        weights = self.identities.model("llm", describing.model)
         describe = self._add(
             "describe:target",
             {
-                "llm": self.experiment.describe.identity(),
-                "weights": self.identities.model("llm", self.experiment.describe.model),
+                "llm": _with_weights(describing, weights),
+                "weights": weights,
                 "template": self.identities.template("describe.v1"),
                 "entries": _entries(self.target),
             },
@@ -259,13 +253,14 @@ class _Builder:
     def add_reasoning(self, setting: Setting) -> None:
         """One reasoning run per split that training or prediction needs."""
         reason = self.experiment.reason
+        weights = self.identities.model("llm", reason.model)
         selects = self.experiment.train_augmented.select != "last"
         wanted = ("train", *(("dev",) if selects else ()), *self.experiment.splits)
         splits = cast(list[Split], list(dict.fromkeys(wanted)))
         for split in splits:
             settings: dict[str, Json] = {
-                "llm": reason.identity(),
-                "weights": self.identities.model("llm", reason.model),
+                "llm": _with_weights(reason, weights),
+                "weights": weights,
                 "setting": setting,
                 "template": self.identities.template(reason.template),
                 "examples": self.identities.examples(self.target.name, reason.n_examples),
@@ -278,6 +273,14 @@ class _Builder:
                 "corpus": self._corpus(self.experiment.corpora.target, split),
             }
             self._add(f"reason:{setting}/{split}", settings, inputs, setting=setting)
+
+
+def _with_weights(settings: BackboneChoice | Llm, weights: str) -> Json:
+    """The settings' identity, in which a folder is named by its content: its path may change."""
+    identity = dict(cast(Mapping[str, Json], settings.identity()))
+    if settings.model != EMBEDDED:  # every other model is its own identity, or a folder
+        identity["model"] = weights
+    return identity
 
 
 def _entries(domain: Domain) -> Json:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 from cdner import prompts
 from cdner.backbone.embedded import embedded_path
+from cdner.backbone.identity import EMBEDDED
 from cdner.confusion.descriptions import gloss
 from cdner.errors import CdnerError, ModelError, UsageError, unknown_name
 from cdner.pipeline import reasoning
-from cdner.pipeline.context import EMBEDDED, Context
+from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Plan, Step
 from cdner.registry import names
 
@@ -68,7 +69,9 @@ def _check_reasoning(step: Step, context: Context) -> None:
         )
     n_present = len(prompts.load_examples(target)) if settings.n_examples else 0
     if settings.n_examples > n_present:
-        raise UsageError(f"reason.n_examples = {settings.n_examples}, but '{target}' has {n_present} examples.")
+        raise UsageError(
+            f"reason.n_examples = {settings.n_examples}, but '{target}' has {n_present} examples."
+        )
     _check_llm(step, context)
 
 
