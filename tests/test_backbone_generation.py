@@ -256,7 +256,7 @@ def test_the_embedded_model_equals_transformers_one_by_one() -> None:
 
     folder = embedded_path()
     if folder is None:
-        pytest.skip("the embedded model has not been fetched on this machine")
+        pytest.fail("the embedded model is not on this machine: scripts/test fetches it")
     backbone = _open("causal", folder)
     inputs = INPUTS[:3]
     for source, generation in zip(inputs, _generate(backbone, inputs), strict=True):
