@@ -15,7 +15,6 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     "backend": {
         "openai": "cdner.backends.openai:open_backend",
         "local": "cdner.backends.local:open_backend",
-        "replay": "cdner.backends.replay:open_backend",
         "scripted": "cdner.backends.scripted:open_backend",
     },
     "backbone": {

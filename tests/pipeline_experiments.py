@@ -24,7 +24,6 @@ from typing import Any
 
 from fixtures.tiny_models import write_tiny_llama, write_tiny_t5
 
-from cdner.backends import Lookup
 from cdner.backends.scripted import ScriptedBackend, written
 from cdner.cli import run_cli
 from cdner.config import Execution, Llm
@@ -51,7 +50,7 @@ N_TYPES = 11  # of film
 # --- the LLM ---------------------------------------------------------------------------------------------
 
 
-def open_backend(llm: Llm, execution: Execution, *, lookup: Lookup | None = None) -> ScriptedBackend:
+def open_backend(llm: Llm, execution: Execution) -> ScriptedBackend:
     """The factory behind the entry point "recorded"."""
     return ScriptedBackend(_answer, model=llm.model)
 

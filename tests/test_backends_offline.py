@@ -1,4 +1,4 @@
-"""Backends that need no model: replay from stored completions, scripts, and the identity of a request."""
+"""Backends that need no model: scripts, and the identity of a request."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from cdner.backends import open_backend
-from cdner.backends.replay import ReplayBackend
 from cdner.backends.scripted import ScriptedBackend, written
 from cdner.config import Execution, Llm
-from cdner.errors import BackendError, InputError, UsageError
+from cdner.errors import InputError, UsageError
 from cdner.store.reasoning import request_id
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
 
@@ -51,30 +50,6 @@ def test_everything_that_decides_an_answer_changes_the_identity() -> None:
             identity(dataclasses.replace(base, sampling=dataclasses.replace(base.sampling, **change)))
         )  # type: ignore[arg-type]
     assert len({identity(base), *others}) == len(others) + 1
-
-
-# --- replay ------------------------------------------------------------------------------------------------
-
-
-def test_replay_answers_from_what_is_stored_and_names_what_is_missing() -> None:
-    stored = {ask("one"): written("1"), ask("three"): written("3")}
-    backend = ReplayBackend(stored.get, family="openai", model="gpt")
-    outcomes = list(backend.complete([ask("one"), ask("two"), ask("three")]))
-    assert [index for index, _ in outcomes] == [0, 1, 2]
-    assert outcomes[0][1] == written("1") and outcomes[2][1] == written("3")
-    gap = outcomes[1][1]
-    assert isinstance(gap, Gap)
-    assert request_id("openai", "gpt", ask("two")) in gap.reason
-    assert "2 of 3" in gap.reason and "openai gpt" in gap.reason
-    assert (backend.family, backend.model) == ("openai", "gpt")
-
-
-def test_replay_without_a_store_cannot_work() -> None:
-    llm = Llm(backend="replay", model="gpt")
-    with pytest.raises(BackendError, match="store"):
-        open_backend(llm, Execution())
-    backend = open_backend(llm, Execution(), lookup=lambda request: written("1"))
-    assert list(backend.complete([ask("one")])) == [(0, written("1"))]
 
 
 # --- scripted ----------------------------------------------------------------------------------------------

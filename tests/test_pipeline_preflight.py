@@ -54,6 +54,17 @@ def test_a_verb_checks_only_the_steps_it_stands_for(tmp_path: Path) -> None:
     assert (refused.code, refused.err.count("OPENAI_API_KEY")) == (1, 1)
 
 
+@pytest.mark.parametrize("section", ["reason", "describe"])
+def test_replay_is_no_backend_that_wrote_texts(section: str, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, settings=FULL)
+    refused = cdner(
+        tmp_path / "s.duckdb", "run", experiment, "--set", f"{section}.backend=replay", "--dry-run"
+    )
+    assert refused.code == 2
+    assert "run with --backend replay" in refused.err
+    assert refused.err.count("\n") == 1
+
+
 def test_replay_needs_no_backend(tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path, settings=FULL)
     options = ("--set", "reason.backend=openai", "--backend", "replay", "--dry-run")

@@ -15,7 +15,7 @@ from cdner.errors import UsageError
 from cdner.registry import names, resolve
 
 KINDS = {
-    "backend": {"openai", "local", "replay", "scripted"},
+    "backend": {"openai", "local", "scripted"},
     "backbone": {"seq2seq", "causal"},
     "dimension": {"u_hie", "u_sim", "R_M"},
     "corpus": {"conll"},
@@ -73,7 +73,7 @@ def test_listing_imports_no_implementation() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     n_backends, imported = done.stdout.splitlines()
-    assert int(n_backends) >= 4
+    assert int(n_backends) >= 3
     assert imported == "[]"
 
 
@@ -117,7 +117,7 @@ def test_third_party_cannot_take_a_built_in_name() -> None:
 
 def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(
-        UsageError, match=r"No backend named 'opnai'\. Did you mean 'openai'\? Known: .*replay"
+        UsageError, match=r"No backend named 'opnai'\. Did you mean 'openai'\? Known: .*scripted"
     ):
         resolve("backend", "opnai")
 

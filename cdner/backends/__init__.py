@@ -6,27 +6,22 @@ package imports no SDK and no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol, cast
 
 from cdner.config import Execution, Llm
 from cdner.registry import resolve
-from cdner.types import Completion, ReasoningBackend, ReasoningRequest
-
-Lookup = Callable[[ReasoningRequest], Completion | None]  # the stored completion of a request, if any
+from cdner.types import ReasoningBackend
 
 
 class BackendFactory(Protocol):
-    """What a registry line of kind ``backend`` names. ``lookup`` is for those that only read the store."""
+    """What a registry line of kind ``backend`` names."""
 
-    def __call__(
-        self, llm: Llm, execution: Execution, *, lookup: Lookup | None = None
-    ) -> ReasoningBackend: ...
+    def __call__(self, llm: Llm, execution: Execution) -> ReasoningBackend: ...
 
 
-def open_backend(llm: Llm, execution: Execution, *, lookup: Lookup | None = None) -> ReasoningBackend:
+def open_backend(llm: Llm, execution: Execution) -> ReasoningBackend:
     """The backend ``llm.backend`` names. UsageError for an unknown name, BackendError if it cannot work at
-    all.
+    all (keys and packages are checked, not the network).
     """
     factory = cast(BackendFactory, resolve("backend", llm.backend))
-    return factory(llm, execution, lookup=lookup)
+    return factory(llm, execution)

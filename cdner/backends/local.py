@@ -16,7 +16,6 @@ from typing import Any, Protocol, cast
 from cdner.backbone import open_backbone
 from cdner.backbone.embedded import embedded_path
 from cdner.backbone.identity import EMBEDDED, weights_identity
-from cdner.backends import Lookup
 from cdner.config import BackboneChoice, Execution, Llm
 from cdner.errors import BackendError
 from cdner.types import Completion, Gap, Generation, Message, ModelInput, ReasoningRequest, Sampling, Segment
@@ -96,7 +95,7 @@ class LocalBackend:
             yield fitting[position], _completion(generation, n_shared if position else 0)
 
 
-def open_backend(llm: Llm, execution: Execution, *, lookup: Lookup | None = None) -> LocalBackend:  # noqa: ARG001
+def open_backend(llm: Llm, execution: Execution) -> LocalBackend:
     """``llm.model``: "embedded", a folder, or a hub name. BackendError for what this backend cannot do."""
     if llm.structured:
         raise BackendError("The backend 'local' cannot write JSON by schema. Set structured = false.")

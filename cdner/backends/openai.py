@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
 
-from cdner.backends import Lookup
 from cdner.config import Execution, Llm
 from cdner.errors import BackendError
 from cdner.types import Completion, Gap, ReasoningRequest
@@ -157,7 +156,6 @@ def open_backend(
     llm: Llm,
     execution: Execution,
     *,
-    lookup: Lookup | None = None,  # noqa: ARG001  every factory has the same signature
     max_retries: int = MAX_RETRIES,
 ) -> OpenAIBackend:
     """BackendError without a key (a base URL of one's own needs none) or with an unusable one or address."""

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cdner.backends import Lookup
 from cdner.config import Execution, Llm
 from cdner.errors import InputError
 from cdner.types import Completion, Gap, ReasoningRequest
@@ -46,8 +45,6 @@ def written(text: str) -> Completion:
 def open_backend(
     llm: Llm,
     execution: Execution,  # noqa: ARG001  every factory has the same signature
-    *,
-    lookup: Lookup | None = None,  # noqa: ARG001
 ) -> ScriptedBackend:
     """``llm.model`` is a JSON Lines file of {"match": ..., "text": ...}.
 

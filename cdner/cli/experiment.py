@@ -16,6 +16,7 @@ from cdner.config import Experiment, load_experiment, parse_experiment
 from cdner.errors import UsageError, unknown_name
 from cdner.resources import resource_root
 
+REPLAY = "replay"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # option -> (keys it sets, type, help)
@@ -95,7 +96,7 @@ def compose_experiment(
         value = options.get(option.removeprefix("--").replace("-", "_"))
         if value is None:
             continue
-        if option == "--backend" and value == "replay":
+        if option == "--backend" and value == REPLAY:
             table["execution"]["replay"] = True
             continue
         for key in keys:
@@ -105,7 +106,14 @@ def compose_experiment(
         if not separator:
             raise UsageError(f"--set {override}: expected KEY=VALUE.")
         _assign(table, key.strip(), _toml_value(text.strip()))
-    return parse_experiment(table, where="options")
+    experiment = parse_experiment(table, where="options")
+    for section, llm in (("reason", experiment.reason), ("describe", experiment.describe)):
+        if llm.backend == REPLAY:
+            raise UsageError(
+                f"{section}.backend = '{REPLAY}': replay is a way to run, not who wrote the texts. Name the "
+                f"backend that wrote them and run with --backend {REPLAY} (execution.replay = true)."
+            )
+    return experiment
 
 
 def _assign(table: dict[str, Any], key: str, value: object) -> None:

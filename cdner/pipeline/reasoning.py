@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from cdner import prompts
+from cdner.backends import open_backend
 from cdner.config import Llm
 from cdner.confusion.descriptions import description_text, gloss
 from cdner.corpora.sampling import sampled_positions
-from cdner.errors import BackendError, PartialError, UsageError
+from cdner.errors import BackendError, PartialError
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Step
 from cdner.reasoning import description_requests, parse_description, parse_reasoning, reasoning_requests
-from cdner.registry import resolve
 from cdner.store import confusion as stored_confusion
 from cdner.store import descriptions as stored_descriptions
 from cdner.store import reasoning as stored
@@ -182,11 +182,8 @@ def _ask(
 
 
 def open_llm(llm: Llm, context: Context) -> ReasoningBackend:
-    """The backend of the registry; constructing it checks keys and packages, not the network."""
-    factory = resolve("backend", llm.backend)
-    if not callable(factory):
-        raise UsageError(f"The backend '{llm.backend}' is not callable.")
-    return cast(ReasoningBackend, factory(llm, context.experiment.execution))
+    """The backend of the registry; opening it checks keys and packages, not the network."""
+    return open_backend(llm, context.experiment.execution)
 
 
 def _identity(context: Context, llm: Llm) -> tuple[str, str]:
