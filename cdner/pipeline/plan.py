@@ -25,6 +25,7 @@ VERSIONS = {  # raised when a step's result changes for the same settings
     "reason": 1,
     "evaluate": 1,
 }
+DESCRIBE_TEMPLATE = "describe.v1"
 KINDS = ("import", "train", "predict", "describe", "embed", "quantify", "reason", "evaluate")
 
 
@@ -230,7 +231,7 @@ class _Builder:
             {
                 "llm": _with_weights(describing, weights),
                 "weights": weights,
-                "template": self.identities.template("describe.v1"),
+                "template": self.identities.template(DESCRIBE_TEMPLATE),
                 "entries": _entries(self.target),
             },
             {},

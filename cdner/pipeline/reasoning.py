@@ -12,7 +12,7 @@ from cdner.confusion.descriptions import description_text, gloss
 from cdner.corpora.sampling import sampled_positions
 from cdner.errors import BackendError, PartialError
 from cdner.pipeline.context import Context
-from cdner.pipeline.plan import Step
+from cdner.pipeline.plan import DESCRIBE_TEMPLATE, Step
 from cdner.reasoning import description_requests, parse_description, parse_reasoning, reasoning_requests
 from cdner.store import confusion as stored_confusion
 from cdner.store import descriptions as stored_descriptions
@@ -26,6 +26,7 @@ NO_LLM = "none"  # describe.backend = "none": C_e is the gloss itself
 
 def describe(step: Step, context: Context) -> None:
     """C_s from WordNet, C_e from the LLM (eq. 5)."""
+    context.progress.start(step.label)
     target = context.domain(context.experiment.corpora.target, "target")
     glosses = {entry.name: gloss(entry) for entry in target.entries}
     rows: list[TypeDescription] = []
@@ -111,7 +112,7 @@ def n_calls_to_make(step: Step, context: Context) -> int | None:
 def _description_requests(context: Context) -> tuple[ReasoningRequest, ...]:
     target = context.domain(context.experiment.corpora.target, "target")
     glosses = {entry.name: gloss(entry).text for entry in target.entries}
-    template = prompts.load_template("describe.v1")
+    template = prompts.load_template(DESCRIBE_TEMPLATE)
     return description_requests(target, glosses, template=template, settings=context.experiment.describe)
 
 
