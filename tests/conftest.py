@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A loaded machine is no failure: no example has a time limit.
+settings.register_profile("cdner", deadline=None)
+settings.load_profile("cdner")
 
 _SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

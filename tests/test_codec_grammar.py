@@ -63,7 +63,7 @@ GRAMMARS = {
 
 
 @pytest.mark.parametrize("name", GRAMMARS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sentence=sentences(), seed=st.integers(0, 2**32))
 def test_whatever_is_allowed_decodes_without_a_malformed_count(
     name: str, sentence: Sentence, seed: int
@@ -75,7 +75,7 @@ def test_whatever_is_allowed_decodes_without_a_malformed_count(
 
 
 @pytest.mark.parametrize("name", GRAMMARS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sentence=sentences())
 def test_the_tokenizers_own_spelling_of_gold_is_allowed(name: str, sentence: Sentence) -> None:
     vocabulary, wire, grammar = GRAMMARS[name]

@@ -23,7 +23,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(VALUES)
 def test_canonical_json_reads_back_as_the_value(value: Json) -> None:
     assert json.loads(canonical_json(value)) == value

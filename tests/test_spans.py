@@ -58,7 +58,7 @@ def _seqeval(tags: list[str]) -> tuple[Entity, ...]:
 # --- the schemes ------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(sentences())
 def test_entities_survive_bio_and_back(sentence: tuple[int, list[Entity]]) -> None:
     n_tokens, entities = sentence
@@ -67,7 +67,7 @@ def test_entities_survive_bio_and_back(sentence: tuple[int, list[Entity]]) -> No
     assert bio_to_entities(tags) == (tuple(entities), 0)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(sentences())
 def test_written_bio_means_the_same_to_seqeval(sentence: tuple[int, list[Entity]]) -> None:
     n_tokens, entities = sentence
@@ -77,7 +77,7 @@ def test_written_bio_means_the_same_to_seqeval(sentence: tuple[int, list[Entity]
     assert [Entity(found.start, found.end, found.tag) for found in strict] == entities
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(sentences())
 def test_bioes_is_read_as_seqeval_reads_it(sentence: tuple[int, list[Entity]]) -> None:
     n_tokens, entities = sentence
@@ -87,7 +87,7 @@ def test_bioes_is_read_as_seqeval_reads_it(sentence: tuple[int, list[Entity]]) -
     assert bio_to_entities(tags) == (_seqeval(tags), 0) == (tuple(entities), 0)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(sentences())
 def test_iob1_gives_the_same_entities_and_counts_its_starts(sentence: tuple[int, list[Entity]]) -> None:
     n_tokens, entities = sentence
@@ -96,13 +96,13 @@ def test_iob1_gives_the_same_entities_and_counts_its_starts(sentence: tuple[int,
     assert bio_to_entities(tags) == (tuple(entities), n_starts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TAGS)
 def test_any_mixture_of_tags_is_read_as_seqeval_reads_it(tags: list[str]) -> None:
     assert bio_to_entities(tags)[0] == _seqeval(tags)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TAGS)
 def test_entities_are_sorted_disjoint_and_cover_exactly_the_tagged_tokens(tags: list[str]) -> None:
     entities, _ = bio_to_entities(tags)
@@ -115,7 +115,7 @@ def test_entities_are_sorted_disjoint_and_cover_exactly_the_tagged_tokens(tags: 
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TAGS)
 def test_orphans_are_the_continuations_that_follow_nothing_open(tags: list[str]) -> None:
     n_orphans = 0

@@ -67,7 +67,7 @@ def test_equal_sentences_of_two_corpora_are_stored_once(store):
     st.lists(st.lists(st.text(), max_size=4).map(tuple), max_size=5),
     st.text(min_size=1),
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_comes_back(store, token_lists, entity_type):
     sentences = tuple(
         Sentence(tokens, (Entity(0, len(tokens), entity_type),) if tokens else ()) for tokens in token_lists
