@@ -149,7 +149,9 @@ def test_every_backend_backbone_and_reader_file_is_registered():
 
 def test_no_path_of_a_machine_and_no_registry_host_is_in_the_repository():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    assert listed.returncode == 0, listed.stderr.decode()
     files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    assert {ROOT / "README.md", ROOT / "cdner" / "__init__.py", Path(__file__)} <= set(files)
     patterns = re.compile(r"/(?:home|root|Users|work)/\w|file:///\w|pypi\.org|/tmp/\w")
     found = []
     for path in files:

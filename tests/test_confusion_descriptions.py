@@ -90,7 +90,9 @@ def _entry(synset: str) -> TypeEntry:
 def test_every_crossner_type_has_the_pinned_sense_and_its_gloss(name: str) -> None:
     from nltk.corpus import wordnet as reader
 
-    for entry in load_domain(name).entries:
+    entries = load_domain(name).entries
+    assert entries
+    for entry in entries:
         assert (entry.lemma, entry.synset) == PINNED[entry.name]
         found = gloss(entry)
         if not entry.synset:

@@ -106,7 +106,9 @@ def test_error_proportions_tell_boundary_missed_misclassified_and_spurious_apart
 def test_nothing_at_all_scores_zero_everywhere() -> None:
     for row in (*score((), (), TYPES), *score(GOLD[2:], (Prediction("", ()),), TYPES)):
         assert (*_counts(row), row.precision, row.recall, row.f1) == (0, 0, 0, 0.0, 0.0, 0.0)
-    for error in error_proportions((), (), TYPES):
+    errors = error_proportions((), (), TYPES)
+    assert len(errors) == 1 + len(TYPES)
+    for error in errors:
         assert (error.n_gold, error.error_proportion) == (0, 0.0)
 
 

@@ -64,7 +64,9 @@ def test_every_definition_is_one_explanation_of_its_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", TYPES_FILES)
 def test_only_misc_has_no_wordnet_sense(name: str) -> None:
-    for entry in load_domain(name).entries:
+    entries = load_domain(name).entries
+    assert entries
+    for entry in entries:
         assert (entry.synset == "") is (entry.name == "misc"), entry
         assert bool(entry.lemma) is bool(entry.synset), entry
 
@@ -98,7 +100,9 @@ def test_ten_different_examples_show_every_type(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES_FILES)
 def test_every_mention_of_an_example_is_discussed(name: str) -> None:
-    for example in load_examples(name):
+    examples = load_examples(name)
+    assert examples
+    for example in examples:
         assert example.text == " ".join(example.text.split()), example.text
         for entity in example.entities:
             assert entity.mention.lower() in example.initial.lower(), (example.text, entity)
@@ -110,7 +114,9 @@ def test_every_mention_of_an_example_is_discussed(name: str) -> None:
 @pytest.mark.parametrize("name", EXAMPLES_FILES)
 def test_forward_reasoning_gives_no_reason_against_a_rival(name: str) -> None:
     """Without backward only the forward text is shown; it must not smuggle the confusion map in."""
-    for example in load_examples(name):
+    examples = load_examples(name)
+    assert examples
+    for example in examples:
         for step in example.steps:
             assert "rather than" not in step.forward, step.forward
             assert "rather than" not in example.initial, example.initial
@@ -137,7 +143,9 @@ def corpus_runs(shared_data: Path) -> set[tuple[str, ...]]:
 
 @pytest.mark.parametrize("name", EXAMPLES_FILES)
 def test_no_example_sentence_is_taken_from_a_corpus(name: str, corpus_runs: set[tuple[str, ...]]) -> None:
-    for example in load_examples(name):
+    examples = load_examples(name)
+    assert examples
+    for example in examples:
         assert not _runs(_words(example.text)) & corpus_runs, example.text
 
 

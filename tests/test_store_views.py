@@ -124,7 +124,9 @@ def test_every_gold_entity_has_the_outcome_that_plain_loops_find(predicted):
 def test_the_error_views_count_what_evaluate_counts(predicted):
     store, run_id, sentences, predictions = predicted
     report = error_proportions([sentences[p] for p in predictions], list(predictions.values()), TYPES)
-    for row in (row for row in report if row.entity_type != "*"):
+    per_type = [row for row in report if row.entity_type != "*"]
+    assert {row.entity_type for row in per_type} == set(TYPES)
+    for row in per_type:
         counts = {
             outcome: rows(
                 store,
