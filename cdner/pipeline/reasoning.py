@@ -57,7 +57,11 @@ def describe(step: Step, context: Context) -> None:
 
 
 def reason(step: Step, context: Context) -> None:
-    """Two-stage reasoning for every sentence; gaps end in PartialError (exit code 3) with all else stored."""
+    """Two-stage reasoning for every sentence; more gaps than allowed end in PartialError (exit code 3).
+
+    All else is stored by then. A run with allowed gaps is done: its gaps stay counted as gaps, their sentences are
+    used without reasoning text, and ``--force`` asks for them again.
+    """
     settings = cast(Mapping[str, Any], step.spec.settings)
     positions, requests = _reasoning_requests(step, context)
     template = prompts.load_template(context.experiment.reason.template)
@@ -74,14 +78,25 @@ def reason(step: Step, context: Context) -> None:
         rows.append((position, request_id, chain))
     stored.save_reasoning(context.store, step.spec.run_id, rows)
     gaps = [outcome.reason for _, _, outcome in rows if isinstance(outcome, Gap)]
+    n_allowed = context.experiment.execution.max_gaps
+    if len(gaps) > n_allowed:
+        raise _partial(
+            step,
+            gaps,
+            f"{len(rows)} sentences have no reasoning text",
+            way_out=f" To go on without them: --set execution.max_gaps={len(gaps)}.",
+        )
     if gaps:
-        raise _partial(step, gaps, f"{len(rows)} sentences have no reasoning text")
+        context.progress.start(
+            f"Warning: {step.label}: {len(gaps)} of {len(rows)} sentences go without reasoning text "
+            f"(execution.max_gaps = {n_allowed}; first: {gaps[0]})"
+        )
 
 
-def _partial(step: Step, gaps: Sequence[str], what: str) -> PartialError:
+def _partial(step: Step, gaps: Sequence[str], what: str, *, way_out: str = "") -> PartialError:
     return PartialError(
         f"{step.label}: {len(gaps)} of {what} yet (first: {gaps[0]}). "
-        "What arrived is stored; run the same command again to ask for the rest."
+        f"What arrived is stored; run the same command again to ask for the rest.{way_out}"
     )
 
 
