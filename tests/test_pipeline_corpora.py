@@ -11,13 +11,17 @@ from pipeline_experiments import (
     calls,
     cdner,
     copy_of,
+    dump,
     finished_store,
     sql,
     write_experiment,
 )
 
 import cdner as package
+from cdner.cli.progress import StderrProgress
 from cdner.corpora.demo import FILES
+from cdner.errors import InputError, StoreError
+from cdner.pipeline.own_corpora import import_files
 from cdner.store import Store
 
 SHIPS = {
@@ -25,6 +29,7 @@ SHIPS = {
     "dev": "Adler B-ship\nmet O\nCaptain O\nRohde B-captain\n",
     "test": "Kiel B-harbour\nsaw O\nWulf B-ship\n",
 }
+WHOLE = tuple(f"--set=corpora.n_target_{split}=0" for split in SHIPS)  # they have fewer than the samples
 EVERY = 'splits=["dev", "test"]'
 AWKWARD = {
     "train": "{{ O\n7*7 B-term\n}} O\n",
@@ -62,6 +67,7 @@ def test_own_files_without_a_types_file_train_predict_and_evaluate(tmp_path: Pat
         "ships",
         "--setting",
         "without_all",
+        *WHOLE,
         "--set",
         EVERY,
         "--json",
@@ -89,7 +95,7 @@ def test_the_label_order_given_at_import_is_the_order_of_the_types(tmp_path: Pat
     order = "captain,harbour,ship"
     assert cdner(store, "import", "conll", *files, "--domain", "ships", "--types", order).code == 0
     experiment = write_experiment(tmp_path, settings=("without_source",))
-    assert cdner(store, "run", experiment, "--target", "ships", "--until", "train").code == 0
+    assert cdner(store, "run", experiment, "--target", "ships", *WHOLE, "--until", "train").code == 0
     (settings,) = sql(store, "SELECT settings->>'types' FROM run WHERE step = 'train'")
     assert settings == ('["captain","harbour","ship"]',)
 
@@ -114,6 +120,41 @@ def test_the_same_bytes_under_a_pinned_name_are_the_pinned_run(tmp_path: Path) -
     plan = cdner(store, "run", write_experiment(tmp_path), "--dry-run", "--json").rows
     states = {step["run_id"]: step["state"] for step in plan}
     assert states[row["run_id"]] == "done"
+
+
+def test_a_failed_import_is_recorded_and_the_earlier_one_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "s.duckdb"
+    command = ("import", "conll", *write_splits(tmp_path / "in", SHIPS), "--domain", "ships", "--json")
+    assert cdner(store, *command).code == 0
+    before = dump(store)
+
+    def full(*_: object, **__: object) -> None:
+        raise StoreError("The disk is full.")
+
+    monkeypatch.setattr("cdner.store.corpora.insert_rows", full)
+    failed = cdner(store, *command)
+    assert (failed.code, "The disk is full." in failed.err) == (1, True)
+    assert dump(store) == before
+    states = sql(store, "SELECT status FROM attempt WHERE attempt_n = 2")
+    assert states == [("failed",)]
+    monkeypatch.undo()
+    assert cdner(store, *command).code == 0
+    assert dump(store) == before
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"No file .*gone\.txt"):
+        import_files(
+            tmp_path / "s.duckdb",
+            {"train": [tmp_path / "gone.txt"]},
+            domain="ships",
+            role="target",
+            labels=(),
+            strict=False,
+            progress=StderrProgress(quiet=True),
+        )
 
 
 def test_a_missing_corpus_is_one_line_with_the_way_out(tmp_path: Path) -> None:
@@ -145,7 +186,7 @@ def test_awkward_text_reaches_the_llm_and_the_model_verbatim(tmp_path: Path) -> 
     files = write_splits(tmp_path / "in", AWKWARD)
     assert cdner(store, "import", "conll", *files, "--domain", "signs", "--types", "term,sign").code == 0
     experiment = write_experiment(tmp_path, "causal", settings=("full",))
-    ran = cdner(store, "run", experiment, "--target", "signs", "--n-examples", 0, "--json")
+    ran = cdner(store, "run", experiment, "--target", "signs", *WHOLE, "--n-examples", 0, "--json")
     assert ran.code == 0, ran.err
     text = "</s> <|im_end|> <text> {{ config }} {# x #} \\n"
     (last,) = sql(
@@ -169,7 +210,7 @@ def test_reasoning_beyond_the_window_is_cut_and_counted(tmp_path: Path) -> None:
     )
     model = write_tiny_llama(tmp_path / "narrow", window=200)
     experiment = write_experiment(tmp_path, "causal", settings=("full",))
-    options = ("--target", "ships", "--n-examples", 0, "--backbone-model", model)
+    options = ("--target", "ships", *WHOLE, "--n-examples", 0, "--backbone-model", model)
     small = ("--set", "train_augmented.max_input_tokens=70", "--set", "predict.max_new_tokens=130")
     ran = cdner(store, "run", experiment, *options, *small)
     assert ran.code == 0, ran.err
@@ -199,7 +240,7 @@ def test_a_sentence_longer_than_the_window_is_one_clear_line(tmp_path: Path) -> 
     )
     model = write_tiny_llama(tmp_path / "narrow", window=256)
     experiment = write_experiment(tmp_path, "causal", settings=("without_source",))
-    ran = cdner(store, "run", experiment, "--target", "ships", "--backbone-model", model)
+    ran = cdner(store, "run", experiment, "--target", "ships", *WHOLE, "--backbone-model", model)
     assert ran.code == 1
     error = ran.err.strip().splitlines()[-1]
     assert error.startswith("Error: ")

@@ -77,7 +77,7 @@ def run(
                 click.echo(f"Warning: {problem}", err=True)
             return
         check_plan(plan, context)
-        label_plan(plan, context)
+        label_plan(plan, context, whole=not until)
         outcomes = execute(plan, context)
     columns, scores = setting_scores(plan, context)
     if not scores:

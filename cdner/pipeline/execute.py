@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cdner.errors import CdnerError, PartialError, RunBusyError
 from cdner.pipeline import corpora, measure, models, reasoning
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Plan, Step
-from cdner.store import runs
+from cdner.store import Store, runs
 
 _ACTIONS: Mapping[str, Callable[[Step, Context], None]] = {
     "import": corpora.import_corpus,
@@ -54,7 +55,8 @@ def execute(plan: Plan, context: Context, *, force: set[str] | None = None) -> l
         started = time.monotonic()
         attempt = _begin(step, context, force=forced)
         if attempt is not None:
-            _carry_out(step, context, attempt)
+            with recorded(context.store, attempt):
+                _ACTIONS[step.kind](step, context)
         state = "found" if attempt is None else "done"
         outcomes.append(Outcome(step.label, step.spec.run_id, state, time.monotonic() - started))
     return outcomes
@@ -73,29 +75,31 @@ def _begin(step: Step, context: Context, *, force: bool) -> str | None:
     return None
 
 
-def _carry_out(step: Step, context: Context, attempt: str) -> None:
+@contextmanager
+def recorded(store: Store, attempt: str) -> Iterator[None]:
+    """Record how the attempt ends, whatever ends it."""
     try:
-        _ACTIONS[step.kind](step, context)
+        yield
     except PartialError as error:
-        runs.finish_attempt(context.store, attempt, "partial", str(error))
+        runs.finish_attempt(store, attempt, "partial", str(error))
         raise
     except CdnerError as error:
-        runs.finish_attempt(context.store, attempt, "failed", str(error))
+        runs.finish_attempt(store, attempt, "failed", str(error))
         raise
     except KeyboardInterrupt:
-        runs.finish_attempt(context.store, attempt, "interrupted")
+        runs.finish_attempt(store, attempt, "interrupted")
         raise
     except BaseException as error:
         # Not ours: record that the attempt ended, then let the traceback through.
-        runs.finish_attempt(context.store, attempt, "failed", f"{type(error).__name__}: {error}")
+        runs.finish_attempt(store, attempt, "failed", f"{type(error).__name__}: {error}")
         raise
-    runs.finish_attempt(context.store, attempt, "done")
+    runs.finish_attempt(store, attempt, "done")
 
 
-def label_plan(plan: Plan, context: Context) -> None:
-    """Remember which runs belong to the experiment (``experiment_run``)."""
+def label_plan(plan: Plan, context: Context, *, whole: bool) -> None:
+    """Remember which runs belong to the experiment (``experiment_run``); a whole plan drops what it no longer has."""
     rows = [(step.spec.run_id, step.label) for step in plan.steps]
-    runs.label_experiment(context.store, plan.experiment.name, rows)
+    runs.label_experiment(context.store, plan.experiment.name, rows, replace=whole)
 
 
 def preview(plan: Plan, context: Context) -> list[Preview]:

@@ -13,7 +13,7 @@ from cdner.corpora.conll import ConllReader
 from cdner.errors import InputError, UsageError
 from cdner.hashing import content_hash, file_sha256
 from cdner.pipeline.context import import_spec, known_sha256, open_context
-from cdner.pipeline.execute import execute
+from cdner.pipeline.execute import execute, recorded
 from cdner.pipeline.plan import Plan, Step
 from cdner.registry import resolve
 from cdner.store import Store, runs
@@ -66,9 +66,9 @@ def import_files(
     run_ids = []
     for corpus, sha256 in corpora:
         spec = import_spec(domain, corpus.split, sha256)
-        attempt = runs.begin_attempt(store, spec, {}, force=True)
-        stored_corpora.save_corpus(store, spec.run_id, corpus, label_set)
-        runs.finish_attempt(store, attempt, "done")
+        # Not forced: that would delete the earlier import before this one is in. Saving replaces it as a whole.
+        with recorded(store, runs.begin_attempt(store, spec, {})):
+            stored_corpora.save_corpus(store, spec.run_id, corpus, label_set)
         run_ids.append(spec.run_id)
     return [row for row in stored_corpora.list_corpora(store) if row.run_id in set(run_ids)]
 
@@ -85,6 +85,9 @@ def _read(reader: CorpusReader, paths: Sequence[Path], *, domain: str, split: Sp
 
 
 def _sum(paths: Sequence[Path]) -> str:
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        raise InputError(f"No file {absent[0]}. Give the path of a column file.")
     sums = [file_sha256(path) for path in paths]
     return sums[0] if len(sums) == 1 else content_hash(list(sums))
 
