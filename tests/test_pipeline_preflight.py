@@ -54,6 +54,21 @@ def test_a_verb_checks_only_the_steps_it_stands_for(tmp_path: Path) -> None:
     assert (refused.code, refused.err.count("OPENAI_API_KEY")) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("option", "name", "complaint"),
+    [
+        ("--source", "film", "corpora.source = 'film', but 'film' is a target domain"),
+        ("--target", "newsdesk", "corpora.target = 'newsdesk', but 'newsdesk' is a source domain"),
+        ("--target", "../../x", "is no name of a domain"),
+    ],
+)
+def test_a_domain_must_be_one_and_of_its_role(option: str, name: str, complaint: str, tmp_path: Path) -> None:
+    planned = cdner(tmp_path / "s.duckdb", "run", write_experiment(tmp_path), option, name, "--dry-run")
+    assert planned.code == 2
+    assert complaint in planned.err
+    assert planned.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("section", ["reason", "describe"])
 def test_replay_is_no_backend_that_wrote_texts(section: str, tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path, settings=FULL)

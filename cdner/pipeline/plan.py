@@ -12,9 +12,11 @@ from typing import Protocol, cast
 
 from cdner.backbone.identity import EMBEDDED
 from cdner.config import REASONING_SETTINGS, BackboneChoice, Experiment, Llm, Setting, Training
+from cdner.errors import UsageError
 from cdner.hashing import Json, content_hash
+from cdner.prompts import checked_name
 from cdner.store.runs import RunSpec, run_spec
-from cdner.types import Domain, Split
+from cdner.types import Domain, Role, Split
 
 VERSIONS = {  # raised when a step's result changes for the same settings
     "train": 1,
@@ -106,8 +108,8 @@ class _Builder:
     def __init__(self, experiment: Experiment, identities: Identities) -> None:
         self.experiment = experiment
         self.identities = identities
-        self.source = identities.domain(experiment.corpora.source, "source")
-        self.target = identities.domain(experiment.corpora.target, "target")
+        self.source = _domain_of(experiment.corpora.source, "source", identities)
+        self.target = _domain_of(experiment.corpora.target, "target", identities)
         self.steps: dict[str, Step] = {}
 
     def _add(
@@ -274,6 +276,14 @@ class _Builder:
                 "corpus": self._corpus(self.experiment.corpora.target, split),
             }
             self._add(f"reason:{setting}/{split}", settings, inputs, setting=setting)
+
+
+def _domain_of(name: str, role: Role, identities: Identities) -> Domain:
+    """UsageError for what is no name of a domain, and for one of the other role: the paper's two are no symmetry."""
+    domain = identities.domain(checked_name("domain", name), role)
+    if domain.role != role:
+        raise UsageError(f"corpora.{role} = '{name}', but '{name}' is a {domain.role} domain. Give another.")
+    return domain
 
 
 def _with_weights(settings: BackboneChoice | Llm, weights: str) -> Json:
