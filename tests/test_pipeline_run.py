@@ -200,6 +200,21 @@ def test_until_stops_after_the_named_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_labels_of_a_dropped_setting_disappear(tmp_path: Path) -> None:
+    store = copy_of(finished_store("seq2seq"), tmp_path / "copy")
+    dropped = "SELECT count(*) FROM experiment_run WHERE label LIKE '%without_source%'"
+    (before,) = sql(store, dropped)
+    experiment = write_experiment(tmp_path, settings=("without_all", "full"))
+    assert cdner(store, "run", experiment, "--until", "import").code == 0
+    assert sql(store, dropped) == [before] != [(0,)]  # a part of a plan says nothing of the rest
+    ran = cdner(store, "run", experiment, "--json")
+    assert ran.code == 0, ran.err
+    assert sql(store, dropped) == [(0,)]
+    planned = cdner(store, "run", experiment, "--dry-run", "--json").rows
+    assert sql(store, "SELECT count(*) FROM experiment_run") == [(len(planned),)]
+
+
+@pytest.mark.slow
 def test_gaps_end_in_exit_code_3_and_a_rerun_asks_for_them_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +254,31 @@ def test_gaps_end_in_exit_code_3_and_a_rerun_asks_for_them_alone(
     assert sql(store, "SELECT count(*) FROM reasoning WHERE gap_reason IS NOT NULL") == [(0,)]
     whole = dump(finished_store("seq2seq"))
     assert set(dump(store)["predicted_entity"]) <= set(whole["predicted_entity"])
+
+
+@pytest.mark.slow
+def test_a_permanent_gap_may_be_allowed_and_stays_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = copy_of(finished_store("seq2seq"), tmp_path / "copy")
+    run_id = run_of(store, "reason:full/train")
+    with Store(store).transaction() as connection:
+        connection.execute(
+            "DELETE FROM completion WHERE request_id IN (SELECT request_id FROM reasoning WHERE run_id = ?)",
+            [run_id],
+        )
+    monkeypatch.setenv(GAPS, "|".join(_first_words(store)))
+    command = ("reason", "-e", write_experiment(tmp_path), "--split", "train")
+    refused = cdner(store, *command, "--force", "--set", "execution.max_gaps=1")
+    assert refused.code == 3
+    assert "--set execution.max_gaps=2" in refused.err
+    allowed = cdner(store, *command, "--set", "execution.max_gaps=2", "--json")
+    assert (allowed.code, allowed.rows[0]["run_id"], allowed.rows[0]["state"]) == (0, run_id, "done")
+    assert f"Warning: reason:full/train: 2 of {N_TRAIN} sentences go without reasoning text" in allowed.err
+    stored = f"SELECT count(*), count(gap_reason) FROM reasoning WHERE run_id = '{run_id}'"
+    assert sql(store, stored) == [(N_TRAIN, 2)]
+    train = cdner(store, "train", "-e", write_experiment(tmp_path), "--force", "--json")
+    assert train.code == 0, train.err  # two sentences without a chain
 
 
 def _first_words(store: Path) -> list[str]:
