@@ -89,6 +89,23 @@ def test_own_files_without_a_types_file_train_predict_and_evaluate(tmp_path: Pat
     assert calls() == []
 
 
+def test_a_label_of_test_alone_reaches_no_model_and_is_refused(tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    texts = {**SHIPS, "test": "Kiel B-harbour\nsaw O\nBrand B-storm\n"}
+    files = write_splits(tmp_path / "in", texts)
+    at_once = cdner(store, "import", "conll", *files, "--domain", "ships")
+    assert at_once.code == 1
+    assert "ships: labels storm are not among ship, harbour, captain. Name all labels: --types" in at_once.err
+    for file in files:
+        assert cdner(store, "import", "conll", file, "--domain", "ships").code == 0
+    experiment = write_experiment(tmp_path, "causal", settings=("without_source",))
+    refused = cdner(store, "run", experiment, "--target", "ships", *WHOLE)
+    assert refused.code == 1
+    assert "ships/test has labels that train and dev do not have: storm." in refused.err
+    (settings,) = sql(store, "SELECT settings->>'types' FROM run WHERE step = 'train'")
+    assert settings == ('["ship","harbour","captain"]',)
+
+
 def test_the_label_order_given_at_import_is_the_order_of_the_types(tmp_path: Path) -> None:
     store = tmp_path / "s.duckdb"
     files = write_splits(tmp_path / "in", SHIPS)

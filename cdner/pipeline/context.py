@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from cdner.backbone.training import TrainableBackbone
 
 IMPORT_VERSION = 1
-_LATER_SPLITS: tuple[Split, ...] = ("dev", "test")
 
 
 @dataclass(slots=True)
@@ -62,11 +61,14 @@ class Context:
         return runs.load_run(self.store, run_id) if run_id else None
 
     def domain(self, name: str, role: str) -> Domain:
-        """Label set with explanations: from a types file, else the labels the user's splits came with."""
+        """Label set with explanations: from a types file, else the labels the user's train and dev came with.
+
+        Never those of test: what only the test data knows must reach no prompt and no model's input.
+        """
         if name in prompts.domain_names():
             return prompts.load_domain(name)
         if name not in self._labels:
-            splits = [self.corpus(name, "train"), *(self._stored_import(name, s) for s in _LATER_SPLITS)]
+            splits = [self.corpus(name, "train"), self._stored_import(name, "dev")]
             found = [stored_corpora.load_domain(self.store, split.run_id).types for split in splits if split]
             self._labels[name] = tuple(dict.fromkeys(label for types in found for label in types))
         wanted: Role = "source" if role == "source" else "target"

@@ -74,6 +74,12 @@ def evaluate(step: Step, context: Context) -> None:
     """Scores and error counts of one setting's predictions on one split."""
     corpus, predictions = _predicted(step, context, "corpus", "predictions")
     types = context.domain(context.experiment.corpora.target, "target").types
+    unknown = sorted(set(corpus.types) - set(types))
+    if unknown:
+        raise InputError(
+            f"{step.label}: {corpus.domain}/{corpus.split} has labels that train and dev do not have: "
+            f"{', '.join(unknown)}. Import train again with all labels named: --types A,B,..."
+        )
     context.progress.start(step.label)
     scores = score(corpus.sentences, predictions, types)
     errors = error_proportions(corpus.sentences, predictions, types)

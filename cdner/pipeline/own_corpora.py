@@ -104,15 +104,22 @@ def _refuse_other_bytes(domain: str, split: Split, paths: Sequence[Path], sha256
 
 
 def _label_set(domain: str, role: Role, labels: tuple[str, ...], corpora: Sequence[Corpus]) -> Domain:
-    """The domain's types file, else the labels given, else the labels found; every label found must be in it."""
+    """The domain's types file, else the labels given, else those of train and dev; every label must be in it."""
     found = tuple(dict.fromkeys(name for corpus in corpora for name in corpus.types))
+    seen = [corpus for corpus in corpora if corpus.split != "test"] or corpora
+    open_labels = tuple(dict.fromkeys(name for corpus in seen for name in corpus.types))
     known = domain in prompts.domain_names()
     if known and labels:
         raise UsageError(f"'{domain}' has its label order in a types file; leave --types out or rename it.")
     label_set = (
-        prompts.load_domain(domain) if known else prompts.domain_from_labels(domain, labels or found, role)
+        prompts.load_domain(domain)
+        if known
+        else prompts.domain_from_labels(domain, labels or open_labels, role)
     )
     unknown = sorted(set(found) - set(label_set.types))
     if unknown:
-        raise InputError(f"{domain}: labels {', '.join(unknown)} are not among {', '.join(label_set.types)}.")
+        way_out = "" if known else " Name all labels: --types A,B,..."
+        raise InputError(
+            f"{domain}: labels {', '.join(unknown)} are not among {', '.join(label_set.types)}.{way_out}"
+        )
     return label_set
