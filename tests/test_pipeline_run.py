@@ -284,10 +284,10 @@ def test_a_permanent_gap_may_be_allowed_and_stays_counted(
 def _first_words(store: Path) -> list[str]:
     """What two of the sampled training sentences begin with, as their last message shows it."""
     from cdner.corpora.demo import read_demo
-    from cdner.corpora.sampling import sample
+    from cdner.corpora.sampling import sampled_positions
 
-    sentences = sample(read_demo("film", "train"), N_TRAIN, seed=0).sentences
-    return [sentence.text for sentence in sentences[:2]]
+    corpus = read_demo("film", "train")
+    return [corpus.sentences[position].text for position in sampled_positions(corpus, N_TRAIN, seed=0)[:2]]
 
 
 @pytest.mark.slow

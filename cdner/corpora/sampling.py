@@ -7,29 +7,17 @@ identified by a seed alone. Does not know labels: the subset is of sentences, un
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 from cdner.errors import UsageError
 from cdner.types import Corpus
 
 
-def sample(corpus: Corpus, n_sentences: int, *, seed: int) -> Corpus:
-    """``n_sentences`` of the corpus in their order; 0 means all.
+def sampled_positions(corpus: Corpus, n_sentences: int, *, seed: int) -> list[int]:
+    """Ascending positions of ``n_sentences`` of the corpus; 0 means all.
 
     Sentences are ranked by a hash of (seed, position), so with one seed a smaller sample lies within a
-    larger. ``types`` are those of the sample, ``n_repaired_tags`` stays the whole file's. UsageError when n
-    is negative or more than there are.
+    larger. UsageError when n is negative or more than there are.
     """
-    positions = sampled_positions(corpus, n_sentences, seed=seed)
-    if len(positions) == len(corpus.sentences):
-        return corpus
-    sentences = tuple(corpus.sentences[position] for position in positions)
-    types = dict.fromkeys(entity.type for sentence in sentences for entity in sentence.entities)
-    return replace(corpus, sentences=sentences, types=tuple(types))
-
-
-def sampled_positions(corpus: Corpus, n_sentences: int, *, seed: int) -> list[int]:
-    """Ascending positions of the sample; errors as in ``sample``."""
     n_present = len(corpus.sentences)
     if not 0 <= n_sentences <= n_present:
         raise UsageError(
