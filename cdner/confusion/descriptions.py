@@ -74,8 +74,11 @@ def wordnet_root() -> Path:
 
 
 def wordnet_available() -> bool:
-    """Whether NLTK can read WordNet, from its own paths or from cdner's cache."""
-    return _wordnet() is not None
+    """Whether WordNet lies on NLTK's own paths or in cdner's cache; looks, does not load (that takes seconds)."""
+    roots = _nltk_with_cache().data.path
+    return any(
+        (Path(root) / "corpora" / name).exists() for root in roots for name in ("wordnet", "wordnet.zip")
+    )
 
 
 def fetch_wordnet(progress: Progress | None = None) -> None:
@@ -83,20 +86,20 @@ def fetch_wordnet(progress: Progress | None = None) -> None:
 
     InputError names why each way failed.
     """
-    if wordnet_available():
+    if _wordnet():
         return
     if progress:
         progress.start("WordNet 3.0")
         progress.advance(0, "from NLTK's server")
     failures = [_download_from_nltk(wordnet_root())]
-    if not wordnet_available():
+    if not _wordnet():
         if progress:
             progress.advance(0, "from Debian's packages")
         try:
             build_from_debian(wordnet_root())
         except InputError as error:
             failures.append(str(error))
-    if not wordnet_available():
+    if not _wordnet():
         raise InputError(
             f"WordNet cannot be had here ({'; '.join(filter(None, failures))}). "
             "Copy an NLTK data root with corpora/wordnet to this machine and set NLTK_DATA to it."
@@ -104,17 +107,23 @@ def fetch_wordnet(progress: Progress | None = None) -> None:
 
 
 def _wordnet() -> Any | None:  # nltk has no types
-    import nltk
+    _nltk_with_cache()
     from nltk.corpus import wordnet
 
-    root = str(wordnet_root())
-    if root not in nltk.data.path:  # NLTK reads nothing outside this list
-        nltk.data.path.append(root)
     try:
         wordnet.ensure_loaded()
     except (LookupError, OSError):  # absent, or a folder that lacks some of its files
         return None
     return wordnet
+
+
+def _nltk_with_cache() -> Any:  # nltk has no types
+    import nltk
+
+    root = str(wordnet_root())
+    if root not in nltk.data.path:  # NLTK reads nothing outside this list
+        nltk.data.path.append(root)
+    return nltk
 
 
 def _download_from_nltk(root: Path) -> str:
