@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pipeline_experiments import CALLS, cdner, write_experiment
+from pipeline_experiments import CALLS, cdner, sql, write_experiment
+
+from cdner.confusion.descriptions import read_descriptions
+from cdner.prompts import load_domain
 
 FULL = ("full",)
 
@@ -85,3 +88,24 @@ def test_replay_needs_no_backend(tmp_path: Path) -> None:
     options = ("--set", "reason.backend=openai", "--backend", "replay", "--dry-run")
     planned = cdner(tmp_path / "s.duckdb", "run", experiment, *options)
     assert (planned.code, planned.err) == (0, "")
+
+
+def test_descriptions_from_a_file_are_stored_as_imported_and_known_by_content(
+    tmp_path: Path, shared_data: Path
+) -> None:
+    store, file = tmp_path / "s.duckdb", tmp_path / "texts.json"
+    file.write_bytes((shared_data / "descriptions" / "slimer_gpt35.json").read_bytes())
+    command = ("describe", "-e", write_experiment(tmp_path, settings=FULL), "--target", "politics", "--json")
+    options = ("--set", "describe.backend=file", "--set", "reason.n_examples=0")
+    described = cdner(store, *command, *options, "--set", f"describe.model={file}")
+    assert described.code == 0, described.err
+    expected = read_descriptions(file, load_domain("politics")).texts
+    stored = sql(store, "SELECT entity_type, description, origin, request_id FROM type_description")
+    assert sorted(stored) == sorted((name, text, "imported", None) for name, text in expected.items())
+    moved = file.rename(tmp_path / "elsewhere.json")
+    again = cdner(store, *command, *options, "--set", f"describe.model={moved}")
+    assert [(row["run_id"], row["state"]) for row in again.rows] == [(described.rows[0]["run_id"], "found")]
+    moved.write_text(moved.read_text() + "\n")
+    assert cdner(store, *command, *options, "--set", f"describe.model={moved}").rows[0]["state"] == "done"
+    gone = cdner(store, *command, *options, "--set", f"describe.model={file}")
+    assert (gone.code, gone.err) == (1, f"Error: No file of descriptions at '{file}' (describe.model).\n")

@@ -15,8 +15,8 @@ from cdner.config import BackboneChoice, Experiment
 from cdner.corpora import crossner, demo
 from cdner.corpora.sampling import sampled_positions
 from cdner.errors import InputError
-from cdner.hashing import content_hash
-from cdner.pipeline.plan import Step
+from cdner.hashing import content_hash, file_sha256
+from cdner.pipeline.plan import FROM_FILE, Step
 from cdner.store import Store, runs
 from cdner.store import corpora as stored_corpora
 from cdner.store.runs import RunSpec, run_spec
@@ -82,8 +82,12 @@ class Context:
         chosen = prompts.load_examples(domain)[:n_examples] if n_examples else ()
         return content_hash([repr(example) for example in chosen])
 
-    def model(self, family: str, model: str) -> str:  # noqa: ARG002 - the family is in the settings already
-        """The content of the weights where cdner can know it, else the name; a folder is read once."""
+    def model(self, family: str, model: str) -> str:
+        """The content of the weights (or of a file of descriptions) where cdner can know it, else the name."""
+        if family == FROM_FILE:
+            if not Path(model).is_file():
+                raise InputError(f"No file of descriptions at '{model}' (describe.model).")
+            return f"sha256:{file_sha256(Path(model))}"
         if model not in self._weights:
             self._weights[model] = weights_identity(model)
         return self._weights[model]

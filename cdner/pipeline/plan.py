@@ -18,16 +18,10 @@ from cdner.prompts import checked_name
 from cdner.store.runs import RunSpec, run_spec
 from cdner.types import Domain, Role, Split
 
-VERSIONS = {  # raised when a step's result changes for the same settings
-    "train": 1,
-    "predict": 1,
-    "describe": 1,
-    "embed": 1,
-    "quantify": 1,
-    "reason": 1,
-    "evaluate": 1,
-}
+# Raised when a step's result changes for the same settings.
+VERSIONS = {"train": 1, "predict": 1, "describe": 1, "embed": 1, "quantify": 1, "reason": 1, "evaluate": 1}
 DESCRIBE_TEMPLATE = "describe.v1"
+FROM_FILE = "file"  # describe.backend: descriptions from outside, describe.model is the path
 KINDS = ("import", "train", "predict", "describe", "embed", "quantify", "reason", "evaluate")
 
 
@@ -227,7 +221,8 @@ class _Builder:
         )
         empirical = self.add_prediction("without_all", "dev")
         describing = self.experiment.describe
-        weights = self.identities.model("llm", describing.model)
+        family = describing.backend if describing.backend == FROM_FILE else "llm"
+        weights = self.identities.model(family, describing.model)
         describe = self._add(
             "describe:target",
             {

@@ -6,15 +6,16 @@ Exists because a wrong backend name must not cost an hour of training first. Ask
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 
 from cdner import prompts
 from cdner.backbone.embedded import embedded_path
 from cdner.backbone.identity import EMBEDDED
-from cdner.confusion.descriptions import gloss
+from cdner.confusion.descriptions import gloss, read_descriptions
 from cdner.errors import CdnerError, ModelError, UsageError, unknown_name
 from cdner.pipeline import reasoning
 from cdner.pipeline.context import Context
-from cdner.pipeline.plan import Plan, Step
+from cdner.pipeline.plan import FROM_FILE, Plan, Step
 from cdner.registry import names
 
 PBRC_TEMPLATES = "pbrc."
@@ -55,8 +56,11 @@ def _check_backbone(step: Step, context: Context) -> None:  # noqa: ARG001  ever
 
 
 def _check_describing(step: Step, context: Context) -> None:
-    for entry in context.domain(context.experiment.corpora.target, "target").entries:
+    target = context.domain(context.experiment.corpora.target, "target")
+    for entry in target.entries:
         gloss(entry)
+    if context.experiment.describe.backend == FROM_FILE:
+        read_descriptions(Path(context.experiment.describe.model), target)
     _check_llm(step, context)
 
 

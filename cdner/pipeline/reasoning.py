@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from cdner import prompts
 from cdner.backends import open_backend
 from cdner.config import Llm
-from cdner.confusion.descriptions import description_text, gloss
+from cdner.confusion.descriptions import Gloss, description_text, gloss, read_descriptions
 from cdner.corpora.sampling import sampled_positions
 from cdner.errors import BackendError, PartialError
 from cdner.pipeline.context import Context
-from cdner.pipeline.plan import DESCRIBE_TEMPLATE, Step
+from cdner.pipeline.plan import DESCRIBE_TEMPLATE, FROM_FILE, Step
 from cdner.reasoning import description_requests, parse_description, parse_reasoning, reasoning_requests
 from cdner.store import confusion as stored_confusion
 from cdner.store import descriptions as stored_descriptions
@@ -25,35 +26,37 @@ NO_LLM = "none"  # describe.backend = "none": C_e is the gloss itself
 
 
 def describe(step: Step, context: Context) -> None:
-    """C_s from WordNet, C_e from the LLM (eq. 5)."""
+    """C_s from WordNet, C_e from the LLM (eq. 5), from a file, or C_s again."""
     context.progress.start(step.label)
+    settings = context.experiment.describe
     target = context.domain(context.experiment.corpora.target, "target")
     glosses = {entry.name: gloss(entry) for entry in target.entries}
-    rows: list[TypeDescription] = []
-    if context.experiment.describe.backend == NO_LLM:
-        rows = [
-            TypeDescription(name, found.text, found.origin, found.text, None, "gloss")
-            for name, found in glosses.items()
-        ]
+    if settings.backend == NO_LLM:
+        rows = [TypeDescription(n, c.text, c.origin, c.text, None, "gloss") for n, c in glosses.items()]
+    elif settings.backend == FROM_FILE:
+        texts = read_descriptions(Path(settings.model), target).texts
+        rows = [TypeDescription(n, c.text, c.origin, texts[n], None, "imported") for n, c in glosses.items()]
     else:
-        asked = _description_requests(context)
-        answers = _complete(step, context, context.experiment.describe, asked)
-        gaps = []
-        for entry, (request_id, outcome) in zip(target.entries, answers, strict=True):
-            if isinstance(outcome, Gap):
-                gaps.append(outcome.reason)
-                continue
-            found = glosses[entry.name]
-            structured = context.experiment.describe.structured
-            text = parse_description(outcome.text) if structured else outcome.text
-            described = description_text(text, found)
-            origin = "gloss" if described.malformed else "llm"
-            rows.append(
-                TypeDescription(entry.name, found.text, found.origin, described.text, request_id, origin)
-            )
-        if gaps:
-            raise _partial(step, gaps, f"{len(answers)} types have no description")
+        rows = _described(step, context, glosses)
     stored_descriptions.save_descriptions(context.store, step.spec.run_id, target.name, rows)
+
+
+def _described(step: Step, context: Context, glosses: Mapping[str, Gloss]) -> list[TypeDescription]:
+    settings = context.experiment.describe
+    answers = _complete(step, context, settings, _description_requests(context))
+    rows: list[TypeDescription] = []
+    gaps = []
+    for (name, found), (request_id, outcome) in zip(glosses.items(), answers, strict=True):
+        if isinstance(outcome, Gap):
+            gaps.append(outcome.reason)
+            continue
+        text = parse_description(outcome.text) if settings.structured else outcome.text
+        described = description_text(text, found)
+        origin = "gloss" if described.malformed else "llm"
+        rows.append(TypeDescription(name, found.text, found.origin, described.text, request_id, origin))
+    if gaps:
+        raise _partial(step, gaps, f"{len(answers)} types have no description")
+    return rows
 
 
 def reason(step: Step, context: Context) -> None:
@@ -111,7 +114,7 @@ def requests_of(step: Step, context: Context) -> tuple[list[int], tuple[Reasonin
 def n_calls_to_make(step: Step, context: Context) -> int | None:
     """LLM calls a step still needs; where its prompts are not known yet, one per sentence (None: not counted yet)."""
     llm = context.experiment.describe if step.kind == "describe" else context.experiment.reason
-    if step.kind == "describe" and llm.backend == NO_LLM:
+    if step.kind == "describe" and llm.backend in (NO_LLM, FROM_FILE):
         return 0
     if step.kind == "describe" and context.run_state(step.spec.run_id) == "absent":
         return len(context.domain(context.experiment.corpora.target, "target").types)  # needs no WordNet
