@@ -142,7 +142,8 @@ class Experiment(Settings):
     train_source: Training = Training()
     train_target: Training = Training()
     train_augmented: Training = Training()
-    predict: Prediction = Prediction()
+    evidence: Prediction = Prediction()  # how the predictions are made that MCQM counts (R_H, R_M)
+    predict: Prediction = Prediction()  # how the predictions are made that are scored
     confusion: Confusion = Confusion()
     describe: Describing = Describing()
     reason: Reasoning = Reasoning()

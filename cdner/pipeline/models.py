@@ -38,7 +38,15 @@ def train(step: Step, context: Context) -> None:
     dev_sentences, dev_chains = _sentences(step, context, "dev", settings["n_dev"])
 
     def metric(model: Backbone) -> float:
-        predicted = _predict_all(model, dev_sentences, dev_chains, types=types, wire=wire, context=context)
+        predicted = _predict_all(
+            model,
+            dev_sentences,
+            dev_chains,
+            types=types,
+            wire=wire,
+            context=context,
+            settings=experiment.predict,
+        )
         rows = score(dev_sentences, [predicted[index] for index in range(len(dev_sentences))], types)
         return next(row.f1 for row in rows if (row.metric, row.entity_type) == ("strict", "*"))
 
@@ -87,6 +95,7 @@ def predict(step: Step, context: Context) -> None:
         types=tuple(settings["types"]),
         wire=wire_for(backbone.vocabulary),
         context=context,
+        settings=PredictionSettings.model_validate(settings["predict"]),
         keep=keep,
     )
     flush()
@@ -154,10 +163,10 @@ def _predict_all(
     types: tuple[str, ...],
     wire: Wire,
     context: Context,
+    settings: PredictionSettings,
     keep: Callable[[int, Prediction, Generation], None] | None = None,
 ) -> dict[int, Prediction]:
     """Generate and decode; index into ``sentences`` -> prediction. ``keep`` sees each as it finishes."""
-    settings: PredictionSettings = context.experiment.predict
     inputs = [
         model_input(types, sentence, chain=chain, wire=wire)
         for sentence, chain in zip(sentences, chains, strict=True)

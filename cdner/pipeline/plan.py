@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from cdner.backbone.identity import EMBEDDED
-from cdner.config import REASONING_SETTINGS, BackboneChoice, Experiment, Llm, Setting, Training
+from cdner.config import (
+    REASONING_SETTINGS,
+    BackboneChoice,
+    Experiment,
+    Llm,
+    Prediction,
+    Setting,
+    Training,
+)
 from cdner.errors import UsageError
 from cdner.hashing import Json, content_hash
 from cdner.prompts import checked_name
@@ -193,17 +201,15 @@ class _Builder:
         }
         if setting in REASONING_SETTINGS:
             inputs["reasoning"] = f"reason:{setting}/{split}"
-        return self._add_predict(f"predict:{setting}/{split}", inputs, self.target, split, setting=setting)
+        settings = self._predict_settings(self.experiment.predict, self.target, split)
+        return self._add(f"predict:{setting}/{split}", settings, inputs, setting=setting)
 
-    def _add_predict(
-        self, label: str, inputs: Mapping[str, str], types: Domain, split: Split, *, setting: Setting | None
-    ) -> str:
-        settings: dict[str, Json] = {
-            "predict": self.experiment.predict.identity(),
+    def _predict_settings(self, prediction: Prediction, types: Domain, split: Split) -> dict[str, Json]:
+        return {
+            "predict": prediction.identity(),
             "types": list(types.types),
             "n": self._n_sentences(split),
         }
-        return self._add(label, settings, inputs, setting=setting)
 
     def add_evaluation(self, setting: Setting, split: Split) -> str:
         inputs = {
@@ -214,12 +220,16 @@ class _Builder:
 
     def add_confusion(self) -> str:
         """R_H and R_M from predictions, descriptions and embeddings, then MCQM (3.2)."""
-        target = self.experiment.corpora.target
+        target, evidence = self.experiment.corpora.target, self.experiment.evidence
         hierarchy_inputs = {"model": "train:source", "corpus": self._corpus(target, "train")}
-        hierarchy = self._add_predict(
-            "predict:source/train", hierarchy_inputs, self.source, "train", setting=None
+        hierarchy = self._add(
+            "predict:source/train", self._predict_settings(evidence, self.source, "train"), hierarchy_inputs
         )
-        empirical = self.add_prediction("without_all", "dev")
+        empirical = self._add(
+            "predict:evidence/dev",
+            self._predict_settings(evidence, self.target, "dev"),
+            {"model": "train:without_all", "corpus": self._corpus(target, "dev")},
+        )
         describing = self.experiment.describe
         family = describing.backend if describing.backend == FROM_FILE else "llm"
         weights = self.identities.model(family, describing.model)
