@@ -186,12 +186,8 @@ class _Builder:
 
     def _n_sentences(self, split: Split) -> int:
         corpora = self.experiment.corpora
-        counts = {
-            "train": corpora.n_target_train,
-            "dev": corpora.n_target_dev,
-            "test": corpora.n_target_test,
-        }
-        return counts[split]
+        counts = (corpora.n_target_train, corpora.n_target_dev, corpora.n_target_test)
+        return dict(zip(("train", "dev", "test"), counts, strict=True))[split]
 
     def add_prediction(self, setting: Setting, split: Split) -> str:
         """Predictions of the setting's final model on a target split."""
@@ -205,11 +201,8 @@ class _Builder:
         return self._add(f"predict:{setting}/{split}", settings, inputs, setting=setting)
 
     def _predict_settings(self, prediction: Prediction, types: Domain, split: Split) -> dict[str, Json]:
-        return {
-            "predict": prediction.identity(),
-            "types": list(types.types),
-            "n": self._n_sentences(split),
-        }
+        n = self._n_sentences(split)
+        return {"predict": prediction.identity(), "types": list(types.types), "n": n}
 
     def add_evaluation(self, setting: Setting, split: Split) -> str:
         inputs = {
@@ -301,9 +294,5 @@ def _with_weights(settings: BackboneChoice | Llm, weights: str) -> Json:
 
 def _entries(domain: Domain) -> Json:
     """Identity of a label set with its explanations (they are part of what an LLM is asked)."""
-    return content_hash(
-        [
-            [entry.name, entry.short, entry.phrase, entry.lemma, entry.synset, entry.definition]
-            for entry in domain.entries
-        ]
-    )
+    names = ("name", "short", "phrase", "lemma", "synset", "definition")
+    return content_hash([[getattr(entry, name) for name in names] for entry in domain.entries])
