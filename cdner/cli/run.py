@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,11 @@ from cdner.cli.output import format_options, print_rows, print_table
 from cdner.cli.progress import StderrProgress
 from cdner.config import REASONING_SETTINGS
 from cdner.errors import UsageError
+
+if TYPE_CHECKING:
+    from cdner.pipeline.context import Context
+    from cdner.pipeline.execute import Outcome
+    from cdner.pipeline.plan import Plan
 
 _SHOWN = {
     "P": "strict_precision",
@@ -56,7 +61,6 @@ def run(
     from cdner.pipeline.execute import execute, label_plan, preview
     from cdner.pipeline.plan import build_plan
     from cdner.pipeline.preflight import check_plan, problems
-    from cdner.pipeline.summary import confusion_changes, setting_scores
 
     if list_shipped:
         listed = [(name, compose_experiment(name, {}, ()).description) for name in shipped_experiments()]
@@ -79,6 +83,16 @@ def run(
         check_plan(plan, context)
         label_plan(plan, context, whole=not until)
         outcomes = execute(plan, context)
+    _print_outcomes(plan, context, outcomes, output_format=output_format)
+
+
+def _print_outcomes(
+    plan: Plan, context: Context, outcomes: Sequence[Outcome], *, output_format: str | None
+) -> None:
+    """The scores and what changed; of a plan cut before any score the executed steps."""
+    from cdner.pipeline.summary import confusion_changes, setting_scores
+
+    experiment = plan.experiment
     columns, scores = setting_scores(plan, context)
     if not scores:
         done = [(o.label, o.run_id, o.state, round(o.seconds, 2)) for o in outcomes]
