@@ -131,7 +131,7 @@ class Execution(Settings):
     timeout_seconds: PositiveFloat = 120.0
     base_url: str = ""
     replay: bool = False  # answer every LLM request from the store; a missing one is an error
-    max_gaps: NonNegativeInt = 0  # sentences of a reasoning run the LLM may fail on for good; they stay counted
+    max_gaps: NonNegativeInt = 0  # sentences an LLM may fail on for good; they stay counted as gaps
 
 
 class Experiment(Settings):

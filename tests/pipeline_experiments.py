@@ -135,7 +135,10 @@ epochs = 2
 epochs = 1
 {training}[train_augmented]
 epochs = 1
-{training}[predict]
+{training}[evidence]
+decoding = "grounded"
+max_new_tokens = 40
+[predict]
 decoding = "grounded"
 max_new_tokens = 40
 [describe]

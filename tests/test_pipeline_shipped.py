@@ -60,6 +60,7 @@ def test_the_papers_experiments_run_with_a_tiny_t5(
     script.write_text("".join(json.dumps(line) + "\n" for line in lines))
     small = {
         "backbone.dtype": '"float32"',
+        "evidence.max_new_tokens": 8,
         "predict.max_new_tokens": 8,
         "splits": '["test"]',
         "reason.n_examples": 2,

@@ -23,6 +23,7 @@ SMALL = {
     "corpora.n_target_test": 6,
     "train_target.epochs": 1,
     "train_augmented.epochs": 1,
+    "evidence.max_new_tokens": 24,
     "predict.max_new_tokens": 24,
     "describe.max_tokens": 16,
     "reason.max_tokens": 24,
