@@ -10,8 +10,13 @@ import pytest
 from pipeline_experiments import cdner, shared_folder, sql
 
 from cdner.cli.experiment import find_experiment, shipped_experiments
+from cdner.cli.progress import StderrProgress
+from cdner.config import parse_experiment
+from cdner.pipeline.context import open_context
+from cdner.pipeline.plan import Plan, build_plan
 
 PAPER = ("paper-flan-t5-base", "paper-flan-t5-large")
+DEMO_CORPORA = {"source": "newsdesk", "target": "film"}
 
 
 @pytest.mark.parametrize("name", sorted(shipped_experiments()))
@@ -87,3 +92,23 @@ def test_the_papers_experiments_run_with_a_tiny_t5(
     described = sql(store, "SELECT DISTINCT description, origin FROM type_description")
     assert described == [("A kind of thing with a name.", "llm")]  # no JSON reaches the embedding
     assert cdner(store, "store", "verify").code == 0
+
+
+def test_what_mcqm_counts_and_what_is_scored_are_decoded_as_their_sections_say(tmp_path: Path) -> None:
+    def plan_of(**sections: dict[str, str]) -> Plan:
+        experiment = parse_experiment({"name": "e", "corpora": DEMO_CORPORA, **sections}, where="test")
+        context = open_context(tmp_path / "none.duckdb", experiment, progress=StderrProgress(quiet=True))
+        return build_plan(experiment, context)
+
+    plain, grounded = plan_of(), plan_of(evidence={"decoding": "grounded"})
+    scored = plan_of(predict={"decoding": "grounded"})
+    for label, spec in ((label, step.spec) for label, step in grounded.by_label.items()):
+        if label in ("predict:source/train", "predict:evidence/dev"):
+            assert isinstance(spec.settings, dict)
+            assert spec.settings["predict"] == {"decoding": "grounded", "max_new_tokens": 256}
+    changed = {label for label, step in grounded.by_label.items() if step.spec != plain.by_label[label].spec}
+    assert {"predict:source/train", "predict:evidence/dev", "quantify:target", "train:full"} <= changed
+    assert "predict:without_all/test" not in changed
+    changed = {label for label, step in scored.by_label.items() if step.spec != plain.by_label[label].spec}
+    assert {label.partition(":")[0] for label in changed} == {"predict", "evaluate"}
+    assert "predict:evidence/dev" not in changed
