@@ -177,9 +177,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
 
 
 def test_an_interrupt_ends_with_130_and_one_line(store):
-    endless = (
-        "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE hash(a.range + b.range) = 1"
-    )
+    endless = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE hash(a.range + b.range) = 1"
     child = start_cdner("--store", store, "sql", endless, "--seconds", 60)
     time.sleep(3)
     child.send_signal(signal.SIGINT)

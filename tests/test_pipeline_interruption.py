@@ -124,13 +124,15 @@ def test_a_failing_step_says_why_and_a_rerun_goes_on(tmp_path: Path) -> None:
     store, model = tmp_path / "s.duckdb", tmp_path / "model"
     experiment = write_experiment(tmp_path, settings=("without_source",))
     command = ("run", experiment, "--until", "train", "--backbone-model", model)
+    model.mkdir()  # the weights are there, and name the run; the configuration is not
+    shutil.copy(shared_folder() / "t5" / "model.safetensors", model)
     failed = cdner(store, *command)
     assert failed.code == 1
     assert "Cannot load model" in failed.err
     assert "Traceback" not in failed.err
     (row,) = cdner(store, "runs", "--step", "train", "--json").rows
     assert (row["state"], "Cannot load model" in row["error"]) == ("failed", True)
-    shutil.copytree(shared_folder() / "t5", model)
+    shutil.copytree(shared_folder() / "t5", model, dirs_exist_ok=True)
     again = cdner(store, *command, "--json")
     assert [row["state"] for row in again.rows] == ["found", "found", "done"]
     (row,) = cdner(store, "runs", "--step", "train", "--json").rows

@@ -218,11 +218,12 @@ class _Builder:
         hierarchy = self._add(
             "predict:source/train", self._predict_settings(evidence, self.source, "train"), hierarchy_inputs
         )
-        empirical = self._add(
-            "predict:evidence/dev",
-            self._predict_settings(evidence, self.target, "dev"),
-            {"model": "train:without_all", "corpus": self._corpus(target, "dev")},
-        )
+        empirical = "predict:evidence/dev"
+        if evidence == self.experiment.predict:
+            empirical = self.add_prediction("without_all", "dev")
+        else:
+            inputs = {"model": "train:without_all", "corpus": self._corpus(target, "dev")}
+            self._add(empirical, self._predict_settings(evidence, self.target, "dev"), inputs)
         describing = self.experiment.describe
         family = describing.backend if describing.backend == FROM_FILE else "llm"
         weights = self.identities.model(family, describing.model)
