@@ -62,7 +62,8 @@ def test_two_experiments_at_once_train_their_common_models_once(tmp_path: Path) 
     for process, log in ((first, "first"), (second, "second")):
         assert ended(process, 200) == 0, (tmp_path / log).read_text()
     said = (tmp_path / "second").read_text()
-    assert "train:source: waiting. Run" in said
+    # Which of the common models the second finds in the making depends on how long it takes to start.
+    assert any(f"train:{name}: waiting. Run" in said for name in ("source", "without_all"))
     assert f"being executed by process {first.pid}" in said
     assert said.count("train:source: waiting") == 1  # a line, not a line a second
     trained = sql(
