@@ -137,7 +137,8 @@ def test_an_epoch_equals_a_plain_adamw_loop(opened: Open, tmp_path: Path) -> Non
             torch.nn.utils.clip_grad_norm_(twin.model.parameters(), 0.5)
             adamw.step()
             step += 1
-    assert _relative_distance(backbone.model, twin.model, before) < 1e-3
+    # Rounding alone gives up to 0.001 (T5, by processor); 1 % less weight decay already gives 0.004.
+    assert _relative_distance(backbone.model, twin.model, before) < 3e-3
 
 
 def _relative_distance(model: Any, twin: Any, before: dict[str, torch.Tensor]) -> float:
