@@ -108,6 +108,12 @@ class Llm(Settings):
     temperature: NonNegativeFloat = 0.0
     seed: NonNegativeInt = 0
     structured: bool = True  # ask for JSON by schema; False = headings
+    retries: NonNegativeInt = 2  # of an answer cut off or unparsable, each with another seed
+
+    def identity(self) -> Json:
+        """Without ``retries`` when it is 0: runs made before there were retries keep their identity."""
+        dumped = self.model_dump(mode="json")
+        return cast(Json, {key: value for key, value in dumped.items() if (key, value) != ("retries", 0)})
 
 
 class Describing(Llm):
@@ -129,7 +135,15 @@ class Execution(Settings):
     batch_size: PositiveInt = 16  # prediction
     concurrency: PositiveInt = 8
     timeout_seconds: PositiveFloat = 120.0
-    base_url: str = ""
+    base_urls: tuple[str, ...] = ()  # OpenAI-compatible servers of the LLM, used side by side
+    in_process: bool = False  # vLLM: vllm.LLM in this process instead of a server
+    vllm_python: str = ""  # interpreter of the environment with vLLM; "" = this one, then the one on PATH
+    vllm_args: tuple[str, ...] = ()  # handed to vLLM's server as they are
+    gpu_memory: NonNegativeFloat = 0.0  # GiB for vLLM on a GPU; 0 = computed from what is free
+    sleep_level: Literal[0, 1, 2] = 1  # while a backbone trains on vLLM's GPU; 0 = stop and start again
+    batch: bool = False  # OpenAI's Batch API: half the price, within a day
+    max_cost: NonNegativeFloat = 0.0  # US dollars one command may spend on an LLM; 0 = no limit
+    max_requests: NonNegativeInt = 0  # LLM calls one command may make; 0 = no limit
     replay: bool = False  # answer every LLM request from the store; a missing one is an error
     max_gaps: NonNegativeInt = 0  # sentences an LLM may fail on for good; they stay counted as gaps
 

@@ -138,7 +138,6 @@ class Vocabulary(Protocol):
         Bytes, because a byte-level piece may hold only part of a character. A sentencepiece mark of a word
         start is a space here, also where decoding drops it at the start of a text. The unknown id is None.
         """
-        ...
 
     @property
     def unknown_id(self) -> int | None: ...
@@ -148,11 +147,9 @@ class Vocabulary(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Ids without special tokens."""
-        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
-        ...
 
 
 class TokenConstraint(Protocol):
@@ -160,7 +157,6 @@ class TokenConstraint(Protocol):
 
     def allowed(self) -> NDArray[np.int64]:
         """Ids that may come next; never empty, holds ``end_id`` where the output may end."""
-        ...
 
     def advance(self, token_id: int) -> None: ...
 
@@ -241,8 +237,10 @@ class Completion:
     text: str
     finish_reason: str  # "stop", "length", or what the backend says
     input_tokens: int
-    cached_tokens: int
+    cached_tokens: int  # of the input tokens
     output_tokens: int
+    seconds: float = field(default=0.0, compare=False)  # from asking to the whole answer
+    cost_usd: float | None = None  # by the price list of its day; None: no price is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +261,12 @@ class ReasoningBackend(Protocol):
 
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
         """Yield (index into requests, outcome) as each finishes, in any order."""
-        ...
+
+    def rest(self) -> None:
+        """Give up accelerator memory until the next ``complete``, which takes it again by itself."""
+
+    def close(self) -> None:
+        """Free all it holds (server processes, memory). May be called twice; nothing is asked afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +291,6 @@ class Backbone(Protocol):
         constraints: Sequence[TokenConstraint] | None = None,
     ) -> Iterator[tuple[int, Generation]]:
         """Greedy. Yields (index into inputs, generation) as rows finish, in any order."""
-        ...
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """(n, d): masked mean of the last hidden layer (eq. 6-7)."""
-        ...

@@ -150,7 +150,7 @@ def test_nothing_is_loaded_before_the_first_request() -> None:
 
 
 def test_model_names_the_weights_wherever_they_lie(folder: Path, tmp_path: Path) -> None:
-    llm = Llm(backend="local", model=str(folder), structured=False)
+    llm = Llm(backend="local", model=str(folder), structured=False, retries=0)
     backend = open_backend(llm, Execution(device="cpu"))
     assert backend.family == "local"
     assert backend.model.startswith(f"{folder.name}@")
@@ -177,10 +177,14 @@ def answers_of(backend: Any) -> int:
 
 @pytest.mark.parametrize(
     ("changes", "complaint"),
-    [({"structured": True}, "structured = false"), ({"temperature": 0.5}, "temperature = 0")],
+    [
+        ({"structured": True}, "structured = false"),
+        ({"temperature": 0.5}, "temperature = 0"),
+        ({"retries": 1}, "retries = 0"),
+    ],
 )
 def test_settings_it_cannot_follow_are_refused(folder: Path, changes: dict[str, Any], complaint: str) -> None:
-    settings = {"backend": "local", "model": str(folder), "structured": False} | changes
+    settings = {"backend": "local", "model": str(folder), "structured": False, "retries": 0} | changes
     with pytest.raises(BackendError, match=complaint):
         open_backend(Llm(**settings), Execution())
 
@@ -196,4 +200,4 @@ def test_embedded_model_that_is_not_here_says_how_to_get_it(
 ) -> None:
     monkeypatch.setenv("CDNER_CACHE", str(tmp_path))
     with pytest.raises(BackendError, match="cdner models fetch embedded"):
-        open_backend(Llm(backend="local", model="embedded", structured=False), Execution())
+        open_backend(Llm(backend="local", model="embedded", structured=False, retries=0), Execution())

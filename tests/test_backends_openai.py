@@ -116,7 +116,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def backend_for(
     server: Server, *, max_retries: int = 2, concurrency: int = 4, timeout: float = 10.0
 ) -> OpenAIBackend:
-    execution = Execution(base_url=server.url, concurrency=concurrency, timeout_seconds=timeout)
+    execution = Execution(base_urls=(server.url,), concurrency=concurrency, timeout_seconds=timeout)
     return open_openai(Llm(model="m"), execution, max_retries=max_retries)
 
 
@@ -295,7 +295,7 @@ def test_hopeless_series_of_failures_stops(server: Server) -> None:
 
 def test_absent_server_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    execution = Execution(base_url="http://user:pw12345@127.0.0.1:9/v1", concurrency=1)
+    execution = Execution(base_urls=("http://user:pw12345@127.0.0.1:9/v1",), concurrency=1)
     backend = open_openai(Llm(model="m"), execution, max_retries=0)
     with pytest.raises(BackendError, match=r"cannot reach the server.*refused") as caught:
         list(backend.complete([ask("one"), ask("two")]))
@@ -311,7 +311,7 @@ def test_caller_may_stop_listening(server: Server) -> None:
 
 
 def test_no_requests_need_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = open_openai(Llm(model="m"), Execution(base_url="http://127.0.0.1:9/v1"))
+    backend = open_openai(Llm(model="m"), Execution(base_urls=("http://127.0.0.1:9/v1",)))
     assert list(backend.complete([])) == []
 
 
@@ -373,9 +373,9 @@ def test_newline_behind_the_key_is_forgiven(server: Server, monkeypatch: pytest.
 def test_base_url_must_be_one(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with pytest.raises(BackendError, match="base URL"):
-        open_openai(Llm(model="m"), Execution(base_url=url))
+        open_openai(Llm(model="m"), Execution(base_urls=(url,)))
 
 
 def test_registry_opens_it(server: Server) -> None:
-    backend = open_backend(Llm(backend="openai", model="m"), Execution(base_url=server.url))
+    backend = open_backend(Llm(backend="openai", model="m"), Execution(base_urls=(server.url,)))
     assert (backend.family, backend.model) == ("openai", "m")

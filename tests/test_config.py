@@ -14,6 +14,7 @@ from cdner.config import (
     REASONING_SETTINGS,
     Confusion,
     Experiment,
+    Llm,
     Settings,
     load_experiment,
     parse_experiment,
@@ -279,3 +280,10 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     latin.write_bytes(b'name = "caf\xe9"\n')
     for path in (tmp_path / "absent.toml", tmp_path, latin):
         assert _message_of(path).startswith(f"Cannot read experiment {path}: ")
+
+
+def test_no_retries_leave_the_identity_of_runs_made_before_there_were_any() -> None:
+    known = {"backend", "model", "max_tokens", "temperature", "seed", "structured"}
+    identity = Llm(retries=0).identity()
+    assert isinstance(identity, dict) and set(identity) == known
+    assert Llm(retries=1).identity() == identity | {"retries": 1}

@@ -34,7 +34,6 @@ from cdner.cli.progress import StderrProgress
 from cdner.config import REASONING_SETTINGS, Experiment, Llm
 from cdner.evaluate import score
 from cdner.pipeline.context import open_context
-from cdner.pipeline.reasoning import open_llm
 from cdner.reasoning import parse_reasoning
 from cdner.store import Store
 from cdner.store.corpora import load_corpus
@@ -163,12 +162,38 @@ def test_a_second_run_finds_everything_and_asks_nothing(
         figures = ("strict_precision", "strict_recall", "strict_f1", "span_f1", "macro_f1")
         line = shown[row["setting"], row["split"]]
         assert [cell for cell in line[2:] if cell != "│"] == [f"{row[name]:.2f}" for name in figures]
-    assert "before = without_all, after = full" in " ".join(table.split())
     until = cdner(store, "run", experiment, "--until", "reason:full/test", "--json").rows
     assert {row["state"] for row in until} == {"found"}
     preview = cdner(store, "run", experiment, "--dry-run", "--json").rows
     assert {row["state"] for row in preview} == {"done"}
     assert {row["llm_calls"] for row in preview} == {0, None}
+
+
+@pytest.mark.slow
+def test_the_table_ends_with_the_pairs_confused_before_and_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The predictions are ours, for what an untrained model confuses depends on the processor."""
+    store = copy_of(finished_store("seq2seq"), tmp_path / "copy")
+    before, after = (run_of(store, f"predict:{setting}/test") for setting in ("without_all", "full"))
+    gold = f"SELECT * FROM gold_entity WHERE run_id = ({_CORPUS_OF.format(before)})"
+    position, start, end, gold_type, mention = sql(
+        store, f"SELECT * EXCLUDE run_id FROM ({gold}) ORDER BY ALL LIMIT 1"
+    )[0]
+    wrong_type = "city" if gold_type != "city" else "country"
+    with Store(store).transaction() as connection:
+        connection.execute("DELETE FROM predicted_entity WHERE run_id IN (?, ?)", [before, after])
+        connection.execute(
+            "INSERT INTO predicted_entity VALUES (?, ?, ?, ?, ?, ?)",
+            [before, position, start, end, wrong_type, mention],
+        )
+    monkeypatch.setenv("COLUMNS", "120")
+    table = cdner(store, "run", write_experiment(tmp_path)).out
+    assert "before = without_all, after = full" in " ".join(table.split())
+    (line,) = [line for line in table.splitlines() if gold_type in line and wrong_type in line]
+    n_gold = sql(store, f"SELECT count(*) FROM ({gold}) WHERE entity_type = '{gold_type}'")[0][0]
+    cells = line.replace("│", " ").split()
+    assert cells == ["test", gold_type, wrong_type, str(n_gold), "1", "0", f"{round(1 / n_gold, 4)}", "0.0"]
 
 
 @pytest.mark.slow
@@ -371,7 +396,7 @@ def test_a_models_folder_may_move_but_its_weights_may_not_change(tmp_path: Path)
 
 def test_the_local_backend_is_called_what_its_requests_say(tmp_path: Path) -> None:
     model = str(shared_folder() / "llama")
-    llm = Llm(backend="local", model=model, structured=False)
+    llm = Llm(backend="local", model=model, structured=False, retries=0)
     context = open_context(tmp_path / "s.duckdb", Experiment(name="e"), progress=StderrProgress(quiet=True))
-    assert open_llm(llm, context).model == context.model("llm", model)
+    assert context.llm(llm).model == context.model("llm", model)
     assert context.model("llm", "embedded") == f"embedded@{GGUF_SHA256[:12]}"

@@ -26,7 +26,7 @@ store, name = Store(Path(sys.argv[1])), sys.argv[2]
 for n in range(int(sys.argv[3])):
     request = ReasoningRequest((Message("user", f"{name} {n}"), Message("user", "asked by all")), Sampling(5))
     ids = save_requests(store, "scripted", "m", [request])
-    save_completions(store, [(ids[0], Completion(f"{name} {n}", "stop", 1, 0, 1))])
+    save_completions(store, "r1", [(ids[0], Completion(f"{name} {n}", "stop", 1, 0, 1))])
 """
 HOLD = """
 import sys, time

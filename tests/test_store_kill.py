@@ -42,7 +42,7 @@ begin_attempt(store, load_run(store, run_id), {})
 for position in range(10_000):
     request = ReasoningRequest((Message("system", "fixed" * 999), Message("user", str(position))), Sampling(5))
     ids = save_requests(store, "scripted", "m", [request])
-    save_completions(store, [(ids[0], Completion("text", "stop", 1, 0, 1))])
+    save_completions(store, "r1", [(ids[0], Completion("text", "stop", 1, 0, 1))])
     save_reasoning(store, run_id, [(position, ids[0], ReasoningChain("i", "b"))])
     print(position, flush=True)
 """

@@ -20,6 +20,9 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "cdner.duckdb")
 
 
+NOW = migrations.latest_version()
+
+
 @pytest.fixture
 def sql_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A copy of store/ that a test may change, as the next version of cdner would."""
@@ -79,7 +82,7 @@ def test_a_newer_store_is_refused_with_both_versions(store):
         connection.execute("INSERT INTO migration VALUES (99, '0099_future.sql', now()::TIMESTAMP)")
     for use in (store.transaction, store.reading):
         with (
-            pytest.raises(StoreError, match=r"schema version 99, this cdner knows versions up to 1\b"),
+            pytest.raises(StoreError, match=rf"schema version 99, this cdner knows versions up to {NOW}\b"),
             use(),
         ):
             pass
@@ -87,27 +90,28 @@ def test_a_newer_store_is_refused_with_both_versions(store):
 
 @pytest.mark.parametrize("use", ["transaction", "reading"])
 def test_an_older_store_is_copied_then_migrated(store, sql_files, use):
+    shipped = migrations.migration_files()
     run_id = import_corpus(store)
     before = store.path.read_bytes()
     root, switch = sql_files
-    (root / "migrations" / "0002_note.sql").write_text(
+    (root / "migrations" / f"{NOW + 1:04}_note.sql").write_text(
         "CREATE TABLE note (text VARCHAR); INSERT INTO note VALUES ('migrated');", encoding="utf-8"
     )
     switch()
     with getattr(store, use)() as connection:
         assert connection.execute("SELECT text FROM note").fetchall() == [("migrated",)]
         assert connection.execute("SELECT version, name FROM migration ORDER BY version").fetchall() == [
-            (1, "0001_initial.sql"),
-            (2, "0002_note.sql"),
+            *((version, file.name) for version, file in shipped),
+            (NOW + 1, f"{NOW + 1:04}_note.sql"),
         ]
     assert load_corpus(store, run_id) == CORPUS
-    assert store.path.with_name("cdner.duckdb.backup-v1").read_bytes() == before
+    assert store.path.with_name(f"cdner.duckdb.backup-v{NOW}").read_bytes() == before
 
 
 def test_a_migration_that_fails_leaves_the_store_as_it_was(store, sql_files):
     run_id = import_corpus(store)
     root, switch = sql_files
-    broken = root / "migrations" / "0002_broken.sql"
+    broken = root / "migrations" / f"{NOW + 1:04}_broken.sql"
     broken.write_text("CREATE TABLE note (text VARCHAR); SELECT nonsense;", encoding="utf-8")
     switch()
     with pytest.raises(StoreError, match="nonsense"), store.transaction():
@@ -116,7 +120,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(store, sql_files):
     switch()
     assert load_corpus(store, run_id) == CORPUS
     with store.reading() as connection:
-        assert connection.execute("SELECT max(version) FROM migration").fetchone() == (1,)
+        assert connection.execute("SELECT max(version) FROM migration").fetchone() == (NOW,)
 
 
 def test_changed_new_and_dropped_views_are_remade_without_a_backup(store, sql_files):

@@ -82,9 +82,10 @@ def test_everything_in_a_request_changes_its_id_and_equal_numbers_do_not():
 
 def test_the_latest_completion_counts_and_earlier_ones_stay(store):
     ids = save_requests(store, "openai", "m", [REQUEST, replace(REQUEST, schema=None)])
-    save_completions(store, [(ids[0], Completion("first", "length", 100, 64, 64))])
+    save_completions(store, "r1", [(ids[0], Completion("first", "length", 100, 64, 64))])
     save_completions(
         store,
+        "r1",
         [
             (ids[0], Completion("second", "stop", 100, 96, 10)),
             (ids[0], Completion("third 🎬", "stop", 1, 2, 3)),
@@ -100,7 +101,7 @@ def test_the_latest_completion_counts_and_earlier_ones_stay(store):
 
 def test_half_a_surrogate_pair_in_an_answer_becomes_a_replacement_character(store):
     ids = save_requests(store, "openai", "m", [REQUEST])
-    save_completions(store, [(ids[0], Completion("a\ud83d b \ud83c\udfac", "stop", 1, 0, 1))])
+    save_completions(store, "r1", [(ids[0], Completion("a\ud83d b \ud83c\udfac", "stop", 1, 0, 1))])
     assert load_completions(store, ids)[ids[0]].text == "a\ufffd b 🎬"
 
 

@@ -145,7 +145,7 @@ def test_force_deletes_the_outputs_of_this_run_only_and_no_completion(store):
     specs = [run_spec("predict", 1, {"seed": seed}, (corpus_run,)) for seed in (0, 1)]
     request = ReasoningRequest((Message("user", "why"),), Sampling(3))
     ids = save_requests(store, "scripted", "m", [request])
-    save_completions(store, [(ids[0], Completion("because", "stop", 1, 0, 1))])
+    save_completions(store, "r1", [(ids[0], Completion("because", "stop", 1, 0, 1))])
     for spec in specs:
         finish_attempt(store, begin_attempt(store, spec, {}), "done")
         save_predictions(store, spec.run_id, items, corpus_run_id=corpus_run)

@@ -42,7 +42,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Store:
     save_checkpoint(store, start_run(store, "train"), FitResult(checkpoint, (), 1, file_sha256(weights)))
     request = ReasoningRequest((Message("user", "q"),), Sampling(5, temperature=0.25, stop=("x",)))
     ids = save_requests(store, "openai", "m", [request])
-    save_completions(store, [(ids[0], Completion("a", "stop", 1, 0, 1))])
+    save_completions(store, "r1", [(ids[0], Completion("a", "stop", 1, 0, 1))])
     save_reasoning(store, start_run(store, "reason"), [(0, ids[0], ReasoningChain("a", "b"))])
     save_template(store, "pbrc.v1", "text")
     label_experiment(store, "demo", [("planned, never begun", "full")])

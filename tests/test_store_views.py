@@ -273,9 +273,10 @@ def test_confusion_wide_puts_all_dimensions_of_a_pair_side_by_side(store):
 def test_usage_counts_each_request_once_and_only_its_latest_answer(store):
     requests = [ReasoningRequest((Message("user", str(n)),), Sampling(9)) for n in range(3)]
     ids = save_requests(store, "openai", "m", requests)
-    save_completions(store, [(ids[0], Completion("cut", "length", 999, 0, 99))])
+    save_completions(store, "r1", [(ids[0], Completion("cut", "length", 999, 0, 99))])
     save_completions(
         store,
+        "r1",
         [(ids[0], Completion("a", "stop", 100, 75, 10)), (ids[1], Completion("b", "stop", 100, 25, 20))],
     )
     chain = ReasoningChain("i", "b")

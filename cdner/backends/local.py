@@ -65,6 +65,13 @@ class LocalBackend:
         for sampling, indices in groups.items():
             yield from self._complete_group(requests, indices, sampling)
 
+    def rest(self) -> None:
+        """Forget the model; the next ``complete`` loads it again."""
+        self._backbone = None
+
+    def close(self) -> None:
+        self._backbone = None
+
     def _complete_group(
         self, requests: Sequence[ReasoningRequest], indices: list[int], sampling: Sampling
     ) -> Iterator[tuple[int, Completion | Gap]]:
@@ -101,6 +108,8 @@ def open_backend(llm: Llm, execution: Execution) -> LocalBackend:
         raise BackendError("The backend 'local' cannot write JSON by schema. Set structured = false.")
     if llm.temperature != 0:
         raise BackendError("The backend 'local' is greedy. Set temperature = 0.")
+    if llm.retries:
+        raise BackendError("The backend 'local' is greedy: a retry would answer the same. Set retries = 0.")
     if llm.model == EMBEDDED and embedded_path() is None:
         raise BackendError("The embedded model is not here yet. Run: cdner models fetch embedded")
     choice = BackboneChoice(family="causal", model=llm.model)

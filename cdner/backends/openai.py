@@ -80,6 +80,12 @@ class OpenAIBackend:
     def model(self) -> str:
         return self._model
 
+    def rest(self) -> None:
+        """The server is somebody else's."""
+
+    def close(self) -> None:
+        self._client.close()
+
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
         """Yields as answers arrive; those on their way when a BackendError comes up are yielded before it."""
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="openai")
@@ -161,7 +167,7 @@ def open_backend(
     """BackendError without a key (a base URL of one's own needs none) or with an unusable one or address."""
     import openai
 
-    base_url = execution.base_url or os.environ.get(URL_VARIABLE) or DEFAULT_BASE_URL
+    base_url = next(iter(execution.base_urls), None) or os.environ.get(URL_VARIABLE) or DEFAULT_BASE_URL
     if urlsplit(base_url).scheme not in {"http", "https"} or not urlsplit(base_url).hostname:
         raise BackendError(
             f"'{_redact(base_url, key='')}' is no base URL. Give one like http://localhost:8000/v1."

@@ -34,6 +34,12 @@ class ScriptedBackend:
         for index, request in enumerate(requests):
             yield index, self._answer(request)
 
+    def rest(self) -> None:
+        """Holds nothing."""
+
+    def close(self) -> None:
+        """Holds nothing."""
+
 
 def written(text: str) -> Completion:
     """A finished completion; token counts are words, so that they are plausible and known."""

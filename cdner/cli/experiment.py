@@ -25,7 +25,18 @@ _FLAGS: dict[str, tuple[tuple[str, ...], type, str]] = {
     "--target": (("corpora.target",), str, "Target domain."),
     "--backend": (("reason.backend", "describe.backend"), str, "LLM backend; 'replay' asks only the store."),
     "--model": (("reason.model", "describe.model"), str, "LLM model."),
-    "--base-url": (("execution.base_url",), str, "OpenAI-compatible server of the LLM."),
+    "--base-url": (
+        ("execution.base_urls",),
+        tuple,
+        "OpenAI-compatible server of the LLM; several share the work.",
+    ),
+    "--in-process": (("execution.in_process",), bool, "vLLM in this process instead of a server."),
+    "--vllm-python": (("execution.vllm_python",), str, "Interpreter of the environment with vLLM."),
+    "--vllm-arg": (("execution.vllm_args",), tuple, "Handed to vLLM's server, e.g. --vllm-arg=--seed=1."),
+    "--gpu-memory": (("execution.gpu_memory",), float, "GiB for vLLM on a GPU; 0 = computed."),
+    "--batch": (("execution.batch",), bool, "OpenAI's Batch API: half the price, within a day."),
+    "--max-cost": (("execution.max_cost",), float, "US dollars this command may spend on an LLM."),
+    "--max-requests": (("execution.max_requests",), int, "LLM calls this command may make."),
     "--concurrency": (("execution.concurrency",), int, "LLM requests at once."),
     "--n-examples": (("reason.n_examples",), int, "In-context examples (0 to 10)."),
     "--backbone": (("backbone.family",), str, "Backbone family: seq2seq or causal."),
@@ -46,7 +57,13 @@ def experiment_options(command: Command) -> Command:
     for option in reversed(_FLAGS):
         keys, kind, text = _FLAGS[option]
         name = option.removeprefix("--").replace("-", "_")
-        command = click.option(option, name, type=kind, help=f"{text}  [{', '.join(keys)}]")(command)
+        told = f"{text}  [{', '.join(keys)}]"
+        if kind is bool:
+            command = click.option(option, name, is_flag=True, default=None, help=told)(command)
+        elif kind is tuple:
+            command = click.option(option, name, multiple=True, default=None, help=told)(command)
+        else:
+            command = click.option(option, name, type=kind, help=told)(command)
     command = click.option(
         "--set",
         "overrides",
@@ -94,7 +111,7 @@ def compose_experiment(
     table: dict[str, Any] = base.model_dump(mode="python")
     for option, (keys, _, _) in _FLAGS.items():
         value = options.get(option.removeprefix("--").replace("-", "_"))
-        if value is None:
+        if value is None or value == ():
             continue
         if option == "--backend" and value == REPLAY:
             table["execution"]["replay"] = True

@@ -110,8 +110,10 @@ def _requests(
     from cdner.pipeline.plan import build_plan
     from cdner.pipeline.reasoning import requests_of
 
-    with StderrProgress(quiet=True) as progress:
-        context = open_context(store, experiment, progress=progress, corpora_from=corpora_from)
+    with (
+        StderrProgress(quiet=True) as progress,
+        open_context(store, experiment, progress=progress, corpora_from=corpora_from) as context,
+    ):
         plan = build_plan(experiment, context)
         step = plan.by_label[label]
         states = {name: context.run_state(plan.by_label[name].spec.run_id) for name in step.inputs.values()}

@@ -69,8 +69,10 @@ def run(
     if experiment_name is None:
         raise UsageError(f"Which experiment? Shipped: {', '.join(shipped_experiments())}; or a TOML file.")
     experiment = compose_experiment(experiment_name, flags, overrides)
-    with StderrProgress(quiet=ctx.obj["quiet"]) as progress:
-        context = open_context(ctx.obj["store"], experiment, progress=progress, corpora_from=corpora_from)
+    with (
+        StderrProgress(quiet=ctx.obj["quiet"]) as progress,
+        open_context(ctx.obj["store"], experiment, progress=progress, corpora_from=corpora_from) as context,
+    ):
         plan = build_plan(experiment, context)
         if until:
             plan = plan.closure(_until(until, [step.label for step in plan.steps]))

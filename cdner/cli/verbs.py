@@ -34,10 +34,12 @@ def execute_labels(
     experiment = compose_experiment(options["experiment_name"], options, options["overrides"])
     if settings:
         experiment = experiment.model_copy(update={"settings": settings})
-    with StderrProgress(quiet=ctx.obj["quiet"]) as progress:
-        context = open_context(
+    with (
+        StderrProgress(quiet=ctx.obj["quiet"]) as progress,
+        open_context(
             ctx.obj["store"], experiment, progress=progress, corpora_from=options["corpora_from"]
-        )
+        ) as context,
+    ):
         plan = build_plan(experiment, context)
         labels = select([step.label for step in plan.steps])
         plan, forced = plan.closure(labels), set(labels) if force else set()

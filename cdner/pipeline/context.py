@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from cdner import prompts
 from cdner.backbone.identity import weights_identity
-from cdner.config import BackboneChoice, Experiment
+from cdner.backends import open_backend
+from cdner.config import BackboneChoice, Experiment, Llm
 from cdner.corpora import crossner, demo
 from cdner.corpora.sampling import sampled_positions
 from cdner.errors import InputError
@@ -20,7 +22,7 @@ from cdner.pipeline.plan import FROM_FILE, Step
 from cdner.store import Store, runs
 from cdner.store import corpora as stored_corpora
 from cdner.store.runs import RunSpec, run_spec
-from cdner.types import Corpus, Domain, Progress, Role, Split
+from cdner.types import Corpus, Domain, Progress, ReasoningBackend, Role, Split
 
 if TYPE_CHECKING:
     from cdner.backbone.training import TrainableBackbone
@@ -38,6 +40,19 @@ class Context:
     _weights: dict[str, str] = field(default_factory=dict)  # model as named -> its identity
     _labels: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of domains without a types file
     _loaded: tuple[str, TrainableBackbone] | None = None  # (identity, model): one at a time, memory is small
+    _backends: dict[tuple[str, str], ReasoningBackend] = field(
+        default_factory=dict
+    )  # (backend, model) -> open
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the LLM backends: no server outlives the command that started it."""
+        while self._backends:
+            self._backends.popitem()[1].close()
 
     # --- the plan's identities ---------------------------------------------------------------------------
 
@@ -125,14 +140,27 @@ class Context:
 
         identity = content_hash([choice.identity(), str(checkpoint or "")])
         if self._loaded is None or self._loaded[0] != identity:
-            self._loaded = None
+            self.release()
+            for backend in self._backends.values():
+                backend.rest()
             model = open_backbone(choice, device=self.experiment.execution.device, checkpoint=checkpoint)
             self._loaded = (identity, model)
         return self._loaded[1]
 
     def release(self) -> None:
-        """Forget the loaded model (before an LLM needs the memory)."""
+        """Forget the loaded model, for its memory or because its weights have changed."""
         self._loaded = None
+
+    def llm(self, llm: Llm) -> ReasoningBackend:
+        """The backend of these settings, opened once a command; the loaded backbone makes room for it.
+
+        Steps take turns on one device: a backbone that is loaded later sends the backends to rest.
+        """
+        self.release()
+        key = (llm.backend, llm.model)
+        if key not in self._backends:
+            self._backends[key] = open_backend(llm, self.experiment.execution)
+        return self._backends[key]
 
 
 def known_sha256(domain: str, split: Split) -> str | None:

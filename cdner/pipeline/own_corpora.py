@@ -32,13 +32,13 @@ def import_known(
         label_set = prompts.load_domain(domain)
         corpora = Corpora(source=domain) if label_set.role == "source" else Corpora(target=domain)
         experiment = Experiment(name="import", corpora=corpora)
-        context = open_context(store_path, experiment, progress=progress, corpora_from=folder)
         steps = tuple(
             Step(f"import:{domain}/{split}", "import", import_spec(domain, split, sha256), {})
             for split in SPLITS
             if (sha256 := known_sha256(domain, split))
         )
-        execute(Plan(experiment, label_set, label_set, steps), context)
+        with open_context(store_path, experiment, progress=progress, corpora_from=folder) as context:
+            execute(Plan(experiment, label_set, label_set, steps), context)
     return [row for row in stored_corpora.list_corpora(Store(store_path)) if row.domain in set(domains)]
 
 

@@ -84,7 +84,7 @@ def _check_llm(step: Step, context: Context) -> None:
     llm = context.experiment.describe if step.kind == "describe" else context.experiment.reason
     if context.experiment.execution.replay or reasoning.n_calls_to_make(step, context) == 0:
         return
-    reasoning.open_llm(llm, context)
+    context.llm(llm)
 
 
 _CHECKS: Mapping[str, Callable[[Step, Context], None]] = {

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from cdner import prompts
-from cdner.backends import open_backend
 from cdner.config import Llm
 from cdner.confusion.descriptions import Gloss, description_text, gloss, read_descriptions
 from cdner.corpora.sampling import sampled_positions
@@ -20,7 +19,7 @@ from cdner.store import descriptions as stored_descriptions
 from cdner.store import reasoning as stored
 from cdner.store.descriptions import TypeDescription
 from cdner.store.ratios import load_hierarchy
-from cdner.types import Completion, Gap, ReasoningBackend, ReasoningChain, ReasoningRequest, Split
+from cdner.types import Completion, Gap, ReasoningChain, ReasoningRequest, Split
 
 NO_LLM = "none"  # describe.backend = "none": C_e is the gloss itself
 
@@ -183,26 +182,20 @@ def _complete(
 def _ask(
     step: Step, context: Context, llm: Llm, pending: Mapping[str, ReasoningRequest]
 ) -> dict[str, Completion | Gap]:
-    context.release()  # the LLM may need the memory a backbone holds
     family, model = _identity(context, llm)
     stored.save_requests(context.store, family, model, list(pending.values()))
-    backend = open_llm(llm, context)
+    backend = context.llm(llm)
     keys = list(pending)
     outcomes: dict[str, Completion | Gap] = {}
     context.progress.start(step.label, len(keys))
     for index, outcome in backend.complete(list(pending.values())):
         outcomes[keys[index]] = outcome
         if isinstance(outcome, Completion):
-            stored.save_completions(context.store, [(keys[index], outcome)])
+            stored.save_completions(context.store, step.spec.run_id, [(keys[index], outcome)])
         context.progress.advance(1, note="" if isinstance(outcome, Completion) else f"gap: {outcome.reason}")
     for key in keys:
         outcomes.setdefault(key, Gap("the backend gave no answer"))
     return outcomes
-
-
-def open_llm(llm: Llm, context: Context) -> ReasoningBackend:
-    """The backend of the registry; opening it checks keys and packages, not the network."""
-    return open_backend(llm, context.experiment.execution)
 
 
 def _identity(context: Context, llm: Llm) -> tuple[str, str]:

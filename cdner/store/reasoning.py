@@ -19,6 +19,7 @@ from cdner.types import Completion, Gap, Message, ReasoningChain, ReasoningReque
 
 _COMPLETION_COLUMNS = (
     "request_id attempt_n text finish_reason n_input_tokens n_cached_tokens n_output_tokens created_utc"
+    " asked_by seconds cost_usd"
 )
 
 
@@ -102,9 +103,10 @@ def request_of_rows(
     )
 
 
-def save_completions(store: Store, completions: Sequence[tuple[str, Completion]]) -> None:
+def save_completions(store: Store, run_id: str, completions: Sequence[tuple[str, Completion]]) -> None:
     """Add (request id, completion) as they arrive; another answer is kept beside the earlier ones.
 
+    ``run_id`` is the run that made the call: others use the answer, it alone pays.
     Lone surrogates, which some servers let through, become U+FFFD: they are no text a database could hold.
     """
     with store.transaction() as connection:
@@ -121,7 +123,7 @@ def save_completions(store: Store, completions: Sequence[tuple[str, Completion]]
                 (
                     *(name, n_attempts[name], _storable(completion.text), completion.finish_reason),
                     *(completion.input_tokens, completion.cached_tokens, completion.output_tokens),
-                    utc_now(),
+                    *(utc_now(), run_id, completion.seconds, completion.cost_usd),
                 )
             )
         insert_rows(connection, "completion", _COMPLETION_COLUMNS.split(), rows)
