@@ -1,0 +1,59 @@
+"""The environment variables a vLLM server is started with: its key, no telemetry, no hub where none is needed.
+
+The key travels here and not in the command line, which every user of the machine can read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cdner.backends.vllm_server.installation import Device
+
+KEY_VARIABLE = "VLLM_API_KEY"
+SLEEP_VARIABLE = "VLLM_SERVER_DEV_MODE"
+_CPU_CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
+_NOT_FOR_SERVERS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", SLEEP_VARIABLE)
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # a server needs them for gated models; its log does not
+
+
+def server_environment(
+    own: Mapping[str, str],
+    *,
+    api_key: str,
+    folder: Path,
+    device: Device,
+    model: str,
+    can_sleep: bool,
+    kv_cache_gib: int,
+) -> dict[str, str]:
+    """``own`` (this process's) with what the server needs; what the user has set of the optional ones stays.
+
+    ``folder`` is the server's private one; ``kv_cache_gib`` is used on CPUs only.
+    """
+    environment = {name: value for name, value in own.items() if name not in _NOT_FOR_SERVERS}
+    environment |= {
+        KEY_VARIABLE: api_key,
+        "VLLM_RPC_BASE_PATH": str(folder),  # its sockets; else left in the common folder after a kill
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "NO_COLOR": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",  # python -m must import nothing from the current folder
+    }
+    if can_sleep:
+        environment[SLEEP_VARIABLE] = "1"
+    if device == "cpu":  # without it vLLM takes a share of all memory
+        environment.setdefault(_CPU_CACHE_VARIABLE, str(kv_cache_gib))
+    if Path(model).is_dir():
+        environment.setdefault("HF_HUB_OFFLINE", "1")
+    return environment
+
+
+def redacted(text: str, *, api_key: str) -> str:
+    """``text`` without the server's key and the hub's."""
+    for secret in (api_key, *(os.environ.get(name, "") for name in _SECRETS)):
+        if secret:
+            text = text.replace(secret, "***")
+    return text

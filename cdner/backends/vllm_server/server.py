@@ -1,0 +1,236 @@
+"""The vLLM server of one command: started, watched, sent to rest, woken, stopped.
+
+A server that dies is started again, on the same port and with the same key where possible, a bounded number of times.
+Sleep frees a GPU for training: the server keeps running with its weights in host memory (level 1) or nowhere
+(level 2). Its endpoints come with vLLM's development mode, which asks for no key: they are open to the users of this
+machine, never to the network, and only where sleep is wanted on a GPU. Knows nothing of requests and answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from cdner.backends.vllm_server.endpoints import LOOPBACK, Endpoints
+from cdner.backends.vllm_server.environment import redacted, server_environment
+from cdner.backends.vllm_server.installation import VllmInstallation
+from cdner.backends.vllm_server.process import ServerProcess, free_port, is_taken, private_folder
+from cdner.errors import BackendError
+
+Report = Callable[[str], None]  # takes one line that says what is being waited for
+SleepLevel = Literal[0, 1, 2]
+
+MAX_RESTARTS = 3  # of a server that dies, over the life of one VllmServer
+SILENT_SECONDS = 900.0  # a start that neither ends nor writes to its log for so long has failed
+_UNWELL_SECONDS = 30.0  # a server that lives but does not answer gets so long before it is replaced
+_LOOK_SECONDS = 0.25
+_N_TAIL_LINES = 12
+_MAX_LINE = 160
+
+_log = logging.getLogger("cdner")
+
+
+class VllmServer:
+    """``model``: what vLLM loads (an absolute folder or a hub name); ``served_name``: what clients call it.
+
+    Thread-safe where threads meet: ``ensure_running``. Use ``close`` in the end, also after an error; if this process
+    dies, the server's supervisor ends it all the same.
+    """
+
+    def __init__(
+        self,
+        installation: VllmInstallation,
+        *,
+        model: str,
+        served_name: str,
+        sleep_level: SleepLevel = 1,
+        kv_cache_gib: int = 2,
+    ) -> None:
+        self._installation = installation
+        self._model = model
+        self._served_name = served_name
+        self._can_sleep = installation.device == "cuda" and sleep_level > 0
+        self._kv_cache_gib = kv_cache_gib
+        self._key = secrets.token_urlsafe(32)
+        self._port = 0
+        self._arguments: tuple[str, ...] | None = None  # None: never started, or closed
+        self._process: ServerProcess | None = None
+        self._asleep: Literal[0, 1, 2] = 0  # the level it sleeps at
+        self._n_restarts = 0
+        self._broken = ""  # why it cannot be started; every later call fails alike
+        self._report: Report | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def base_url(self) -> str:
+        """OpenAI-compatible. A restart keeps it where it can: read it again after ``ensure_running``."""
+        return f"http://{LOOPBACK}:{self._port}/v1"
+
+    @property
+    def api_key(self) -> str:
+        """The same for all restarts."""
+        return self._key
+
+    @property
+    def served_name(self) -> str:
+        return self._served_name
+
+    def start(self, arguments: Sequence[str], report: Report | None = None) -> None:
+        """Start with engine options ``arguments`` (none of model, host, port, key, name, sleep) and wait until ready.
+
+        BackendError with the end of its log if it dies, or stays silent for ``SILENT_SECONDS``.
+        """
+        with self._lock:
+            self._arguments = tuple(arguments)
+            self._report = report
+            self._launch()
+
+    def ensure_running(self) -> None:
+        """Awake and answering after this. Wakes or starts a resting server; starts a dead one again.
+
+        BackendError after ``MAX_RESTARTS``, with the end of its log. Does nothing that takes time if all is well.
+        """
+        with self._lock:
+            if self._arguments is None:
+                raise BackendError("The vLLM server has not been started, or is closed.")
+            if self._broken:
+                raise BackendError(self._broken)
+            if self._process is None:  # stopped to rest
+                self._launch()
+            elif self._asleep:
+                self._wake()
+            elif not self._is_well():
+                self._restart()
+
+    def rest(self, level: SleepLevel = 1) -> None:
+        """Give up the device's memory: sleep at ``level``, or stop where it is 0 or the server cannot sleep."""
+        with self._lock:
+            if self._process is None or self._asleep:
+                return
+            if level and self._can_sleep and self._endpoints().sleep(level):
+                self._asleep = level
+                self._say(f"vLLM sleeps (level {level})")
+                return
+            if level and self._can_sleep:
+                self._say("this vLLM does not sleep: stopped instead, and started again when needed")
+            self._stop()
+
+    def wake(self) -> None:
+        """Take the device's memory again; ``ensure_running`` by another name."""
+        self.ensure_running()
+
+    def close(self) -> None:
+        """Stop the server and forget it. May be called twice."""
+        with self._lock:
+            self._arguments = None
+            self._stop()
+
+    # --- one life ----------------------------------------------------------------------------------------
+
+    def _launch(self) -> None:
+        """Start a process and wait until it serves; another port if somebody took ours meanwhile."""
+        while True:
+            self._port = self._port if self._port and not is_taken(self._port) else free_port()
+            self._asleep = 0
+            self._process = self._new_process()
+            ready = False
+            try:
+                ready = self._await_ready(self._process)
+            finally:
+                if not ready:  # also when interrupted
+                    taken, lines = is_taken(self._port), self._process.log_lines()
+                    self._stop()
+            if ready:
+                return
+            if not taken:
+                raise self._failure("vLLM ended before it served anything", lines)
+
+    def _new_process(self) -> ServerProcess:
+        folder = private_folder()
+        options = ["--host", LOOPBACK, "--port", str(self._port), "--served-model-name", self._served_name]
+        if self._can_sleep:
+            options.append("--enable-sleep-mode")
+        environment = server_environment(
+            os.environ,
+            api_key=self._key,
+            folder=folder,
+            device=self._installation.device,
+            model=self._model,
+            can_sleep=self._can_sleep,
+            kv_cache_gib=self._kv_cache_gib,
+        )
+        command = (*self._installation.command(self._model), *(self._arguments or ()), *options)
+        return ServerProcess(command, environment=environment, folder=folder)
+
+    def _await_ready(self, process: ServerProcess) -> bool:
+        """True once the model is served under our key; False if the process ended instead."""
+        started = changed = time.monotonic()
+        last = ""
+        what = f"vLLM {self._installation.version} loads {self._served_name}"
+        while process.wait(_LOOK_SECONDS) is None:
+            endpoints = self._endpoints()
+            if endpoints.is_healthy() and self._served_name in {model.name for model in endpoints.models()}:
+                self._say(f"{what}: ready after {time.monotonic() - started:.0f} s")
+                return True
+            line = (process.log_lines() or [""])[-1]
+            if line != last:
+                last, changed = line, time.monotonic()
+                self._say(f"{what}: {changed - started:.0f} s, {line[:_MAX_LINE]}")
+            if time.monotonic() - changed > SILENT_SECONDS:
+                raise self._failure(f"vLLM wrote nothing for {SILENT_SECONDS:.0f} s", process.log_lines())
+        return False
+
+    def _is_well(self) -> bool:
+        """Whether it answers; a living one that does not gets ``_UNWELL_SECONDS`` to recover or to die."""
+        deadline = time.monotonic() + _UNWELL_SECONDS
+        while self._process is not None and self._process.exit_code() is None:
+            if self._endpoints().is_healthy():
+                return True
+            if time.monotonic() > deadline:
+                return False
+            self._process.wait(_LOOK_SECONDS)
+        return False
+
+    def _restart(self) -> None:
+        lines = self._process.log_lines() if self._process else []
+        if self._n_restarts >= MAX_RESTARTS:
+            raise self._failure(f"vLLM died again after {MAX_RESTARTS} restarts; it stays down", lines)
+        self._n_restarts += 1
+        self._say(f"vLLM died; restart {self._n_restarts} of {MAX_RESTARTS}")
+        self._stop()
+        self._launch()
+
+    def _wake(self) -> None:
+        level, self._asleep = self._asleep, 0
+        if level and self._endpoints().wake(level):
+            self._say("vLLM is awake")
+            return
+        self._say("vLLM does not wake up: started again")
+        self._stop()
+        self._launch()
+
+    def _stop(self) -> None:
+        process, self._process, self._asleep = self._process, None, 0
+        if process is not None:
+            process.stop()
+
+    # --- words -------------------------------------------------------------------------------------------
+
+    def _endpoints(self) -> Endpoints:
+        return Endpoints(self._port, self._key)
+
+    def _say(self, line: str) -> None:
+        safe = redacted(line, api_key=self._key)
+        _log.info(safe)
+        if self._report is not None:
+            self._report(safe)
+
+    def _failure(self, what: str, lines: Sequence[str]) -> BackendError:
+        tail = " | ".join(lines[-_N_TAIL_LINES:]) or "nothing"
+        self._broken = f"{what}. The end of its log: {redacted(tail, api_key=self._key)}"
+        return BackendError(self._broken)
