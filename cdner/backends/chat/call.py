@@ -1,0 +1,267 @@
+"""One call of the chat client: what is sent when and to which server, what is tried again, when it all ends.
+
+The scheduler runs in the thread that reads the answers, so nothing is shared with another thread but the queue of
+arrivals. At most ``concurrency`` answers are on their way or not yet handed over: what a kill can lose.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import itertools
+import math
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from cdner.backends.chat.budget import Budget, estimated_input_tokens
+from cdner.backends.chat.clock import Clock
+from cdner.backends.chat.exchange import (
+    TIMEOUT,
+    Exchange,
+    Passing,
+    Server,
+    Unreachable,
+)
+from cdner.backends.chat.pacing import backoff
+from cdner.backends.chat.servers import Lane, ServerPool
+from cdner.backends.prices import Price, cost_usd
+from cdner.errors import BackendError
+from cdner.types import Completion, Gap, ReasoningRequest
+
+HOPELESS_AFTER = 20  # gaps without one success: the remaining requests would not fare better
+LONGEST_WAIT = 300.0  # seconds; a server that asks for more is not waited for
+OVERDUE = 1.1  # of the timeout: the wire's own sees a silent server, not one that trickles
+
+OnUnreachable = Callable[[Server], Server | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for every request of a client (see ``ChatClient``)."""
+
+    model: str
+    concurrency: int
+    timeout: float
+    budget: Budget
+    price: Price | None
+    on_unreachable: OnUnreachable | None
+    prefix_first: bool
+    n_retries: int
+    clock: Clock
+
+
+@dataclass(slots=True, order=True)
+class _Job:
+    index: int
+    request: ReasoningRequest = field(compare=False)
+    n_failures: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    job: _Job
+    lane: Lane
+    era: int
+    sequence: int
+    at: float
+    reserved: float  # US dollars
+
+
+class Call:
+    """What waits, what is on its way, and what ends it."""
+
+    def __init__(self, terms: Terms, pool: ServerPool, requests: Sequence[ReasoningRequest]) -> None:
+        self._terms = terms
+        self._pool = pool
+        self._waiting = deque(_Job(index, request) for index, request in enumerate(requests))
+        self._delayed: list[tuple[float, _Job]] = []  # heap of (not before, job)
+        self._on_its_way: dict[int, _Sent] = {}
+        self._numbers = itertools.count()
+        self._arrivals: queue.SimpleQueue[tuple[int, Exchange | BaseException]] = queue.SimpleQueue()
+        self._stopped: BackendError | None = None
+        self._n_completed = self._n_gaps = 0
+
+    def outcomes(self) -> Iterator[tuple[int, Completion | Gap]]:
+        while self._waiting or self._delayed or self._on_its_way:
+            shortage, wake = self._dispatch()
+            if shortage:
+                yield from self._give_up(shortage)
+                continue
+            arrived = self._arrival(wake)
+            if arrived is None:
+                continue
+            outcome = self._settle(*arrived)
+            if outcome is not None:
+                yield outcome
+        if self._stopped is not None:
+            raise self._stopped
+
+    def _dispatch(self) -> tuple[str, float]:
+        """Send what may be sent. Why nothing more ever may ("" if not so), and when to look again."""
+        while len(self._on_its_way) < self._terms.concurrency:
+            now = self._terms.clock.now()
+            job = self._due(now)
+            if job is None:
+                return "", self._delayed[0][0] if self._delayed else math.inf
+            lane = self._pool.choose(now)
+            if lane is None:
+                wake = self._pool.ready_at(now)
+                if wake - now > LONGEST_WAIT and not self._on_its_way:
+                    self._stop(
+                        BackendError(f"The server asks to wait for {wake - now:.0f} seconds. Try later.")
+                    )
+                return "", wake
+            cost = self._most_it_may_cost(job.request)
+            if not self._terms.budget.reserve(cost):
+                # What is on its way may turn out cheaper than was reserved for it.
+                return "" if self._on_its_way else self._terms.budget.shortage(cost), math.inf
+            self._take(job)
+            self._send(job, lane, reserved=cost, now=now)
+        return "", math.inf
+
+    def _due(self, now: float) -> _Job | None:
+        """The job whose turn it is; it stays where it is."""
+        if self._delayed and self._delayed[0][0] <= now:
+            return self._delayed[0][1]
+        return self._waiting[0] if self._waiting else None
+
+    def _take(self, job: _Job) -> None:
+        if self._waiting and self._waiting[0] is job:
+            self._waiting.popleft()
+        else:
+            heapq.heappop(self._delayed)
+
+    def _send(self, job: _Job, lane: Lane, *, reserved: float, now: float) -> None:
+        number = next(self._numbers)
+        lane.n_outstanding += 1
+        lane.n_sent += 1
+        self._on_its_way[number] = _Sent(job, lane, lane.era, lane.pace.sent(now), now, reserved)
+        connection, arrivals, model = lane.connection, self._arrivals, self._terms.model
+
+        def carry() -> None:
+            try:
+                arrivals.put((number, connection.send(job.request, model=model)))
+            except BaseException as error:  # noqa: BLE001  a defect of ours: raised where the answers are read
+                arrivals.put((number, error))
+
+        # A daemon: whoever stops reading need not wait for answers nobody wants.
+        threading.Thread(target=carry, name="chat", daemon=True).start()
+
+    def _arrival(self, wake: float) -> tuple[_Sent, Exchange] | None:
+        """The next answer; None if it is time to look again, or if nobody waits for that answer any more."""
+        clock, patience = self._terms.clock, OVERDUE * self._terms.timeout
+        until = min([wake, *(sent.at + patience for sent in self._on_its_way.values())])
+        if not self._on_its_way and math.isinf(until):
+            return None
+        try:
+            number, exchange = self._arrivals.get(timeout=max(0.0, clock.real(until - clock.now())))
+        except queue.Empty:
+            number, exchange = self._overdue(clock.now() - patience), Exchange(TIMEOUT, billed=True)
+        if isinstance(exchange, BaseException):
+            raise exchange
+        sent = self._on_its_way.pop(number, None)
+        if sent is None:
+            return None
+        sent.lane.n_outstanding -= 1
+        return sent, exchange
+
+    def _overdue(self, before: float) -> int:
+        """Number of a request sent before that moment; -1 if there is none."""
+        return next((number for number, sent in self._on_its_way.items() if sent.at <= before), -1)
+
+    def _settle(self, sent: _Sent, exchange: Exchange) -> tuple[int, Completion | Gap] | None:
+        """Take in what came of a request. Its outcome; None if it is sent again, or everything is stopped."""
+        outcome, lane, terms = exchange.outcome, sent.lane, self._terms
+        now = terms.clock.now()
+        if isinstance(outcome, Unreachable):
+            terms.budget.withdraw(sent.reserved)
+            self._unreachable(sent, outcome.reason, now)
+            return None
+        if isinstance(outcome, Completion):
+            outcome = self._priced(outcome, now - sent.at)
+            terms.budget.settle(sent.reserved, outcome.cost_usd or 0.0)
+        else:
+            terms.budget.settle(sent.reserved, sent.reserved if exchange.billed else 0.0)
+        if sent.era == lane.era:
+            lane.n_failures = 0
+            tokens = estimated_input_tokens(sent.job.request) + sent.job.request.sampling.max_tokens
+            lane.pace.answered(sent.sequence, exchange.headers, tokens=tokens, now=now)
+        if isinstance(outcome, BackendError):
+            self._stop(outcome)
+            return None
+        if isinstance(outcome, Passing):
+            return self._try_again(sent, outcome, now)
+        lane.warm = True
+        return self._finished(sent.job, outcome, lane)
+
+    def _finished(self, job: _Job, outcome: Completion | Gap, lane: Lane) -> tuple[int, Completion | Gap]:
+        if isinstance(outcome, Completion):
+            lane.pace.succeeded()
+            self._n_completed += 1
+            return job.index, outcome
+        self._n_gaps += 1
+        if not self._n_completed and self._n_gaps >= HOPELESS_AFTER:
+            self._stop(BackendError(f"No request succeeded; the last one: {outcome.reason}."))
+        return job.index, outcome
+
+    def _try_again(self, sent: _Sent, failure: Passing, now: float) -> tuple[int, Gap] | None:
+        job, lane = sent.job, sent.lane
+        job.n_failures += 1
+        delay = backoff(job.n_failures)
+        if failure.congested:
+            lane.pace.congested(sent_at=sent.at, now=now)
+        if failure.wait:  # 0 says nothing
+            lane.pace.pause(now + failure.wait)
+            delay = 0.0  # another server may take it at once
+        if self._stopped is not None:
+            return None
+        if job.n_failures > self._terms.n_retries:
+            self._finished(job, gap := Gap(failure.reason), lane)
+            return job.index, gap
+        heapq.heappush(self._delayed, (now + delay, job))
+        return None
+
+    def _unreachable(self, sent: _Sent, reason: str, now: float) -> None:
+        if self._stopped is not None:
+            return
+        self._waiting.appendleft(sent.job)
+        if sent.era != sent.lane.era:
+            return  # sent before the server was last found unreachable, or replaced
+        server = sent.lane.connection.server
+        replacement = self._terms.on_unreachable(server) if self._terms.on_unreachable else None
+        if replacement is not None:
+            self._pool.replace(sent.lane, replacement)
+        elif self._pool.set_aside(sent.lane, now):
+            self._stop(BackendError(f"Cannot reach the server at {self._pool.addresses()}: {reason}."))
+
+    def _priced(self, completion: Completion, seconds: float) -> Completion:
+        cost = self._cost(completion.input_tokens, completion.cached_tokens, completion.output_tokens)
+        return dataclasses.replace(completion, seconds=seconds, cost_usd=cost)
+
+    def _most_it_may_cost(self, request: ReasoningRequest) -> float:
+        return self._cost(estimated_input_tokens(request), 0, request.sampling.max_tokens) or 0.0
+
+    def _cost(self, n_input: int, n_cached: int, n_output: int) -> float | None:
+        if self._terms.price is None:
+            return None
+        return cost_usd(
+            self._terms.price, input_tokens=n_input, cached_tokens=n_cached, output_tokens=n_output
+        )
+
+    def _give_up(self, reason: str) -> Iterator[tuple[int, Gap]]:
+        """Gaps for all that has not been sent."""
+        jobs = [*self._waiting, *(job for _, job in self._delayed)]
+        self._clear()
+        yield from ((job.index, Gap(reason)) for job in jobs)
+
+    def _stop(self, error: BackendError) -> None:
+        """Send nothing more; the first error counts."""
+        self._stopped = self._stopped or error
+        self._clear()
+
+    def _clear(self) -> None:
+        self._waiting.clear()
+        self._delayed.clear()

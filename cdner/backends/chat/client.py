@@ -1,0 +1,65 @@
+"""The chat client: one model on one or more servers, behind the two methods every backend needs.
+
+How requests are scheduled is in ``call``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from cdner.backends.chat.budget import Budget
+from cdner.backends.chat.call import Call, OnUnreachable, Terms
+from cdner.backends.chat.clock import Clock
+from cdner.backends.chat.exchange import Connection, Server
+from cdner.backends.chat.servers import ServerPool
+from cdner.backends.prices import Price
+from cdner.types import Completion, Gap, ReasoningRequest
+
+N_RETRIES = 6  # of one request, and of connecting: about a minute
+
+
+class ChatClient:
+    """Asks one model on one or more servers. One ``complete`` at a time.
+
+    ``timeout``: seconds for one attempt. ``price``: fills ``cost_usd`` and counts for the budget. ``prefix_first``:
+    each server's first request of a call is answered before its others are sent, so that they find their common
+    beginning computed. ``on_unreachable`` is called, in the reader's thread, when a server takes no connection: it
+    gives the server to go on with (started again, perhaps elsewhere), or None to set it aside.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        *,
+        model: str,
+        concurrency: int,
+        timeout: float,
+        budget: Budget | None = None,
+        price: Price | None = None,
+        on_unreachable: OnUnreachable | None = None,
+        prefix_first: bool = True,
+        n_retries: int = N_RETRIES,
+        clock: Clock = Clock(),  # noqa: B008  immutable
+    ) -> None:
+        budget = budget or Budget()
+        self._terms = Terms(
+            model, concurrency, timeout, budget, price, on_unreachable, prefix_first, n_retries, clock
+        )
+
+        def connect(server: Server) -> Connection:
+            return Connection(server, timeout=clock.real(timeout), most=concurrency)
+
+        self._pool = ServerPool(servers, connect=connect, most=concurrency, n_retries=n_retries)
+
+    def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
+        """Yields (index into requests, outcome) as answers arrive.
+
+        A request that fails for good, or that the budget has no room for, is a gap. BackendError for what would
+        fail every request alike (key, quota, model, no server to reach); what is on its way is yielded before it.
+        """
+        self._pool.begin(prefix_first=self._terms.prefix_first)
+        return Call(self._terms, self._pool, requests).outcomes()
+
+    def close(self) -> None:
+        """Close all connections; may be called twice."""
+        self._pool.close()

@@ -1,0 +1,207 @@
+"""One request over the wire and what came of it, through the official SDK with its retries off.
+
+Whether to try again is decided in one place, by the client, which also knows the other servers, the budget and the
+pace. Errors are values here: they cross a thread. No text that leaves this module holds a key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, Field, ValidationError
+
+from cdner.backends.chat.pacing import retry_after
+from cdner.errors import BackendError
+from cdner.types import Completion, Gap, ReasoningRequest
+
+if TYPE_CHECKING:
+    import openai
+
+OFFICIAL_HOST = "api.openai.com"
+CONNECT_SECONDS = 10.0  # a server that is there takes a connection at once
+_NO_QUOTA = "insufficient_quota"
+_FATAL_STATUS = frozenset({401, 402, 403, 404})  # key, payment, permission, model or address
+_PASSING_STATUS = frozenset({408, 409, 429})  # and all from 500
+_CONGESTED_STATUS = frozenset({408, 429, 503, 529})
+_MAX_REASON = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a model is served. ``base_url`` ends in /v1; the key is in no repr, "" is none."""
+
+    base_url: str
+    api_key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """No connection: nothing was sent."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """A failure that may pass."""
+
+    reason: str
+    wait: float | None = None  # seconds the server asks for
+    congested: bool = False  # too much at a time
+
+
+TIMEOUT = Passing("timeout", congested=True)
+Outcome = Completion | Gap | Passing | Unreachable | BackendError
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    outcome: Outcome
+    headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names
+    billed: bool = False  # the server may have charged for an answer that nobody can use
+
+
+class _TokenDetails(BaseModel):
+    cached_tokens: int | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _TokenDetails | None = None
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Body(BaseModel):
+    """What is read of an answer. Ours, because the SDK passes a malformed body on unchecked."""
+
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
+
+
+class Connection:
+    """One server's client. ``timeout`` in real seconds, for each step of an exchange."""
+
+    def __init__(self, server: Server, *, timeout: float, most: int) -> None:
+        import httpx2
+        import openai
+
+        self.server = server
+        self._redact = redaction(server.api_key)
+        self.address = self._redact(server.base_url)
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=most)
+        patience = httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS))
+        self._client = openai.OpenAI(
+            api_key=server.api_key or "no-key",
+            base_url=server.base_url,
+            max_retries=0,
+            timeout=patience,
+            http_client=openai.DefaultHttpxClient(limits=limits, timeout=patience),
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def send(self, request: ReasoningRequest, *, model: str) -> Exchange:
+        """Blocks until there is an outcome. Raises nothing a server can cause."""
+        import httpx2
+        import openai
+
+        try:
+            arguments = chat_arguments(request, model=model, official=is_official(self.server.base_url))
+            answer = self._client.chat.completions.with_raw_response.create(**arguments)
+            return Exchange(read_body(answer.text), dict(answer.headers), billed=True)
+        except openai.APIStatusError as error:
+            return Exchange(self._refusal(error), dict(error.response.headers))
+        except openai.APIConnectionError as error:
+            cause = error.__cause__
+            reason = self._redact(str(cause or error)) or type(cause or error).__name__
+            if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
+                return Exchange(Unreachable(reason))
+            if isinstance(error, openai.APITimeoutError):
+                return Exchange(TIMEOUT, billed=True)
+            return Exchange(Passing(f"lost connection: {reason}"), billed=True)
+        except (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL) as error:
+            return Exchange(Gap(self._redact(str(error))))
+
+    def _refusal(self, error: openai.APIStatusError) -> Outcome:
+        line = self._redact(error.message)
+        if error.status_code in _FATAL_STATUS or _NO_QUOTA in (error.code, error.type):
+            return BackendError(f"The server refuses every request: {line}.")
+        if error.status_code in _PASSING_STATUS or error.status_code >= 500:
+            congested = error.status_code in _CONGESTED_STATUS
+            return Passing(line, wait=retry_after(error.response.headers), congested=congested)
+        return Gap(line)
+
+
+def chat_arguments(request: ReasoningRequest, *, model: str, official: bool) -> dict[str, Any]:
+    """The body of a chat completion request.
+
+    ``official``: OpenAI itself, whose newer models refuse max_tokens; many other servers know nothing else.
+    """
+    sampling = request.sampling
+    arguments: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+        "max_completion_tokens" if official else "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+    }
+    if sampling.stop:
+        arguments["stop"] = list(sampling.stop)
+    if request.schema is not None:
+        schema = {"name": "answer", "strict": True, "schema": json.loads(request.schema)}
+        arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return arguments
+
+
+def read_body(text: str) -> Completion | Gap:
+    """The completion in an answer's body; a gap for anything else that a server may send with status 200."""
+    try:
+        body = _Body.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        return Gap(f"malformed answer: {where or 'body'}: {problem['msg']}")
+    choice, usage = body.choices[0], body.usage or _Usage()
+    if choice.message.content is None:
+        return Gap("refused" if choice.message.refusal else f"no text, finish reason {choice.finish_reason}")
+    details = usage.prompt_tokens_details or _TokenDetails()
+    return Completion(
+        text=choice.message.content,
+        finish_reason=choice.finish_reason or "unknown",
+        input_tokens=usage.prompt_tokens or 0,
+        cached_tokens=details.cached_tokens or 0,
+        output_tokens=usage.completion_tokens or 0,
+    )
+
+
+def is_official(base_url: str) -> bool:
+    """Whether OpenAI itself is asked."""
+    return urlsplit(base_url).hostname == OFFICIAL_HOST
+
+
+def redaction(key: str) -> Callable[[str], str]:
+    """Makes one bounded line without the key, or what a server echoes of it, or a password in an address."""
+
+    def redact(text: str) -> str:  # a closure: the repr of a partial would show the key
+        line = " ".join(text.split())[:_MAX_REASON]
+        line = line.replace(key, "[key]") if key else line
+        return re.sub(r"://[^/@\s]+@", "://", re.sub(r"\bsk-[\w*.-]+", "[key]", line)).rstrip(".")
+
+    return redact
