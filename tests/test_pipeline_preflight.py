@@ -108,4 +108,7 @@ def test_descriptions_from_a_file_are_stored_as_imported_and_known_by_content(
     moved.write_text(moved.read_text() + "\n")
     assert cdner(store, *command, *options, "--set", f"describe.model={moved}").rows[0]["state"] == "done"
     gone = cdner(store, *command, *options, "--set", f"describe.model={file}")
-    assert (gone.code, gone.err) == (1, f"Error: No file of descriptions at '{file}' (describe.model).\n")
+    assert (gone.code, gone.err) == (
+        1,
+        f"Error: No file of texts at '{file}' (describe.model, reason.model).\n",
+    )

@@ -107,9 +107,12 @@ def _requests(
 ) -> tuple[list[int], list[ReasoningRequest]]:
     """Positions and requests of one step. InputError when something the prompt is made of is not there yet."""
     from cdner.pipeline.context import open_context
-    from cdner.pipeline.plan import build_plan
+    from cdner.pipeline.plan import FROM_FILE, build_plan
     from cdner.pipeline.reasoning import requests_of
 
+    section = experiment.describe if label.startswith("describe") else experiment.reason
+    if section.backend == FROM_FILE:
+        raise UsageError(f"The texts of {label} come from a file: nobody was asked, so there is no prompt.")
     with (
         StderrProgress(quiet=True) as progress,
         open_context(store, experiment, progress=progress, corpora_from=corpora_from) as context,

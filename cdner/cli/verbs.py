@@ -5,6 +5,7 @@ executes what is not done yet, and prints the run ids of its own steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import click
@@ -28,12 +29,15 @@ def execute_labels(
     """Plan, cut down to the selected labels, execute; rows of ``RUN_COLUMNS`` for those labels."""
     from cdner.pipeline.context import open_context
     from cdner.pipeline.execute import execute
-    from cdner.pipeline.plan import build_plan
+    from cdner.pipeline.plan import FROM_FILE, build_plan
     from cdner.pipeline.preflight import check_plan
 
     experiment = compose_experiment(options["experiment_name"], options, options["overrides"])
     if settings:
         experiment = experiment.model_copy(update={"settings": settings})
+    if texts := options.get("texts"):
+        update = {"backend": FROM_FILE, "model": str(texts)}
+        experiment = experiment.model_copy(update={"reason": experiment.reason.model_copy(update=update)})
     with (
         StderrProgress(quiet=ctx.obj["quiet"]) as progress,
         open_context(
@@ -75,6 +79,13 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
         command = click.option("--split", multiple=True, type=click.Choice(known), help="Only these splits.")(
             command
         )
+    if name == "reason":
+        command = click.option(
+            "--from",
+            "texts",
+            type=click.Path(path_type=Path, dir_okay=False, exists=True),
+            help="Ask no LLM: take the texts of this JSON Lines file.  [reason.backend = file, reason.model]",
+        )(command)
     if setting:
         command = click.option(
             "--setting", type=click.Choice(choices), default="full", show_default=True, help="Which setting."

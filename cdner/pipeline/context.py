@@ -5,6 +5,7 @@ Also the plan's ``Identities``: which corpora, templates and weights there are. 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from cdner.backbone.training import TrainableBackbone
 
 IMPORT_VERSION = 1
+_CHECKSUM = re.compile("sha256:[0-9a-f]{64}")
 
 
 @dataclass(slots=True)
@@ -98,11 +100,9 @@ class Context:
         return content_hash([repr(example) for example in chosen])
 
     def model(self, family: str, model: str) -> str:
-        """The content of the weights (or of a file of descriptions) where cdner can know it, else the name."""
+        """The content of the weights (or of a file of texts) where cdner can know it, else the name."""
         if family == FROM_FILE:
-            if not Path(model).is_file():
-                raise InputError(f"No file of descriptions at '{model}' (describe.model).")
-            return f"sha256:{file_sha256(Path(model))}"
+            return texts_identity(model)
         if model not in self._weights:
             self._weights[model] = weights_identity(model)
         return self._weights[model]
@@ -161,6 +161,15 @@ class Context:
         if key not in self._backends:
             self._backends[key] = open_backend(llm, self.experiment.execution)
         return self._backends[key]
+
+
+def texts_identity(model: str) -> str:
+    """``sha256:<checksum>`` of a file of texts; named so itself, it is one that the store knows and nobody needs."""
+    if _CHECKSUM.fullmatch(model):
+        return model
+    if not Path(model).is_file():
+        raise InputError(f"No file of texts at '{model}' (describe.model, reason.model).")
+    return f"sha256:{file_sha256(Path(model))}"
 
 
 def known_sha256(domain: str, split: Split) -> str | None:

@@ -8,20 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import cast
 
-from cdner.backbone.identity import EMBEDDED
-from cdner.config import (
-    REASONING_SETTINGS,
-    BackboneChoice,
-    Experiment,
-    Llm,
-    Prediction,
-    Setting,
-    Training,
-)
+from cdner.config import REASONING_SETTINGS, Experiment, Prediction, Setting, Training
 from cdner.errors import UsageError
-from cdner.hashing import Json, content_hash
+from cdner.hashing import Json
+from cdner.pipeline.identity import Identities, entries_identity, with_weights
 from cdner.prompts import checked_name
 from cdner.store.runs import RunSpec, run_spec
 from cdner.types import Domain, Role, Split
@@ -29,7 +21,7 @@ from cdner.types import Domain, Role, Split
 # Raised when a step's result changes for the same settings.
 VERSIONS = {"train": 1, "predict": 1, "describe": 1, "embed": 1, "quantify": 1, "reason": 1, "evaluate": 1}
 DESCRIBE_TEMPLATE = "describe.v1"
-FROM_FILE = "file"  # describe.backend: descriptions from outside, describe.model is the path
+FROM_FILE = "file"  # describe.backend and reason.backend: texts from outside; the section's model is the path
 KINDS = ("import", "train", "predict", "describe", "embed", "quantify", "reason", "evaluate")
 
 
@@ -60,26 +52,6 @@ class Plan:
                 wanted.update(step.inputs.values())
         kept = tuple(step for step in self.steps if step.label in wanted)
         return Plan(self.experiment, self.source, self.target, kept, self.by_label)
-
-
-class Identities(Protocol):
-    """What the plan must know of the world: which corpora, label sets and templates there are."""
-
-    def corpus(self, domain: str, split: Split) -> RunSpec: ...
-
-    def domain(self, name: str, role: str) -> Domain: ...
-
-    def template(self, name: str) -> str:
-        """Identity (hash) of a template's text."""
-        ...
-
-    def examples(self, domain: str, n_examples: int) -> str:
-        """Identity of the in-context examples used."""
-        ...
-
-    def model(self, family: str, model: str) -> str:
-        """Identity of base weights where it is more than the name (the embedded model's checksum)."""
-        ...
 
 
 def build_plan(experiment: Experiment, identities: Identities) -> Plan:
@@ -139,7 +111,7 @@ class _Builder:
     def _model(self) -> dict[str, Json]:
         choice = self.experiment.backbone
         weights = self.identities.model(choice.family, choice.model)
-        return {"backbone": _with_weights(choice, weights), "weights": weights}
+        return {"backbone": with_weights(choice, weights), "weights": weights}
 
     def _training(self, training: Training) -> dict[str, Json]:
         """Where an epoch is chosen by its predictions, how these are made decides which weights are kept."""
@@ -230,10 +202,10 @@ class _Builder:
         describe = self._add(
             "describe:target",
             {
-                "llm": _with_weights(describing, weights),
+                "llm": with_weights(describing, weights),
                 "weights": weights,
                 "template": self.identities.template(DESCRIBE_TEMPLATE),
-                "entries": _entries(self.target),
+                "entries": entries_identity(self.target),
             },
             {},
         )
@@ -254,27 +226,31 @@ class _Builder:
 
     def add_reasoning(self, setting: Setting) -> None:
         """One reasoning run per split that training or prediction needs."""
-        reason = self.experiment.reason
-        weights = self.identities.model("llm", reason.model)
         selects = self.experiment.train_augmented.select != "last"
         wanted = ("train", *(("dev",) if selects else ()), *self.experiment.splits)
-        splits = cast(list[Split], list(dict.fromkeys(wanted)))
-        for split in splits:
-            settings: dict[str, Json] = {
-                "llm": _with_weights(reason, weights),
-                "weights": weights,
-                "setting": setting,
-                "template": self.identities.template(reason.template),
-                "examples": self.identities.examples(self.target.name, reason.n_examples),
-                "source_entries": _entries(self.source),
-                "entries": _entries(self.target),
-                "n": self._n_sentences(split),
-            }
-            inputs = {
-                "confusion": "quantify:target",
-                "corpus": self._corpus(self.experiment.corpora.target, split),
-            }
+        for split in cast(list[Split], list(dict.fromkeys(wanted))):
+            corpus = self._corpus(self.experiment.corpora.target, split)
+            settings = {**self._reasoning_settings(setting), "n": self._n_sentences(split)}
+            inputs = {"confusion": "quantify:target", "corpus": corpus}
+            if self.experiment.reason.backend == FROM_FILE:  # no prompt, so no confusion in it
+                del inputs["confusion"]
             self._add(f"reason:{setting}/{split}", settings, inputs, setting=setting)
+
+    def _reasoning_settings(self, setting: Setting) -> dict[str, Json]:
+        reason = self.experiment.reason
+        if reason.backend == FROM_FILE:
+            texts = self.identities.model(FROM_FILE, reason.model)
+            return {"llm": {"backend": FROM_FILE, "model": texts}, "setting": setting}
+        weights = self.identities.model("llm", reason.model)
+        return {
+            "llm": with_weights(reason, weights),
+            "weights": weights,
+            "setting": setting,
+            "template": self.identities.template(reason.template),
+            "examples": self.identities.examples(self.target.name, reason.n_examples),
+            "source_entries": entries_identity(self.source),
+            "entries": entries_identity(self.target),
+        }
 
 
 def _domain_of(name: str, role: Role, identities: Identities) -> Domain:
@@ -283,17 +259,3 @@ def _domain_of(name: str, role: Role, identities: Identities) -> Domain:
     if domain.role != role:
         raise UsageError(f"corpora.{role} = '{name}', but '{name}' is a {domain.role} domain. Give another.")
     return domain
-
-
-def _with_weights(settings: BackboneChoice | Llm, weights: str) -> Json:
-    """The settings' identity, in which a folder is named by its content: its path may change."""
-    identity = dict(cast(Mapping[str, Json], settings.identity()))
-    if settings.model != EMBEDDED:  # every other model is its own identity, or a folder
-        identity["model"] = weights
-    return identity
-
-
-def _entries(domain: Domain) -> Json:
-    """Identity of a label set with its explanations (they are part of what an LLM is asked)."""
-    names = ("name", "short", "phrase", "lemma", "synset", "definition")
-    return content_hash([[getattr(entry, name) for name in names] for entry in domain.entries])

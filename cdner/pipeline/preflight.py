@@ -15,6 +15,7 @@ from cdner.confusion.descriptions import gloss, read_descriptions
 from cdner.errors import CdnerError, ModelError, UsageError, unknown_name
 from cdner.pipeline import reasoning
 from cdner.pipeline.context import Context
+from cdner.pipeline.imported_reasoning import check_file
 from cdner.pipeline.plan import FROM_FILE, Plan, Step
 from cdner.registry import names
 
@@ -66,6 +67,9 @@ def _check_describing(step: Step, context: Context) -> None:
 
 def _check_reasoning(step: Step, context: Context) -> None:
     settings, target = context.experiment.reason, context.experiment.corpora.target
+    if settings.backend == FROM_FILE:
+        check_file(step, context)
+        return
     if not settings.template.startswith(PBRC_TEMPLATES):
         raise UsageError(
             f"reason.template = '{settings.template}' is no template for reasoning texts: "

@@ -1,0 +1,49 @@
+"""What enters the run ids of a plan beside its settings: which corpora, label sets, templates and weights there are.
+
+Knows the question (``Identities``), not the answer: ``cdner.pipeline.context`` reads it off the store and the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, cast
+
+from cdner.backbone.identity import EMBEDDED
+from cdner.config import BackboneChoice, Llm
+from cdner.hashing import Json, content_hash
+from cdner.store.runs import RunSpec
+from cdner.types import Domain, Split
+
+
+class Identities(Protocol):
+    """What the plan must know of the world."""
+
+    def corpus(self, domain: str, split: Split) -> RunSpec: ...
+
+    def domain(self, name: str, role: str) -> Domain: ...
+
+    def template(self, name: str) -> str:
+        """Identity (hash) of a template's text."""
+        ...
+
+    def examples(self, domain: str, n_examples: int) -> str:
+        """Identity of the in-context examples used."""
+        ...
+
+    def model(self, family: str, model: str) -> str:
+        """Identity of base weights where it is more than the name (the embedded model's checksum)."""
+        ...
+
+
+def with_weights(settings: BackboneChoice | Llm, weights: str) -> Json:
+    """The settings' identity, in which a folder is named by its content: its path may change."""
+    identity = dict(cast(Mapping[str, Json], settings.identity()))
+    if settings.model != EMBEDDED:  # every other model is its own identity, or a folder
+        identity["model"] = weights
+    return identity
+
+
+def entries_identity(domain: Domain) -> Json:
+    """Identity of a label set with its explanations (they are part of what an LLM is asked)."""
+    names = ("name", "short", "phrase", "lemma", "synset", "definition")
+    return content_hash([[getattr(entry, name) for name in names] for entry in domain.entries])
