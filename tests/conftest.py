@@ -12,6 +12,8 @@ from hypothesis import settings
 settings.register_profile("cdner", deadline=None)
 settings.load_profile("cdner")
 
+pytest_plugins = ("vllm_servers",)
+
 _SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
