@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdner.corpora.sampling import sampled_positions
+from cdner.corpora.crossner import read_folder
+from cdner.corpora.sampling import chosen_positions, sampled_positions, shot_positions
 from cdner.errors import UsageError
 from cdner.types import Corpus, Entity, Sentence
 
@@ -51,3 +56,47 @@ def test_every_sentence_has_the_same_chance() -> None:
 def test_an_impossible_number_is_refused(n: int) -> None:
     with pytest.raises(UsageError, match="it has 7"):
         sampled_positions(_corpus(7), n, seed=0)
+
+
+def _mentions(corpus: Corpus, positions: Iterable[int]) -> Counter[str]:
+    return Counter(entity.type for p in positions for entity in corpus.sentences[p].entities)
+
+
+@pytest.mark.parametrize(("shots", "fewest", "most"), [(20, 45, 54), (50, 88, 90)])
+def test_shots_of_the_ai_corpus_take_as_many_sentences_as_published(
+    shared_data: Path, shots: int, fewest: int, most: int
+) -> None:
+    corpus = read_folder(shared_data / "crossner", domain="ai", split="train")
+    everything = _mentions(corpus, range(len(corpus.sentences)))
+    sizes = []
+    for seed in range(10):
+        positions = shot_positions(corpus, shots, seed=seed)
+        taken = _mentions(corpus, positions)
+        assert all(taken[name] >= min(shots, n) for name, n in everything.items())
+        assert positions == sorted(set(positions))
+        sizes.append(len(positions))
+    assert fewest <= sum(sizes) / len(sizes) <= most  # of other seeds; greedy alone takes 55 and 92
+    assert len(set(map(tuple, (shot_positions(corpus, shots, seed=seed) for seed in range(10))))) > 1
+
+
+def test_a_sentence_that_no_type_needs_is_not_taken() -> None:
+    def said(*types: str) -> Sentence:
+        return Sentence(("w",) * max(1, len(types)), tuple(Entity(i, i + 1, t) for i, t in enumerate(types)))
+
+    corpus = Corpus("d", "train", (said("a"), said("a", "b"), said(), said("a"), said("c")))
+    for seed in range(20):
+        assert shot_positions(corpus, 1, seed=seed) == [
+            1,
+            4,
+        ]  # b is rarest with c; its sentence serves a as well
+
+
+def test_a_sample_is_what_the_run_settings_name() -> None:
+    corpus = _corpus(20)
+    assert chosen_positions(corpus, 5) == sampled_positions(corpus, 5, seed=0)
+    assert chosen_positions(corpus, {"n": 5, "seed": 1}) == sampled_positions(corpus, 5, seed=1)
+    by_sentence = {"shots": 5, "unit": "sentence", "seed": 1}
+    assert chosen_positions(corpus, by_sentence) == sampled_positions(corpus, 5, seed=1)
+    assert chosen_positions(corpus, {"shots": 1, "unit": "mention", "seed": 1}) == list(range(20))
+    with pytest.raises(UsageError, match="at least 1"):
+        shot_positions(corpus, 0, seed=0)
