@@ -257,7 +257,7 @@ def test_gaps_end_in_exit_code_3_and_a_rerun_asks_for_them_alone(
     monkeypatch.setenv(GAPS, "Type to explain: director")
     described = cdner(store, "run", experiment)
     assert described.code == 3
-    assert f"describe:target: 1 of {N_TYPES} types have no description yet (first: the server was busy)" in (
+    assert f"describe:target: 1 of {N_TYPES} types have no description yet: the server was busy (1)." in (
         described.err
     )
     assert len(calls()) == N_TYPES
@@ -400,3 +400,51 @@ def test_the_local_backend_is_called_what_its_requests_say(tmp_path: Path) -> No
     context = open_context(tmp_path / "s.duckdb", Experiment(name="e"), progress=StderrProgress(quiet=True))
     assert context.llm(llm).model == context.model("llm", model)
     assert context.model("llm", "embedded") == f"embedded@{GGUF_SHA256[:12]}"
+
+
+def test_decoding_is_part_of_a_training_that_selects_by_predictions(tmp_path: Path) -> None:
+    def trained(select: str, decoding: str) -> dict[str, str]:
+        sections = ("train_source", "train_target", "train_augmented")
+        chosen = [f"--set={section}.select={select}" for section in sections]
+        ids = run_ids(tmp_path, *chosen, "--decoding", decoding)
+        return {label: ids[label] for label in ("train:source", "train:without_all")}
+
+    assert trained("dev_loss", "free") == trained("dev_loss", "grounded")
+    free, grounded = trained("dev_metric", "free"), trained("dev_metric", "grounded")
+    assert all(free[label] != grounded[label] for label in free)
+
+
+def test_decoding_is_part_of_a_training_that_selects_by_predictions(tmp_path: Path) -> None:
+    def trained(select: str, decoding: str) -> dict[str, str]:
+        sections = ("train_source", "train_target", "train_augmented")
+        chosen = [f"--set={section}.select={select}" for section in sections]
+        ids = run_ids(tmp_path, *chosen, "--decoding", decoding)
+        return {label: ids[label] for label in ("train:source", "train:without_all")}
+
+    assert trained("dev_loss", "free") == trained("dev_loss", "grounded")
+    free, grounded = trained("dev_metric", "free"), trained("dev_metric", "grounded")
+    assert all(free[label] != grounded[label] for label in free)
+
+
+def test_decoding_is_part_of_a_training_that_selects_by_predictions(tmp_path: Path) -> None:
+    def trained(select: str, decoding: str) -> dict[str, str]:
+        sections = ("train_source", "train_target", "train_augmented")
+        chosen = [f"--set={section}.select={select}" for section in sections]
+        ids = run_ids(tmp_path, *chosen, "--decoding", decoding)
+        return {label: ids[label] for label in ("train:source", "train:without_all")}
+
+    assert trained("dev_loss", "free") == trained("dev_loss", "grounded")
+    free, grounded = trained("dev_metric", "free"), trained("dev_metric", "grounded")
+    assert all(free[label] != grounded[label] for label in free)
+
+
+def test_decoding_is_part_of_a_training_that_selects_by_predictions(tmp_path: Path) -> None:
+    def trained(select: str, decoding: str) -> dict[str, str]:
+        sections = ("train_source", "train_target", "train_augmented")
+        chosen = [f"--set={section}.select={select}" for section in sections]
+        ids = run_ids(tmp_path, *chosen, "--decoding", decoding)
+        return {label: ids[label] for label in ("train:source", "train:without_all")}
+
+    assert trained("dev_loss", "free") == trained("dev_loss", "grounded")
+    free, grounded = trained("dev_metric", "free"), trained("dev_metric", "grounded")
+    assert all(free[label] != grounded[label] for label in free)

@@ -1,4 +1,4 @@
-"""The steps that ask an LLM: describe and reason. Each completion is stored as it arrives and never asked for again."""
+"""The steps that ask an LLM: describe and reason. What they ask, and what they make of the answers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from cdner import prompts
-from cdner.config import Llm
+from cdner.config import Describing, Setting
 from cdner.confusion.descriptions import Gloss, description_text, gloss, read_descriptions
 from cdner.corpora.sampling import sampled_positions
-from cdner.errors import BackendError, PartialError
+from cdner.errors import PartialError
+from cdner.pipeline.asking import CUT_OFF, Defects, complete, reasons_in_words, to_send
 from cdner.pipeline.context import Context
 from cdner.pipeline.imported_reasoning import import_reasoning
 from cdner.pipeline.plan import DESCRIBE_TEMPLATE, FROM_FILE, Step
@@ -22,6 +23,9 @@ from cdner.store.descriptions import TypeDescription
 from cdner.store.ratios import load_hierarchy
 from cdner.types import Completion, Gap, ReasoningChain, ReasoningRequest, Split
 
+# Lacking a part is worse than ending in the middle of a sentence, whatever else is wrong can be used.
+MISSING_PART, ENDS_EARLY = 2, 1
+_MISSING = ("missing_initial", "missing_bidirectional")
 NO_LLM = "none"  # describe.backend = "none": C_e is the gloss itself
 
 
@@ -43,20 +47,36 @@ def describe(step: Step, context: Context) -> None:
 
 def _described(step: Step, context: Context, glosses: Mapping[str, Gloss]) -> list[TypeDescription]:
     settings = context.experiment.describe
-    answers = _complete(step, context, settings, _description_requests(context))
+    requests = _description_requests(context)
+    answers = complete(step, context, settings, requests, defects=_description_defects(settings))
     rows: list[TypeDescription] = []
     gaps = []
-    for (name, found), (request_id, outcome) in zip(glosses.items(), answers, strict=True):
-        if isinstance(outcome, Gap):
-            gaps.append(outcome.reason)
+    for (name, found), answer in zip(glosses.items(), answers, strict=True):
+        if isinstance(answer.outcome, Gap):
+            gaps.append(answer.outcome)
             continue
-        text = parse_description(outcome.text) if settings.structured else outcome.text
-        described = description_text(text, found)
+        described = description_text(_description_of(answer.outcome, settings), found)
         origin = "gloss" if described.malformed else "llm"
-        rows.append(TypeDescription(name, found.text, found.origin, described.text, request_id, origin))
+        rows.append(
+            TypeDescription(name, found.text, found.origin, described.text, answer.request_id, origin)
+        )
     if gaps:
         raise _partial(step, gaps, f"{len(answers)} types have no description")
     return rows
+
+
+def _description_of(completion: Completion, settings: Describing) -> str:
+    return parse_description(completion.text) if settings.structured else completion.text
+
+
+def _description_defects(settings: Describing) -> Defects:
+    nothing = Gloss("", "hand")
+
+    def defects(completion: Completion) -> int:
+        is_empty = bool(description_text(_description_of(completion, settings), nothing).malformed)
+        return MISSING_PART * is_empty + ENDS_EARLY * (completion.finish_reason == CUT_OFF)
+
+    return defects
 
 
 def reason(step: Step, context: Context) -> None:
@@ -72,18 +92,19 @@ def reason(step: Step, context: Context) -> None:
     positions, requests = _reasoning_requests(step, context)
     template = prompts.load_template(context.experiment.reason.template)
     stored.save_template(context.store, template.name, template.text)
-    answers = _complete(step, context, context.experiment.reason, requests)
+    llm = context.experiment.reason
+    defects = _reasoning_defects(settings["setting"], structured=llm.structured)
+    answers = complete(step, context, llm, requests, defects=defects)
     rows: list[tuple[int, str, ReasoningChain | Gap]] = []
-    for position, (request_id, outcome) in zip(positions, answers, strict=True):
-        if isinstance(outcome, Gap):
-            rows.append((position, request_id, outcome))
-            continue
-        chain = parse_reasoning(
-            outcome.text, settings["setting"], structured=context.experiment.reason.structured
-        )
-        rows.append((position, request_id, chain))
+    for position, answer in zip(positions, answers, strict=True):
+        outcome: ReasoningChain | Gap
+        if isinstance(answer.outcome, Gap):
+            outcome = answer.outcome
+        else:
+            outcome = parse_reasoning(answer.outcome.text, settings["setting"], structured=llm.structured)
+        rows.append((position, answer.request_id, outcome))
     stored.save_reasoning(context.store, step.spec.run_id, rows)
-    gaps = [outcome.reason for _, _, outcome in rows if isinstance(outcome, Gap)]
+    gaps = [outcome for _, _, outcome in rows if isinstance(outcome, Gap)]
     n_allowed = context.experiment.execution.max_gaps
     if len(gaps) > n_allowed:
         raise _partial(
@@ -95,13 +116,22 @@ def reason(step: Step, context: Context) -> None:
     if gaps:
         context.progress.start(
             f"Warning: {step.label}: {len(gaps)} of {len(rows)} sentences go without reasoning text "
-            f"(execution.max_gaps = {n_allowed}; first: {gaps[0]})"
+            f"(execution.max_gaps = {n_allowed}): {reasons_in_words(gaps)}."
         )
 
 
-def _partial(step: Step, gaps: Sequence[str], what: str, *, way_out: str = "") -> PartialError:
+def _reasoning_defects(setting: Setting, *, structured: bool) -> Defects:
+    def defects(completion: Completion) -> int:
+        malformed = parse_reasoning(completion.text, setting, structured=structured).malformed
+        n_missing = sum(kind in malformed for kind in _MISSING)
+        return MISSING_PART * n_missing + ENDS_EARLY * (completion.finish_reason == CUT_OFF)
+
+    return defects
+
+
+def _partial(step: Step, gaps: Sequence[Gap], what: str, *, way_out: str = "") -> PartialError:
     return PartialError(
-        f"{step.label}: {len(gaps)} of {what} yet (first: {gaps[0]}). "
+        f"{step.label}: {len(gaps)} of {what} yet: {reasons_in_words(gaps)}. "
         f"What arrived is stored; run the same command again to ask for the rest.{way_out}"
     )
 
@@ -126,8 +156,14 @@ def n_calls_to_make(step: Step, context: Context) -> int | None:
         split = cast(Split, step.label.rpartition("/")[2])
         return context.n_sentences(context.experiment.corpora.target, split, settings["n"])
     _, requests = requests_of(step, context)
-    ids = [_request_id(context, llm, request) for request in requests]
-    return len(set(ids) - stored.load_completions(context.store, ids).keys())
+    return len(to_send(context, llm, requests, defects=_defects(step, context)))
+
+
+def _defects(step: Step, context: Context) -> Defects:
+    if step.kind == "describe":
+        return _description_defects(context.experiment.describe)
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    return _reasoning_defects(settings["setting"], structured=context.experiment.reason.structured)
 
 
 def _description_requests(context: Context) -> tuple[ReasoningRequest, ...]:
@@ -162,51 +198,3 @@ def _reasoning_requests(step: Step, context: Context) -> tuple[list[int], tuple[
         settings=context.experiment.reason,
     )
     return positions, requests
-
-
-def _complete(
-    step: Step, context: Context, llm: Llm, requests: Sequence[ReasoningRequest]
-) -> list[tuple[str, Completion | Gap]]:
-    """(request id, outcome) per request in order; asks only what the store does not have, one call per id."""
-    ids = [_request_id(context, llm, request) for request in requests]
-    found = stored.load_completions(context.store, ids)
-    pending = {key: request for key, request in zip(ids, requests, strict=True) if key not in found}
-    outcomes: dict[str, Completion | Gap] = dict(found)
-    if pending and context.experiment.execution.replay:
-        position = next(index for index, key in enumerate(ids) if key in pending)
-        raise BackendError(
-            f"{step.label}: {len(pending)} of {len(requests)} completions are not in the store; the first is "
-            f"request {ids[position]} (number {position}). Run without --backend replay to make them."
-        )
-    if pending:
-        outcomes.update(_ask(step, context, llm, pending))
-    return [(key, outcomes[key]) for key in ids]
-
-
-def _ask(
-    step: Step, context: Context, llm: Llm, pending: Mapping[str, ReasoningRequest]
-) -> dict[str, Completion | Gap]:
-    family, model = _identity(context, llm)
-    stored.save_requests(context.store, family, model, list(pending.values()))
-    backend = context.llm(llm)
-    keys = list(pending)
-    outcomes: dict[str, Completion | Gap] = {}
-    context.progress.start(step.label, len(keys))
-    for index, outcome in backend.complete(list(pending.values())):
-        outcomes[keys[index]] = outcome
-        if isinstance(outcome, Completion):
-            stored.save_completions(context.store, step.spec.run_id, [(keys[index], outcome)])
-        context.progress.advance(1, note="" if isinstance(outcome, Completion) else f"gap: {outcome.reason}")
-    for key in keys:
-        outcomes.setdefault(key, Gap("the backend gave no answer"))
-    return outcomes
-
-
-def _identity(context: Context, llm: Llm) -> tuple[str, str]:
-    """Backend family and model@weights, as they stand in every request's identity."""
-    return llm.backend, context.model("llm", llm.model)
-
-
-def _request_id(context: Context, llm: Llm, request: ReasoningRequest) -> str:
-    family, model = _identity(context, llm)
-    return stored.request_id(family, model, request)
