@@ -53,6 +53,11 @@ class Corpora(Settings):
     n_target_train: NonNegativeInt = 0
     n_target_dev: NonNegativeInt = 0
     n_target_test: NonNegativeInt = 0
+    sample_seed: NonNegativeInt = 0  # of every sample above and of the shots
+    shots: NonNegativeInt = (
+        0  # target training sentences: K shots instead of n_target_train; 0 = not few-shot
+    )
+    shot_unit: Literal["mention", "sentence"] = "mention"  # K mentions of every type, or K sentences
 
 
 class BackboneChoice(Settings):
@@ -148,6 +153,14 @@ class Execution(Settings):
     max_gaps: NonNegativeInt = 0  # sentences an LLM may fail on for good; they stay counted as gaps
 
 
+class Axis(Settings):
+    """One thing that an experiment varies: each value is given to all keys at once."""
+
+    name: str  # in the names of the cells: "table2[target=ai]"
+    keys: Annotated[tuple[str, ...], Field(min_length=1)]  # "corpora.target"; several seeds may move together
+    values: Annotated[tuple[str | int | float | bool | tuple[str, ...], ...], Field(min_length=1)]
+
+
 class Experiment(Settings):
     name: str
     description: str = ""
@@ -164,6 +177,7 @@ class Experiment(Settings):
     execution: Execution = Execution()
     settings: Annotated[tuple[Setting, ...], Field(min_length=1)] = ("without_all", "full")
     splits: Annotated[tuple[Literal["dev", "test"], ...], Field(min_length=1)] = ("dev", "test")
+    vary: tuple[Axis, ...] = ()  # every combination is one cell; runs that cells share are made once
 
 
 def load_experiment(path: Path) -> Experiment:
