@@ -260,7 +260,11 @@ class ReasoningBackend(Protocol):
     def model(self) -> str: ...
 
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
-        """Yield (index into requests, outcome) as each finishes, in any order."""
+        """Yield (index into requests, outcome) as each finishes, in any order.
+
+        Who asks for the next outcome has stored those before it: at most so many requests as the backend sends at
+        once are on their way or not yet stored. A backend that has outcomes at hand may say so (``ReadyOutcomes``).
+        """
 
     def rest(self) -> None:
         """Give up accelerator memory until the next ``complete``, which takes it again by itself."""
@@ -274,6 +278,14 @@ class ReasoningChain:
     initial: str
     bidirectional: str
     malformed: Mapping[str, int] = field(default_factory=dict)
+
+
+class ReadyOutcomes(Protocol):
+    """What a backend may have besides: outcomes at hand are stored in one transaction instead of one each."""
+
+    @property
+    def n_ready(self) -> int:
+        """Outcomes the running ``complete`` yields next without waiting and before it sends anything more."""
 
 
 class Backbone(Protocol):

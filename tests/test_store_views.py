@@ -17,20 +17,13 @@ from cdner.store.confusion import save_confusion, save_rivals
 from cdner.store.errors import list_errors
 from cdner.store.predictions import save_predictions
 from cdner.store.ratios import Ratios, save_misclassification
-from cdner.store.reasoning import save_completions, save_reasoning, save_requests
 from cdner.store.runs import finish_attempt, label_experiment
 from cdner.store.scores import ErrorRow, ScoreRow, save_scores
 from cdner.types import (
-    Completion,
     ConfusionMatrix,
     Corpus,
     Entity,
-    Gap,
-    Message,
     Prediction,
-    ReasoningChain,
-    ReasoningRequest,
-    Sampling,
     Sentence,
 )
 
@@ -268,22 +261,6 @@ def test_confusion_wide_puts_all_dimensions_of_a_pair_side_by_side(store):
         if i != j
     ]
     assert sorted(found) == sorted(expected)
-
-
-def test_usage_counts_each_request_once_and_only_its_latest_answer(store):
-    requests = [ReasoningRequest((Message("user", str(n)),), Sampling(9)) for n in range(3)]
-    ids = save_requests(store, "openai", "m", requests)
-    save_completions(store, "r1", [(ids[0], Completion("cut", "length", 999, 0, 99))])
-    save_completions(
-        store,
-        "r1",
-        [(ids[0], Completion("a", "stop", 100, 75, 10)), (ids[1], Completion("b", "stop", 100, 25, 20))],
-    )
-    chain = ReasoningChain("i", "b")
-    save_reasoning(
-        store, "r", [(0, ids[0], chain), (1, ids[1], chain), (2, ids[2], Gap("lost")), (3, ids[0], chain)]
-    )
-    assert rows(store, "FROM llm_usage") == [("r", "openai", "m", 3, 2, 200, 100, 0.5, 30)]
 
 
 def test_lineage_reaches_every_ancestor_by_its_shortest_way(store):
