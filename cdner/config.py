@@ -53,10 +53,8 @@ class Corpora(Settings):
     n_target_train: NonNegativeInt = 0
     n_target_dev: NonNegativeInt = 0
     n_target_test: NonNegativeInt = 0
-    sample_seed: NonNegativeInt = 0  # of every sample above and of the shots
-    shots: NonNegativeInt = (
-        0  # target training sentences: K shots instead of n_target_train; 0 = not few-shot
-    )
+    sample_seed: NonNegativeInt = 0  # of the sample of target training sentences; all others have seed 0
+    shots: NonNegativeInt = 0  # K shots of them instead of n_target_train; 0 = not few-shot
     shot_unit: Literal["mention", "sentence"] = "mention"  # K mentions of every type, or K sentences
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from cdner.corpora.sampling import sampled_positions
+from cdner.corpora.sampling import chosen_positions
 from cdner.errors import InputError, PartialError
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Step
@@ -38,7 +38,7 @@ def import_reasoning(step: Step, context: Context) -> None:
     """
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus = context.corpus_of(context.input_run(step, "corpus"))
-    positions = sampled_positions(corpus, settings["n"], seed=0)
+    positions = chosen_positions(corpus, settings["n"])
     context.progress.start(step.label, len(positions))
     path, sha256 = _file(step, context)
     requests = _requests(corpus, positions)

@@ -9,8 +9,9 @@ from typing import Any, cast
 from cdner.augment import model_input
 from cdner.codec import Grammar, Wire, decode, encode_entities, wire_for
 from cdner.config import Prediction as PredictionSettings
-from cdner.corpora.sampling import sampled_positions
+from cdner.corpora.sampling import chosen_positions
 from cdner.evaluate import score
+from cdner.hashing import Json
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Step
 from cdner.store import descriptions as stored_descriptions
@@ -70,7 +71,7 @@ def predict(step: Step, context: Context) -> None:
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus_run = context.input_run(step, "corpus")
     sentences, chains = _sentences(step, context, "corpus", settings["n"])
-    positions = sampled_positions(context.corpus_of(corpus_run), settings["n"], seed=0)
+    positions = chosen_positions(context.corpus_of(corpus_run), settings["n"])
     done = stored_predictions.predicted_positions(context.store, step.spec.run_id)
     pending = [index for index, position in enumerate(positions) if position not in done]
     if not pending:
@@ -127,11 +128,11 @@ def _checkpoint(step: Step, context: Context, role: str) -> Path | None:
 
 
 def _sentences(
-    step: Step, context: Context, role: str, n: int
+    step: Step, context: Context, role: str, sample: Json
 ) -> tuple[list[Sentence], list[ReasoningChain | None]]:
     """Sentences of an input corpus (sampled), each with its reasoning text where the step has one."""
     corpus = context.corpus_of(context.input_run(step, role))
-    positions = sampled_positions(corpus, n, seed=0)
+    positions = chosen_positions(corpus, sample)
     reasoning_role = "reasoning" if role == "corpus" else f"{role}_reasoning"
     chains: Mapping[int, ReasoningChain] = {}
     if reasoning_role in step.inputs:

@@ -151,13 +151,18 @@ class _Builder:
             **self._model(),
             **self._training(training),
             "types": list(self.target.types),
-            "n_train": corpora.n_target_train,
+            "n_train": self._sample("train"),
             "n_dev": corpora.n_target_dev,
         }
         return self._add(f"train:{setting}", settings, inputs, setting=setting)
 
-    def _n_sentences(self, split: Split) -> int:
+    def _sample(self, split: Split) -> Json:
+        """What of a target split is used, as ``corpora.sampling.chosen_positions`` takes it."""
         corpora = self.experiment.corpora
+        if split == "train" and corpora.shots:
+            return {"shots": corpora.shots, "unit": corpora.shot_unit, "seed": corpora.sample_seed}
+        if split == "train" and corpora.sample_seed and corpora.n_target_train:
+            return {"n": corpora.n_target_train, "seed": corpora.sample_seed}
         counts = (corpora.n_target_train, corpora.n_target_dev, corpora.n_target_test)
         return dict(zip(("train", "dev", "test"), counts, strict=True))[split]
 
@@ -173,7 +178,7 @@ class _Builder:
         return self._add(f"predict:{setting}/{split}", settings, inputs, setting=setting)
 
     def _predict_settings(self, prediction: Prediction, types: Domain, split: Split) -> dict[str, Json]:
-        n = self._n_sentences(split)
+        n = self._sample(split)
         return {"predict": prediction.identity(), "types": list(types.types), "n": n}
 
     def add_evaluation(self, setting: Setting, split: Split) -> str:
@@ -230,7 +235,7 @@ class _Builder:
         wanted = ("train", *(("dev",) if selects else ()), *self.experiment.splits)
         for split in cast(list[Split], list(dict.fromkeys(wanted))):
             corpus = self._corpus(self.experiment.corpora.target, split)
-            settings = {**self._reasoning_settings(setting), "n": self._n_sentences(split)}
+            settings = {**self._reasoning_settings(setting), "n": self._sample(split)}
             inputs = {"confusion": "quantify:target", "corpus": corpus}
             if self.experiment.reason.backend == FROM_FILE:  # no prompt, so no confusion in it
                 del inputs["confusion"]

@@ -9,7 +9,7 @@ from typing import Any, cast
 from cdner import prompts
 from cdner.config import Describing, Setting
 from cdner.confusion.descriptions import Gloss, description_text, gloss, read_descriptions
-from cdner.corpora.sampling import sampled_positions
+from cdner.corpora.sampling import chosen_positions
 from cdner.errors import PartialError
 from cdner.pipeline.asking import CUT_OFF, Defects, complete, reasons_in_words, to_send
 from cdner.pipeline.context import Context
@@ -179,7 +179,7 @@ def _reasoning_requests(step: Step, context: Context) -> tuple[list[int], tuple[
     source, target = context.domain(corpora.source, "source"), context.domain(corpora.target, "target")
     quantify_run = context.input_run(step, "confusion")
     corpus = context.corpus_of(context.input_run(step, "corpus"))
-    positions = sampled_positions(corpus, settings["n"], seed=0)
+    positions = chosen_positions(corpus, settings["n"])
     hierarchy = load_hierarchy(context.store, quantify_run)
     short = {entry.name: entry.short for entry in source.entries}
     rivals = stored_confusion.load_rivals(context.store, quantify_run)
