@@ -7,6 +7,7 @@ Knows nothing of requests and answers (``cdner.backends.vllm`` does). Importing 
 from __future__ import annotations
 
 from cdner.backends.vllm_server.installation import VllmInstallation, find_vllm
+from cdner.backends.vllm_server.placement import Placement, place
 from cdner.backends.vllm_server.server import Report, VllmServer
 
-__all__ = ["Report", "VllmInstallation", "VllmServer", "find_vllm"]
+__all__ = ["Placement", "Report", "VllmInstallation", "VllmServer", "find_vllm", "place"]

@@ -20,6 +20,7 @@ class DeviceMemory:
 
     total: int
     free: int
+    index: str = "0"  # nvidia-smi's, in the order of the PCI bus
 
 
 def read_devices() -> tuple[DeviceMemory, ...]:
@@ -42,7 +43,7 @@ def visible_devices(listing: str, visible: str | None) -> tuple[DeviceMemory, ..
     for line in listing.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
         if len(cells) == 4 and cells[2].isdigit() and cells[3].isdigit():
-            listed[cells[0], cells[1]] = DeviceMemory(int(cells[2]) * MIB, int(cells[3]) * MIB)
+            listed[cells[0], cells[1]] = DeviceMemory(int(cells[2]) * MIB, int(cells[3]) * MIB, cells[0])
     if visible is None:
         return tuple(listed.values())
     chosen = []

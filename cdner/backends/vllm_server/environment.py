@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cdner.backends.vllm_server.installation import Device
+from cdner.backends.vllm_server.placement import Placement
 
 KEY_VARIABLE = "VLLM_API_KEY"
 SLEEP_VARIABLE = "VLLM_SERVER_DEV_MODE"
 _CPU_CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
-_NOT_FOR_SERVERS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", SLEEP_VARIABLE)
+_NOT_FOR_SERVERS = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # a server needs them for gated models; its log does not
 
 
@@ -26,11 +27,11 @@ def server_environment(
     device: Device,
     model: str,
     can_sleep: bool,
-    kv_cache_gib: int,
+    placement: Placement,
 ) -> dict[str, str]:
     """``own`` (this process's) with what the server needs; what the user has set of the optional ones stays.
 
-    ``folder`` is the server's private one; ``kv_cache_gib`` is used on CPUs only.
+    ``folder`` is the server's private one.
     """
     environment = {name: value for name, value in own.items() if name not in _NOT_FOR_SERVERS}
     environment |= {
@@ -45,7 +46,12 @@ def server_environment(
     if can_sleep:
         environment[SLEEP_VARIABLE] = "1"
     if device == "cpu":  # without it vLLM takes a share of all memory
-        environment.setdefault(_CPU_CACHE_VARIABLE, str(kv_cache_gib))
+        environment.setdefault(_CPU_CACHE_VARIABLE, str(placement.kv_cache_gib))
+    if placement.visible_devices:
+        environment |= {
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order in which nvidia-smi counts
+            "CUDA_VISIBLE_DEVICES": placement.visible_devices,
+        }
     if Path(model).is_dir():
         environment.setdefault("HF_HUB_OFFLINE", "1")
     return environment

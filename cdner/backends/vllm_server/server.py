@@ -19,6 +19,7 @@ from typing import Literal
 from cdner.backends.vllm_server.endpoints import LOOPBACK, Endpoints
 from cdner.backends.vllm_server.environment import redacted, server_environment
 from cdner.backends.vllm_server.installation import VllmInstallation
+from cdner.backends.vllm_server.placement import Placement
 from cdner.backends.vllm_server.process import ServerProcess, free_port, is_taken, private_folder
 from cdner.errors import BackendError
 
@@ -49,13 +50,13 @@ class VllmServer:
         model: str,
         served_name: str,
         sleep_level: SleepLevel = 1,
-        kv_cache_gib: int = 2,
+        placement: Placement = Placement(),  # noqa: B008  frozen
     ) -> None:
         self._installation = installation
         self._model = model
         self._served_name = served_name
         self._can_sleep = installation.device == "cuda" and sleep_level > 0
-        self._kv_cache_gib = kv_cache_gib
+        self._placement = placement
         self._key = secrets.token_urlsafe(32)
         self._port = 0
         self._arguments: tuple[str, ...] | None = None  # None: never started, or closed
@@ -88,6 +89,8 @@ class VllmServer:
         with self._lock:
             self._arguments = tuple(arguments)
             self._report = report
+            if self._placement.memory is not None:
+                self._say(self._placement.memory.statement)
             self._launch()
 
     def ensure_running(self) -> None:
@@ -153,7 +156,7 @@ class VllmServer:
     def _new_process(self) -> ServerProcess:
         folder = private_folder()
         options = ["--host", LOOPBACK, "--port", str(self._port), "--served-model-name", self._served_name]
-        if self._can_sleep:
+        if self._can_sleep and "--enable-sleep-mode" not in (self._arguments or ()):
             options.append("--enable-sleep-mode")
         environment = server_environment(
             os.environ,
@@ -162,7 +165,7 @@ class VllmServer:
             device=self._installation.device,
             model=self._model,
             can_sleep=self._can_sleep,
-            kv_cache_gib=self._kv_cache_gib,
+            placement=self._placement,
         )
         command = (*self._installation.command(self._model), *(self._arguments or ()), *options)
         return ServerProcess(command, environment=environment, folder=folder)
