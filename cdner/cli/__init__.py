@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prompts": ("prompts", "Show exactly what an LLM is asked."),
     "corpora": ("corpora", "List corpora and show their sentences."),
     "backends": ("backends", "List LLM backends."),
+    "batches": ("batches", "List and cancel batches at OpenAI's Batch API."),
     "models": ("models", "List and fetch local models and WordNet."),
     "store": ("store", "Where the store is, and whether it is sound."),
     "sql": ("sql", "Query the store, read-only and sealed."),
@@ -80,8 +81,12 @@ def run_cli(arguments: list[str] | None = None) -> int:
     except CdnerError as error:
         _complain(str(error))
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted; finished work is stored, run the same command again to go on")
+    except (KeyboardInterrupt, click.Abort) as stop:
+        # A note is added by whoever leaves something behind that goes on without us.
+        notes = [f". {note}" for note in getattr(stop, "__notes__", ()) if note]
+        _complain(
+            "".join(["interrupted; finished work is stored, run the same command again to go on", *notes])
+        )
         return 130
     except click.ClickException as error:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cdner import prompts
 from cdner.backbone.identity import weights_identity
 from cdner.backends import open_backend
+from cdner.backends.batch import open_batch
 from cdner.config import BackboneChoice, Experiment, Llm
 from cdner.corpora import crossner, demo
 from cdner.corpora.sampling import sampled_positions
@@ -22,6 +23,7 @@ from cdner.hashing import content_hash, file_sha256
 from cdner.pipeline.plan import FROM_FILE, Step
 from cdner.store import Store, runs
 from cdner.store import corpora as stored_corpora
+from cdner.store.batches import BatchLedger
 from cdner.store.runs import RunSpec, run_spec
 from cdner.types import Corpus, Domain, Progress, ReasoningBackend, Role, Split
 
@@ -159,8 +161,15 @@ class Context:
         self.release()
         key = (llm.backend, llm.model)
         if key not in self._backends:
-            self._backends[key] = open_backend(llm, self.experiment.execution)
+            self._backends[key] = self._opened(llm)
         return self._backends[key]
+
+    def _opened(self, llm: Llm) -> ReasoningBackend:
+        execution = self.experiment.execution
+        if not execution.batch:
+            return open_backend(llm, execution)
+        ledger = BatchLedger(self.store, llm.backend, self.model("llm", llm.model))
+        return open_batch(llm, execution, ledger=ledger, progress=self.progress)
 
 
 def texts_identity(model: str) -> str:

@@ -43,6 +43,8 @@ _REFERENCES = (
     ("type_description", "request_id", "request", "request_id"),
     ("reasoning", "request_id", "request", "request_id"),
     ("completion", "request_id", "request", "request_id"),
+    ("batch_request", "request_id", "request", "request_id"),
+    ("batch_request", "submission_id", "batch", "submission_id"),
     ("request_message", "request_id", "request", "request_id"),
     ("request_message", "text_id", "prompt_text", "text_id"),
 )
