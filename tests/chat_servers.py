@@ -39,6 +39,7 @@ class ChatServer:
     most_together: int = 0
     together: list[int] = field(default_factory=list)  # on their way when each one arrived, itself counted
     lock: threading.Lock = field(default_factory=threading.Lock)
+    connections: list[socket.socket] = field(default_factory=list)
     stop: Callable[[], None] = lambda: None
 
     def attempt(self, text: str) -> int:
@@ -86,6 +87,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: ChatServer
 
+    def setup(self) -> None:
+        super().setup()
+        self.state.connections.append(self.connection)
+
     def do_POST(self) -> None:
         state = self.state
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -96,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             state.n_together += 1
             state.most_together = max(state.most_together, state.n_together)
             state.together.append(state.n_together)
-            reply = state.reply(asked(body), state.attempt(asked(body)))
+            attempt = state.attempt(asked(body))
+        reply = state.reply(asked(body), attempt)
         time.sleep(reply.delay)
         with state.lock:
             state.n_together -= 1
@@ -125,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(port: int = 0) -> Iterator[ChatServer]:
-    """A server of its own; ``stop`` ends it early, so that its port takes no connection."""
+    """A server of its own; ``stop`` ends it early: open connections break, and its port takes no new one."""
     state = ChatServer()
     handler = type("Handler", (_Handler,), {"state": state})
     http = ThreadingHTTPServer(("127.0.0.1", port), handler)
@@ -139,6 +145,9 @@ def serving(port: int = 0) -> Iterator[ChatServer]:
             http.shutdown()
             http.server_close()
             thread.join()
+            for connection in state.connections:
+                with contextlib.suppress(OSError):  # most have ended already
+                    connection.shutdown(socket.SHUT_RDWR)
 
     state.url, state.stop = f"http://127.0.0.1:{http.server_port}/v1", stop
     try:

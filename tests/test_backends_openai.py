@@ -247,3 +247,14 @@ def test_base_url_must_be_one(monkeypatch: pytest.MonkeyPatch, url: str) -> None
 def test_registry_opens_it(server: ChatServer) -> None:
     backend = open_backend(Llm(backend="openai", model="m"), Execution(base_urls=(server.url,)))
     assert (backend.family, backend.model) == ("openai", "m")
+
+
+@pytest.mark.parametrize("variable", [True, False])
+def test_password_in_an_address_is_refused_without_being_shown(
+    monkeypatch: pytest.MonkeyPatch, variable: bool
+) -> None:
+    url = "http://reader:pw12345@127.0.0.1:9/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(BackendError, match=r"'http://127\.0\.0\.1:9/v1' holds a user name") as caught:
+        open_openai(Llm(model="m"), Execution(base_urls=() if variable else (url,)))
+    assert "pw12345" not in str(caught.value)

@@ -85,10 +85,15 @@ def known_price(model: str, base_urls: Sequence[str], *, max_cost: float) -> Pri
 
 
 def check_base_url(base_url: str) -> None:
-    """BackendError for what is no http address."""
-    if urlsplit(base_url).scheme not in {"http", "https"} or not urlsplit(base_url).hostname:
+    """BackendError for what is no http address, and for one with a password: it is stored with the run."""
+    parts = urlsplit(base_url)
+    shown = redaction("")(base_url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise BackendError(f"'{shown}' is no base URL. Give one like http://localhost:8000/v1.")
+    if "@" in parts.netloc:
         raise BackendError(
-            f"'{redaction('')(base_url)}' is no base URL. Give one like http://localhost:8000/v1."
+            f"The base URL '{shown}' holds a user name or a password, which would stand in the store and in logs. "
+            f"Leave it out; a key belongs into {KEY_VARIABLE}."
         )
 
 

@@ -113,6 +113,7 @@ class Call:
                     self._stop(
                         BackendError(f"The server asks to wait for {wake - now:.0f} seconds. Try later.")
                     )
+                    return "", now
                 return "", wake
             cost = self._most_it_may_cost(job.request)
             if not self._terms.budget.reserve(cost):

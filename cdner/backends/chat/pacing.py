@@ -31,13 +31,13 @@ class Allowance:
     limit: int | None
     reset: float  # seconds until ``limit`` remain
 
-    def seconds_until(self, needed: int) -> float:
-        """Until so much is free again, if it comes back evenly; 0 if it is free now."""
-        if self.remaining >= needed:
+    def seconds_for(self, amount: int) -> float:
+        """Until so much more is free, if it comes back evenly: never longer than the whole reset."""
+        if amount <= 0:
             return 0.0
         if self.limit is None or self.limit <= self.remaining:
             return self.reset
-        return self.reset * min(1.0, (needed - self.remaining) / (self.limit - self.remaining))
+        return self.reset * min(1.0, amount / (self.limit - self.remaining))
 
 
 class Pace:
@@ -79,16 +79,16 @@ class Pace:
         requests, by_tokens = allowance(headers, "requests"), allowance(headers, "tokens")
         if sequence < self._told_by or (requests is None and by_tokens is None):
             return
-        fitting = math.inf
-        refill = 0.0
+        fitting, wait, refill = math.inf, 0.0, 0.0
         for kind, needed in ((requests, 1), (by_tokens, max(1, tokens))):
             if kind is not None:
                 fitting = min(fitting, kind.remaining // needed)
-                refill = max(refill, kind.seconds_until(needed))
+                wait = max(wait, kind.seconds_for(needed - kind.remaining))
+                refill = max(refill, kind.seconds_for(needed))
         self._told_by = sequence
         self._last_allowed = sequence + fitting
         self._refill_seconds = min(refill, LONGEST_REFILL)
-        self._refilled_at = now + self._refill_seconds
+        self._refilled_at = now + (self._refill_seconds if fitting else min(wait, LONGEST_REFILL))
 
     def succeeded(self) -> None:
         """One more at a time after a whole round of successes."""

@@ -42,6 +42,7 @@ class ServerPool:
     ) -> None:
         self._connect = connect
         self._n_retries = n_retries
+        self._retired: list[Connection] = []
         self.lanes = [Lane(connect(server), Pace(most)) for server in servers]
 
     def begin(self, *, prefix_first: bool) -> None:
@@ -71,7 +72,7 @@ class ServerPool:
 
     def replace(self, lane: Lane, server: Server) -> None:
         """The server was started again, perhaps elsewhere; its first request is sent alone."""
-        lane.connection.close()
+        self._retired.append(lane.connection)  # closed at the end: threads may be about to send on it
         lane.connection = self._connect(server)
         lane.era += 1
         lane.n_failures = 0
@@ -84,5 +85,5 @@ class ServerPool:
 
     def close(self) -> None:
         """Close all connections."""
-        for lane in self.lanes:
-            lane.connection.close()
+        for connection in (*self._retired, *(lane.connection for lane in self.lanes)):
+            connection.close()
