@@ -14,6 +14,7 @@ from cdner.errors import UsageError, unknown_name
 _BUILT_IN: dict[str, dict[str, str]] = {
     "backend": {
         "openai": "cdner.backends.openai:open_backend",
+        "vllm": "cdner.backends.vllm:open_backend",
         "local": "cdner.backends.local:open_backend",
         "scripted": "cdner.backends.scripted:open_backend",
     },

@@ -11,12 +11,11 @@ from cdner.errors import UsageError
 def test_a_cpu_computes_in_float32_so_that_texts_repeat() -> None:
     arguments = engine_arguments("cpu", max_model_len=4096)
     assert {"--dtype=float32", "--enforce-eager", "--enable-prefix-caching"} <= set(arguments)
-    assert "--enable-sleep-mode" not in arguments
 
 
-def test_a_gpu_can_sleep_and_takes_the_memory_it_is_told() -> None:
+def test_a_gpu_computes_in_bfloat16_and_takes_the_memory_it_is_told() -> None:
     arguments = engine_arguments("cuda", max_model_len=8192, gpu_memory_utilization=0.45678)
-    assert {"--enable-sleep-mode", "--gpu-memory-utilization=0.457", "--max-model-len=8192"} <= set(arguments)
+    assert {"--dtype=bfloat16", "--gpu-memory-utilization=0.457", "--max-model-len=8192"} <= set(arguments)
     assert "--enforce-eager" not in arguments
 
 
@@ -35,6 +34,13 @@ def test_what_the_user_says_stands_last_and_alone(user: tuple[str, ...], gone: s
     assert arguments[-len(user) :] == user
     assert gone not in arguments
     assert len(arguments) == len(engine_arguments("cpu", max_model_len=4096)) - 1 + len(user)
+
+
+def test_another_setting_of_structured_output_replaces_ours() -> None:
+    arguments = engine_arguments(
+        "cpu", max_model_len=4096, user=("--structured-outputs-config.backend=auto",)
+    )
+    assert [a for a in arguments if "structured" in a] == ["--structured-outputs-config.backend=auto"]
 
 
 @pytest.mark.parametrize(

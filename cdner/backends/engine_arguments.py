@@ -16,6 +16,10 @@ LEAST_LENGTH = 4096  # tokens: room for another step's prompts, so that a server
 LENGTH_STEP = 512
 CPU_BLOCK = 32  # tokens
 MAX_MODEL_LEN = "--max-model-len"
+_COMPACT = (
+    "--structured-outputs-config.backend=xgrammar",  # one of two that can do without whitespace
+    "--structured-outputs-config.disable_any_whitespace=true",
+)
 _MULTIPLES = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}  # vLLM's own way to write lengths
 
 
@@ -34,13 +38,18 @@ def engine_arguments(
     - eager on a CPU: compiling costs more than it saves in runs of minutes.
     - sampling as the request says it: defaults out of the model's folder would change texts behind its identity.
     - blocks of 32 tokens on a CPU (vLLM's default there is 128): only whole blocks of a prefix are shared.
-    - sleep mode on CUDA, where it exists: the GPU is shared with training.
+    - JSON without whitespace between its parts: allowed, a small model fills its whole budget with blanks.
     """
-    chosen = [f"{MAX_MODEL_LEN}={max_model_len}", "--enable-prefix-caching", "--generation-config=vllm"]
+    chosen = [
+        f"{MAX_MODEL_LEN}={max_model_len}",
+        "--enable-prefix-caching",
+        "--generation-config=vllm",
+        *_COMPACT,
+    ]
     if device == "cpu":
         chosen += ["--dtype=float32", "--enforce-eager", f"--block-size={CPU_BLOCK}"]
     else:
-        chosen += ["--dtype=bfloat16", "--enable-sleep-mode"]
+        chosen.append("--dtype=bfloat16")
         if gpu_memory_utilization is not None:
             chosen.append(f"--gpu-memory-utilization={gpu_memory_utilization:.3f}")
     given = {_name(argument) for argument in user}
@@ -77,6 +86,6 @@ def length_given(user: Sequence[str]) -> int | None:
 
 
 def _name(argument: str) -> str:
-    """``--max_model_len=8k`` and ``--no-enforce-eager`` as the option they set."""
-    name = argument.partition("=")[0].replace("_", "-")
+    """``--max_model_len=8k``, ``--no-enforce-eager`` and ``--part.of=it`` as the option they set."""
+    name = argument.partition("=")[0].partition(".")[0].replace("_", "-")
     return name.replace("--no-", "--", 1) if name.startswith("--no-") else name

@@ -1,0 +1,117 @@
+"""vLLM under one name, wherever it runs: at given addresses, in this process, or as a server that cdner starts.
+
+Where it runs is in no identity: what one way has answered, the others find in the store. Knows no prompts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from cdner.backbone.chat_tokenizer import model_location
+from cdner.backbone.identity import weights_identity
+from cdner.backends.chat import ChatClient, Server, command_budget
+from cdner.backends.in_process import InProcessEngine, check_importable
+from cdner.backends.openai import check_base_url, read_key
+from cdner.backends.own_engine import OwnEngine
+from cdner.backends.prices import price_of
+from cdner.backends.started_engine import StartedEngine
+from cdner.backends.vllm_server import find_vllm
+from cdner.config import Execution, Llm
+from cdner.types import Completion, Gap, ReasoningRequest
+
+KEY_VARIABLE = "VLLM_API_KEY"
+
+
+class Place(Protocol):
+    """Where vLLM runs."""
+
+    def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]: ...
+
+    def rest(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Elsewhere:
+    """Servers that somebody else runs: nothing to start, nothing to stop."""
+
+    def __init__(self, client: ChatClient) -> None:
+        self._client = client
+
+    def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
+        return self._client.complete(requests)
+
+    def rest(self) -> None:
+        """Their memory is theirs."""
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class VllmBackend:
+    """Opening it starts nothing; the first ``complete`` does."""
+
+    family = "vllm"
+
+    def __init__(self, place: Place, *, model: str) -> None:
+        self._place = place
+        self._model = model
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
+        """Yields as answers arrive. BackendError if vLLM cannot be started, reached or kept alive."""
+        return self._place.complete(requests)
+
+    def rest(self) -> None:
+        self._place.rest()
+
+    def close(self) -> None:
+        self._place.close()
+
+
+def open_backend(llm: Llm, execution: Execution) -> VllmBackend:
+    """``llm.model``: "embedded", a folder, a hub name, or what the servers at ``execution.base_urls`` call it.
+
+    BackendError for an unusable address and where vLLM is to be started but not installed.
+    """
+    return VllmBackend(_place(llm, execution), model=weights_identity(llm.model))
+
+
+def _place(llm: Llm, execution: Execution) -> Place:
+    if execution.base_urls:
+        for base_url in execution.base_urls:
+            check_base_url(base_url)
+        key = os.environ.get(KEY_VARIABLE, "").strip() or read_key(required=False)
+        return _elsewhere([Server(base_url, key) for base_url in execution.base_urls], llm, execution)
+    location = model_location(llm.model)
+    if execution.in_process:
+        check_importable()
+        here = find_vllm(execution.model_copy(update={"vllm_python": sys.executable}))
+        return OwnEngine(
+            InProcessEngine(here, location=location, execution=execution),
+            model=llm.model,
+            execution=execution,
+        )
+    started = StartedEngine(
+        find_vllm(execution), location=location, served_name=llm.model, execution=execution
+    )
+    return OwnEngine(started, model=llm.model, execution=execution)
+
+
+def _elsewhere(servers: Sequence[Server], llm: Llm, execution: Execution) -> Elsewhere:
+    return Elsewhere(
+        ChatClient(
+            servers,
+            model=llm.model,
+            concurrency=execution.concurrency,
+            timeout=execution.timeout_seconds,
+            budget=command_budget(execution),
+            price=price_of(llm.model, own_server=True),
+        )
+    )
