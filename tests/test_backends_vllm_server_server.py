@@ -72,7 +72,7 @@ def endpoints_of(running: VllmServer) -> Endpoints:
 def test_a_started_server_serves_under_its_name_and_key(
     cpu_stub: StubEnvironment, cpu_server: VllmServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="cdner")
+    caplog.set_level(logging.DEBUG, logger="cdner")
     said: list[str] = []
     cpu_server.start(["--max-model-len=4096"], said.append)
     assert [model.name for model in endpoints_of(cpu_server).models()] == ["model"]
@@ -90,26 +90,26 @@ def test_waiting_says_what_the_log_says(
     monkeypatch.setenv("STUB_SLOW", "1")
     said: list[str] = []
     cpu_server.start([], said.append)
-    assert any("INFO stub loads weights" in line for line in said)
+    assert any("stub loads weights" in line for line in said)
 
 
 def test_closing_ends_every_process_and_leaves_no_file(
-    cpu_stub: StubEnvironment, cpu_server: VllmServer, tmp_path: Path
+    cpu_stub: StubEnvironment, cpu_server: VllmServer, scratch: Path
 ) -> None:
     cpu_server.start([])
     assert all(map(is_alive, cpu_stub.processes)) and len(cpu_stub.processes) == 3
-    assert list((tmp_path / "scratch").iterdir())
+    assert list(scratch.iterdir())
     cpu_server.close()
     assert not any(map(is_alive, cpu_stub.processes))
-    assert list((tmp_path / "scratch").iterdir()) == []
+    assert list(scratch.iterdir()) == []
     assert cpu_stub.events("signal") == [signal.SIGTERM]
-    cpu_server.close()
+    cpu_server.close()  # twice does no harm
     with pytest.raises(BackendError, match="closed"):
         cpu_server.ensure_running()
 
 
 def test_the_key_is_in_no_command_line_and_in_no_log(
-    cpu_stub: StubEnvironment, cpu_server: VllmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cpu_stub: StubEnvironment, cpu_server: VllmServer, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-somebody-elses")
     cpu_server.start([])
@@ -120,7 +120,7 @@ def test_the_key_is_in_no_command_line_and_in_no_log(
             assert cpu_server.api_key.encode() not in listing.read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-    (folder,) = (tmp_path / "scratch").iterdir()
+    (folder,) = scratch.iterdir()
     assert folder.stat().st_mode & 0o077 == 0
     assert cpu_server.api_key not in (folder / "vllm.log").read_text()
     assert b"sk-somebody-elses" not in Path(f"/proc/{cpu_stub.processes[0]}/environ").read_bytes()
@@ -161,6 +161,18 @@ def test_a_port_that_somebody_took_meanwhile_is_exchanged(
         assert port_of(cpu_server) != other.getsockname()[1]
 
 
+def test_what_passes_the_time_is_logged_lower_than_what_stays(
+    cpu_server: VllmServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB_SLOW", "0.5")
+    caplog.set_level(logging.DEBUG, logger="cdner")
+    cpu_server.start([])
+    levels = {record.levelno: record.getMessage() for record in caplog.records}
+    assert set(levels) == {logging.DEBUG, logging.INFO}
+    assert levels[logging.DEBUG].endswith("s, stub loads weights"), "without vLLM's time and file"
+    assert "ready after" in levels[logging.INFO]
+
+
 # --- the one who wanted it ends --------------------------------------------------------------------------
 
 
@@ -178,18 +190,18 @@ def start_parent(stub: StubEnvironment) -> subprocess.Popen[str]:
 
 
 def test_a_killed_parent_takes_server_children_and_files_with_it(
-    cpu_stub: StubEnvironment, tmp_path: Path
+    cpu_stub: StubEnvironment, scratch: Path
 ) -> None:
     parent = start_parent(cpu_stub)
     assert all(map(is_alive, cpu_stub.processes))
     parent.kill()
     parent.communicate()
     wait_until(lambda: not any(map(is_alive, cpu_stub.processes)), seconds=8)
-    wait_until(lambda: list((tmp_path / "scratch").iterdir()) == [], seconds=5)
+    wait_until(lambda: list(scratch.iterdir()) == [], seconds=5)
 
 
 def test_ctrl_c_in_the_terminal_stops_the_server_once_and_tidily(
-    cpu_stub: StubEnvironment, tmp_path: Path
+    cpu_stub: StubEnvironment, scratch: Path
 ) -> None:
     parent = start_parent(cpu_stub)
     os.killpg(parent.pid, signal.SIGINT)  # a terminal signals its whole foreground group
@@ -197,11 +209,11 @@ def test_ctrl_c_in_the_terminal_stops_the_server_once_and_tidily(
     assert (out.splitlines()[-2:], err) == (["interrupted", "closed"], "")
     assert cpu_stub.events("signal") == [signal.SIGTERM]
     assert not any(map(is_alive, cpu_stub.processes))
-    assert list((tmp_path / "scratch").iterdir()) == []
+    assert list(scratch.iterdir()) == []
 
 
 def test_ctrl_c_while_it_loads_leaves_nothing(
-    cpu_stub: StubEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cpu_stub: StubEnvironment, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STUB_SLOW", "60")
     parent = subprocess.Popen(
@@ -212,7 +224,7 @@ def test_ctrl_c_while_it_loads_leaves_nothing(
     out, _ = parent.communicate(timeout=20)
     assert out.splitlines()[-1] == "closed"
     assert not any(map(is_alive, cpu_stub.processes))
-    assert list((tmp_path / "scratch").iterdir()) == []
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_killed_supervisor_takes_the_server_with_it(
@@ -255,7 +267,7 @@ def test_a_server_that_keeps_dying_stays_down_after_some_restarts(
     os.kill(cpu_stub.processes[0], signal.SIGKILL)
     cpu_server.ensure_running()
     os.kill(cpu_stub.processes[3], signal.SIGKILL)
-    with pytest.raises(BackendError, match=r"died again after 1 restarts.*INFO stub loads weights"):
+    with pytest.raises(BackendError, match=r"died again after 1 restarts.*stub loads weights"):
         cpu_server.ensure_running()
     assert len(cpu_stub.events("start")) == 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 import venv
 from collections.abc import Callable, Iterator
@@ -76,16 +77,21 @@ def is_alive(process: int) -> bool:
 
 
 @pytest.fixture
-def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where stubs trace to; nothing of this machine's settings reaches them. Leaves no process and no folder."""
+def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where temporary files go; a short path, because sockets need one."""
+    with tempfile.TemporaryDirectory(prefix="t") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr("tempfile.tempdir", None)
+        yield Path(folder)
+
+
+@pytest.fixture
+def clean_environment(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where stubs trace to; nothing of this machine's settings reaches them."""
     for name in ("CDNER_VLLM_PYTHON", "CUDA_VISIBLE_DEVICES", "VLLM_CPU_KVCACHE_SPACE", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     trace = tmp_path / "trace.jsonl"
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
     monkeypatch.setenv("STUB_TRACE", str(trace))
-    monkeypatch.setenv("TMPDIR", str(scratch))
-    monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv("CDNER_CACHE", str(tmp_path / "cache"))
     return trace
 

@@ -36,7 +36,7 @@ def server_environment(
     environment = {name: value for name, value in own.items() if name not in _NOT_FOR_SERVERS}
     environment |= {
         KEY_VARIABLE: api_key,
-        "VLLM_RPC_BASE_PATH": str(folder),  # its sockets; else left in the common folder after a kill
+        "TMPDIR": str(folder),  # its sockets and rendezvous files, else left in the common folder
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "NO_COLOR": "1",

@@ -19,6 +19,7 @@ from cdner.backends.vllm_server import supervisor
 from cdner.backends.vllm_server.endpoints import LOOPBACK
 
 GRACE_SECONDS = 10.0  # vLLM's own end takes one to three seconds
+_MAX_PARENT = 48  # characters; a socket's path has at most 107, its name here 36, the folder's 20
 _TAIL_BYTES = 16_384
 
 
@@ -38,8 +39,12 @@ def is_taken(port: int) -> bool:
 
 
 def private_folder() -> Path:
-    """A new folder that only this user can enter."""
-    return Path(tempfile.mkdtemp(prefix="cdner-vllm-"))
+    """A new folder that only this user can enter. Where TMPDIR is too long a path for sockets, in the usual place."""
+    usual = Path("/tmp")  # noqa: S108  mkdtemp makes the folder itself private
+    parent = tempfile.gettempdir()
+    if len(parent) > _MAX_PARENT and usual.is_dir():
+        parent = str(usual)
+    return Path(tempfile.mkdtemp(prefix="cdner-vllm-", dir=parent))
 
 
 class ServerProcess:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import threading
 import time
@@ -33,6 +34,9 @@ _LOOK_SECONDS = 0.25
 _N_TAIL_LINES = 12
 _MAX_LINE = 160
 
+_VLLM_PREFIX = re.compile(r"^(\(\w+ pid=\d+\) )?(INFO|WARNING|ERROR|DEBUG) \S+ \S+ \[\S+\] +")
+
+# What stays worth knowing is logged as INFO (WARNING for a crash), what only passes the time as DEBUG.
 _log = logging.getLogger("cdner")
 
 
@@ -127,6 +131,11 @@ class VllmServer:
         """Take the device's memory again; ``ensure_running`` by another name."""
         self.ensure_running()
 
+    def has_died(self, seconds: float) -> bool:
+        """Watch it for so long: True as soon as it ends, False if it still runs then (or rests)."""
+        process = self._process
+        return process is not None and process.wait(seconds) is not None
+
     def close(self) -> None:
         """Stop the server and forget it. May be called twice."""
         with self._lock:
@@ -183,7 +192,8 @@ class VllmServer:
             line = (process.log_lines() or [""])[-1]
             if line != last:
                 last, changed = line, time.monotonic()
-                self._say(f"{what}: {changed - started:.0f} s, {line[:_MAX_LINE]}")
+                shown = _VLLM_PREFIX.sub("", line)[:_MAX_LINE]
+                self._say(f"{what}: {changed - started:.0f} s, {shown}", logging.DEBUG)
             if time.monotonic() - changed > SILENT_SECONDS:
                 raise self._failure(f"vLLM wrote nothing for {SILENT_SECONDS:.0f} s", process.log_lines())
         return False
@@ -204,7 +214,7 @@ class VllmServer:
         if self._n_restarts >= MAX_RESTARTS:
             raise self._failure(f"vLLM died again after {MAX_RESTARTS} restarts; it stays down", lines)
         self._n_restarts += 1
-        self._say(f"vLLM died; restart {self._n_restarts} of {MAX_RESTARTS}")
+        self._say(f"vLLM died; restart {self._n_restarts} of {MAX_RESTARTS}", logging.WARNING)
         self._stop()
         self._launch()
 
@@ -227,9 +237,9 @@ class VllmServer:
     def _endpoints(self) -> Endpoints:
         return Endpoints(self._port, self._key)
 
-    def _say(self, line: str) -> None:
+    def _say(self, line: str, level: int = logging.INFO) -> None:
         safe = redacted(line, api_key=self._key)
-        _log.info(safe)
+        _log.log(level, "%s", safe)
         if self._report is not None:
             self._report(safe)
 
