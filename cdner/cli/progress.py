@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from cdner.cli.output import visible
 
+SECONDS_BETWEEN = 10.0  # lines of the same beginning, where there is no bar to show them in
+
 
 class StderrProgress:
-    """Implements ``types.Progress``. Use as a context manager; one bar at a time."""
+    """Implements ``types.Progress``. Use as a context manager; one bar at a time.
+
+    Inside it what the package logs is shown too: what a server that is being started waits for.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -22,8 +29,14 @@ class StderrProgress:
         self._started = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
+        self._logged: dict[str, float] = {}  # beginning of a line -> when it was last shown
+        self._handler: logging.Handler = logging.StreamHandler(_Lines(self))
 
     def __enter__(self) -> StderrProgress:
+        if not self._quiet:
+            logger = logging.getLogger("cdner")
+            logger.setLevel(logging.INFO)
+            logger.addHandler(self._handler)
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import (
@@ -51,9 +64,20 @@ class StderrProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        logging.getLogger("cdner").removeHandler(self._handler)
         if self._bar is not None:
             self._end_bar()
             self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """Show a line beside the running work: in its bar, else on a line of its own, not too often."""
+        line, now = visible(line), time.monotonic()
+        beginning = line.partition(":")[0]
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, note=line)
+        elif now - self._logged.get(beginning, -SECONDS_BETWEEN) >= SECONDS_BETWEEN:
+            self._logged[beginning] = now
+            print(f"  {line}", file=sys.stderr, flush=True)
 
     def start(self, label: str, total: int | None = None) -> None:
         """Begin a piece of work of ``total`` units (None: unknown)."""
@@ -87,3 +111,17 @@ class StderrProgress:
     def _state(self) -> str:
         of_total = "" if self._total is None else f" {self._n_done}/{self._total},"
         return f"{self._label}:{of_total} {time.monotonic() - self._started:.0f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """A stream for ``logging``: every record is one line."""
+
+    progress: StderrProgress
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            self.progress.say(line)
+
+    def flush(self) -> None:
+        """Shown at once."""
