@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -179,16 +180,44 @@ class Experiment(Settings):
 
 
 def load_experiment(path: Path) -> Experiment:
-    """Read an experiment file. UsageError names the file, the line of broken TOML, or the key and the way out."""
+    """Read an experiment file. ``extends = "name"`` takes the settings of name.toml beside it for what is not given.
+
+    UsageError names the file, the line of broken TOML, or the key and the way out.
+    """
+    table = read_table(path)
+    base = table.pop("extends", None)
+    if base is not None:
+        beside = path.parent / f"{base}.toml"
+        if not isinstance(base, str) or beside.name != f"{base}.toml":
+            raise UsageError(f"{path}: extends = {base!r} is no name of an experiment beside it.")
+        extended = read_table(beside)
+        if "extends" in extended:
+            raise UsageError(f"{path}: extends {base}, which extends another: only one step is followed.")
+        table = merged(extended, table)
+    return parse_experiment(table, where=str(path))
+
+
+def read_table(path: Path) -> dict[str, object]:
+    """A TOML file as it is. UsageError names the file, and the line where it is broken."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"Cannot read experiment {path}: {error}.") from error
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not valid TOML: {error}.") from error
-    return parse_experiment(table, where=str(path))
+
+
+def merged(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
+    """``base`` with ``changes`` on top; a section is changed key by key, everything else as a whole."""
+    table = dict(base)
+    for key, value in changes.items():
+        below = table.get(key)
+        table[key] = (
+            merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        )
+    return table
 
 
 def parse_experiment(table: dict[str, object], *, where: str) -> Experiment:

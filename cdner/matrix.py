@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from cdner.config import Axis, Experiment, parse_experiment
+from cdner.config import Axis, Experiment, merged, parse_experiment
 from cdner.errors import UsageError
 
 
@@ -26,6 +26,26 @@ def cells(experiment: Experiment) -> tuple[Experiment, ...]:
             *(tuple((axis, value) for value in axis.values) for axis in experiment.vary)
         )
     )
+
+
+def with_profile(experiment: Experiment, profile: Mapping[str, object], *, name: str) -> Experiment:
+    """The experiment on other means: a profile changes settings, and the values of axes the experiment has.
+
+    ``profile`` is a table like an experiment's, with ``axes = {axis name: values}`` besides; axes the experiment does
+    not have are left out, for one profile serves many. It is called ``experiment@name``. UsageError as for a file.
+    """
+    changes = dict(profile)
+    values = changes.pop("axes", {})
+    where = f"profile {name}"
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{where}: 'axes' must be a table of axis name = values.")
+    table = merged(experiment.model_dump(mode="python"), changes)
+    table["name"] = f"{experiment.name}@{name}"
+    table["vary"] = tuple(
+        {**axis.model_dump(mode="python"), "values": values.get(axis.name, axis.values)}
+        for axis in experiment.vary
+    )
+    return parse_experiment(table, where=where)
 
 
 def _cell(experiment: Experiment, combination: tuple[tuple[Axis, object], ...]) -> Experiment:

@@ -287,3 +287,30 @@ def test_no_retries_leave_the_identity_of_runs_made_before_there_were_any() -> N
     identity = Llm(retries=0).identity()
     assert isinstance(identity, dict) and set(identity) == known
     assert Llm(retries=1).identity() == identity | {"retries": 1}
+
+
+def test_an_experiment_takes_from_the_one_it_extends_what_it_does_not_say(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(
+        'name = "base"\nsettings = ["full"]\n[train_target]\nepochs = 3\nbatch_size = 5\n', encoding="utf-8"
+    )
+    own = tmp_path / "own.toml"
+    own.write_text('extends = "base"\nname = "own"\n[train_target]\nepochs = 4\n', encoding="utf-8")
+    experiment = load_experiment(own)
+    assert (experiment.name, experiment.settings) == ("own", ("full",))
+    assert (experiment.train_target.epochs, experiment.train_target.batch_size) == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("base", "complaint"),
+    [
+        ('"gone"', "Cannot read experiment .*gone.toml"),
+        ('"../base"', "no name of an experiment beside it"),
+        ("3", "no name of an experiment beside it"),
+        ('"own"', "only one step is followed"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(tmp_path: Path, base: str, complaint: str) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(f'extends = {base}\nname = "own"\n', encoding="utf-8")
+    with pytest.raises(UsageError, match=complaint):
+        load_experiment(own)

@@ -6,7 +6,7 @@ import pytest
 
 from cdner.config import Experiment, parse_experiment
 from cdner.errors import UsageError
-from cdner.matrix import cells
+from cdner.matrix import cells, with_profile
 
 
 def _experiment(*axes: dict[str, object]) -> Experiment:
@@ -63,3 +63,15 @@ def test_an_axis_may_vary_a_tuple() -> None:
 def test_an_axis_that_cannot_be_is_refused_by_name(axis: dict[str, object], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         cells(_experiment(TARGET, axis))
+
+
+def test_a_profile_changes_settings_and_the_axes_there_are() -> None:
+    profile = {"axes": {"target": ("ai",), "shots": (5,)}, "train_target": {"epochs": 2}, "splits": ("test",)}
+    small = with_profile(_experiment(TARGET, SEED), profile, name="cpu")
+    assert [(axis.name, axis.values) for axis in small.vary] == [("target", ("ai",)), ("seed", (0, 1, 2))]
+    assert (small.train_target.epochs, small.train_augmented.epochs, small.splits) == (2, 10, ("test",))
+    assert cells(small)[0].name == "table@cpu[target=ai,seed=0]"
+    with pytest.raises(UsageError, match="profile cpu: unknown key 'train_tagret'"):
+        with_profile(_experiment(), {"train_tagret": {}}, name="cpu")
+    with pytest.raises(UsageError, match="profile cpu: 'axes' must be a table"):
+        with_profile(_experiment(), {"axes": ("ai",)}, name="cpu")

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import click
 
-from cdner.config import Experiment, load_experiment, parse_experiment
+from cdner.config import Experiment, load_experiment, parse_experiment, read_table
 from cdner.errors import UsageError, unknown_name
+from cdner.matrix import with_profile
 from cdner.resources import resource_root
 
 REPLAY = "replay"
@@ -71,6 +72,9 @@ def experiment_options(command: Command) -> Command:
         metavar="KEY=VALUE",
         help="Any setting, e.g. train_target.epochs=8.",
     )(command)
+    command = click.option(
+        "--profile", help="The experiment on other means: a shipped profile (cpu) or a TOML file."
+    )(command)
     return click.option(
         "--corpora-from",
         type=click.Path(path_type=Path, file_okay=False),
@@ -88,6 +92,19 @@ def experiment_option(command: Command) -> Command:
 def shipped_experiments() -> dict[str, Path]:
     """Name -> file of the experiments that come with cdner."""
     return {path.stem: path for path in sorted(resource_root("experiments").glob("*.toml"))}
+
+
+def shipped_profiles() -> dict[str, Path]:
+    """Name -> file of the profiles that come with cdner."""
+    return {path.stem: path for path in sorted((resource_root("experiments") / "profiles").glob("*.toml"))}
+
+
+def _profile_file(name: str) -> Path:
+    if Path(name).suffix == ".toml":
+        return Path(name)
+    if name not in shipped_profiles():
+        raise unknown_name("profile", name, shipped_profiles())
+    return shipped_profiles()[name]
 
 
 def find_experiment(name: str) -> Experiment:
@@ -108,6 +125,9 @@ def compose_experiment(
 ) -> Experiment:
     """The named experiment (or the defaults) with flags and ``--set`` applied, validated as a whole."""
     base = find_experiment(name) if name else Experiment(name="flags")
+    profile = options.get("profile")
+    if isinstance(profile, str):
+        base = with_profile(base, read_table(_profile_file(profile)), name=Path(profile).stem)
     table: dict[str, Any] = base.model_dump(mode="python")
     for option, (keys, _, _) in _FLAGS.items():
         value = options.get(option.removeprefix("--").replace("-", "_"))
