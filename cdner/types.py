@@ -262,8 +262,8 @@ class ReasoningBackend(Protocol):
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
         """Yield (index into requests, outcome) as each finishes, in any order.
 
-        Who asks for the next outcome has stored those before it: at most so many requests as the backend sends at
-        once are on their way or not yet stored. A backend that has outcomes at hand may say so (``ReadyOutcomes``).
+        Who asks for the next outcome has stored those before it. A backend may say ``n_ready``: outcomes it yields
+        next without waiting and before it sends anything more; these are stored in one transaction.
         """
 
     def rest(self) -> None:
@@ -278,14 +278,6 @@ class ReasoningChain:
     initial: str
     bidirectional: str
     malformed: Mapping[str, int] = field(default_factory=dict)
-
-
-class ReadyOutcomes(Protocol):
-    """What a backend may have besides: outcomes at hand are stored in one transaction instead of one each."""
-
-    @property
-    def n_ready(self) -> int:
-        """Outcomes the running ``complete`` yields next without waiting and before it sends anything more."""
 
 
 class Backbone(Protocol):

@@ -35,6 +35,11 @@ class OpenAIBackend:
     def model(self) -> str:
         return self._model
 
+    @property
+    def n_ready(self) -> int:
+        """See ``cdner.types.ReadyOutcomes``."""
+        return self._client.n_ready
+
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
         """Yields as answers arrive; those on their way when a BackendError comes up are yielded before it."""
         return self._client.complete(requests)

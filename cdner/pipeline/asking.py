@@ -196,7 +196,7 @@ def _ask(
 
 
 def _n_ready(backend: ReasoningBackend) -> int:
-    """Outcomes the backend has at hand, where it says so (``types.ReadyOutcomes``): they are stored together."""
+    """Outcomes the backend has at hand, where it says so: they are stored together."""
     return int(getattr(backend, "n_ready", 0))
 
 
