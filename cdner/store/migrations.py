@@ -51,7 +51,7 @@ def latest_version() -> int:
 
 def is_current(connection: DuckDBPyConnection, path: Path) -> bool:
     """Whether tables and views are as we want them. StoreError for a newer store or a foreign file."""
-    version = _version(connection, path)
+    version = schema_version(connection, path)
     if version > latest_version():
         raise StoreError(
             f"The store {path} has schema version {version}, this cdner knows versions up to "
@@ -92,14 +92,15 @@ def _remove_abandoned(path: Path) -> None:
 def upgrade(store: Store) -> None:
     """Migrate an older store after copying it to ``<name>.backup-v<version>``; remake changed views."""
     with closing(connect(store, read_only=True)) as connection:
-        version = _version(connection, store.path)
+        version = schema_version(connection, store.path)
         if version < latest_version():
             _back_up(store.path, version)
     with closing(connect(store, read_only=False)) as connection:
-        _migrate(connection, applied=_version(connection, store.path))
+        _migrate(connection, applied=schema_version(connection, store.path))
 
 
-def _version(connection: DuckDBPyConnection, path: Path) -> int:
+def schema_version(connection: DuckDBPyConnection, path: Path) -> int:
+    """0 before the first migration. StoreError for a DuckDB file that is no store."""
     import duckdb
 
     try:
