@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "batches": ("batches", "List and cancel batches at OpenAI's Batch API."),
     "models": ("models", "List and fetch local models and WordNet."),
     "doctor": ("doctor", "Examine this machine and the store; say how to mend what is wrong."),
+    "bundle": ("bundle", "Pack what an LLM wrote, to repeat an experiment without one."),
     "store": ("store", "Where the store is, and whether it is sound."),
     "sql": ("sql", "Query the store, read-only and sealed."),
 }

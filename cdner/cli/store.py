@@ -40,4 +40,30 @@ def verify(ctx: click.Context, output_format: str | None) -> None:
         click.echo(f"{ctx.obj['store']}: no problem found.")
 
 
+@store_group.command("hash")
+@click.option("--experiment", "-e", "experiments", multiple=True, help="Only what this experiment holds.")
+@click.option("--tables", is_flag=True, help="The hash of every table, to see where two stores differ.")
+@format_options
+@click.pass_context
+def hash_command(
+    ctx: click.Context, experiments: tuple[str, ...], output_format: str | None, *, tables: bool
+) -> None:
+    """Print one hash of all results and texts: equal on two machines exactly when their tables are.
+
+    Attempts, times, durations, hosts and checkpoint paths are left out.
+    """
+    from cdner.cli.runs import experiment_name
+    from cdner.store import Store
+    from cdner.store.fingerprint import hash_tables, store_hash
+
+    found = hash_tables(Store(ctx.obj["store"]), [experiment_name(name) for name in experiments])
+    if tables:
+        rows = [(table.table, table.n_rows, table.sha256) for table in found]
+        print_rows(("table", "rows", "sha256"), rows, output_format)
+    elif output_format:
+        print_rows(("hash",), [(store_hash(found),)], output_format)
+    else:
+        click.echo(store_hash(found))
+
+
 COMMANDS = {"store": store_group}

@@ -111,19 +111,21 @@ def begin_attempt(store: Store, spec: RunSpec, execution: Json, *, force: bool =
         if force:
             for table in OUTPUT_TABLES:
                 replace_run(connection, table, (), spec.run_id, [])
-        row = connection.execute(
-            "SELECT coalesce(max(attempt_n), 0) + 1 FROM attempt WHERE run_id = ?", [spec.run_id]
-        ).fetchone()
-        attempt_n = int(row[0]) if row else 1
-        attempt_id = f"{spec.run_id}.{attempt_n}"
-        process = this_process()
-        values = (
-            *(attempt_id, spec.run_id, attempt_n, "running", canonical_json(execution)),
-            *(process.host, process.pid, process.start),
-            *(canonical_json(library_versions()), git_commit(), utc_now(), ""),
+        return _insert_attempt(connection, spec.run_id, execution)
+
+
+def record_done(connection: DuckDBPyConnection, run_ids: Sequence[str], execution: Json) -> None:
+    """Mark runs whose outputs came from elsewhere (a bundle) as done here; those that are done stay as they are."""
+    rows = connection.execute(
+        "SELECT run_id FROM latest_attempt WHERE status = 'done' AND run_id IN (SELECT unnest(?))",
+        [list(run_ids)],
+    ).fetchall()
+    for run_id in sorted(set(run_ids) - {name for (name,) in rows}):
+        attempt_id = _insert_attempt(connection, run_id, execution)
+        connection.execute(
+            "UPDATE attempt SET status = 'done', finished_utc = started_utc WHERE attempt_id = ?",
+            [attempt_id],
         )
-        insert_rows(connection, "attempt", _ATTEMPT_COLUMNS, [values])
-    return attempt_id
 
 
 def finish_attempt(store: Store, attempt_id: str, status: AttemptStatus, error: str = "") -> None:
@@ -208,6 +210,23 @@ def _insert_run(connection: DuckDBPyConnection, spec: RunSpec) -> None:
     inputs = [(spec.run_id, position, name) for position, name in enumerate(spec.inputs)]
     columns = ("run_id", "position", "input_run_id")
     insert_rows(connection, "run_input", columns, inputs, on_conflict="ignore")
+
+
+def _insert_attempt(connection: DuckDBPyConnection, run_id: str, execution: Json) -> str:
+    """A running attempt of this process, numbered after the earlier ones."""
+    row = connection.execute(
+        "SELECT coalesce(max(attempt_n), 0) + 1 FROM attempt WHERE run_id = ?", [run_id]
+    ).fetchone()
+    attempt_n = int(row[0]) if row else 1
+    attempt_id = f"{run_id}.{attempt_n}"
+    process = this_process()
+    values = (
+        *(attempt_id, run_id, attempt_n, "running", canonical_json(execution)),
+        *(process.host, process.pid, process.start),
+        *(canonical_json(library_versions()), git_commit(), utc_now(), ""),
+    )
+    insert_rows(connection, "attempt", _ATTEMPT_COLUMNS, [values])
+    return attempt_id
 
 
 def _close_dead_attempts(connection: DuckDBPyConnection, run_id: str, *, force: bool) -> None:
