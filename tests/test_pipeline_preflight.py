@@ -28,7 +28,11 @@ def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("--n-examples", "50"), 2, "reason.n_examples = 50, but 'film' has"),
         (("--set", "reason.template=ner.v1"), 2, "no template for reasoning texts"),
         (("--set", "reason.backend=local"), 1, "Set structured = false"),
-        (("--set", "describe.backend=local", "--set", "describe.model=embedded"), 1, "models fetch embedded"),
+        (
+            tuple(f"--set=describe.{key}" for key in ("backend=local", "model=embedded", "retries=0")),
+            1,
+            "models fetch embedded",
+        ),
         (("--backbone", "encoder"), 2, "No backbone named 'encoder'"),
         (("--backbone-model", "embedded"), 1, "models fetch embedded"),
         (("--device", "gpu"), 2, "No device named 'gpu'"),

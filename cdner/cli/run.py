@@ -11,6 +11,7 @@ import click
 from cdner.cli.experiment import compose_experiment, experiment_options, shipped_experiments
 from cdner.cli.output import format_options, print_rows, print_table
 from cdner.cli.progress import StderrProgress
+from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plan
 from cdner.config import REASONING_SETTINGS
 from cdner.errors import UsageError
 
@@ -33,9 +34,7 @@ _SHOWN = {
 @click.option(
     "--until", metavar="STEP", help="Stop after this kind of step or label, e.g. quantify, train:full."
 )
-@click.option(
-    "--dry-run", is_flag=True, help="Print the plan: what is done, what is to do, how many LLM calls."
-)
+@click.option("--dry-run", is_flag=True, help=DRY_RUN_HELP)
 @click.option("--list", "list_shipped", is_flag=True, help="List the shipped experiments.")
 @experiment_options
 @format_options
@@ -58,9 +57,9 @@ def run(
     Finished steps are found in the store and not repeated; an interrupted one goes on where it stopped.
     """
     from cdner.pipeline.context import open_context
-    from cdner.pipeline.execute import execute, label_plan, preview
+    from cdner.pipeline.execute import label_plan
     from cdner.pipeline.plan import build_plan
-    from cdner.pipeline.preflight import check_plan, problems
+    from cdner.pipeline.preflight import check_plan
 
     if list_shipped:
         listed = [(name, compose_experiment(name, {}, ()).description) for name in shipped_experiments()]
@@ -77,14 +76,11 @@ def run(
         if until:
             plan = plan.closure(_until(until, [step.label for step in plan.steps]))
         if dry_run:
-            rows = [(p.label, p.run_id, p.state, p.n_llm_calls) for p in preview(plan, context)]
-            print_rows(("step", "run_id", "state", "llm_calls"), rows, output_format)
-            for problem in problems(plan, context):  # a plan can be read on a machine that cannot run it
-                click.echo(f"Warning: {problem}", err=True)
+            print_plan(plan, context, output_format)
             return
         check_plan(plan, context)
         label_plan(plan, context, whole=not until)
-        outcomes = execute(plan, context)
+        outcomes = execute_and_account(plan, context, quiet=ctx.obj["quiet"])
     _print_outcomes(plan, context, outcomes, output_format=output_format)
 
 

@@ -13,43 +13,47 @@ import click
 from cdner.cli.experiment import compose_experiment, experiment_option, experiment_options
 from cdner.cli.output import format_options, print_rows
 from cdner.cli.progress import StderrProgress
+from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plan
 from cdner.config import REASONING_SETTINGS, Setting
 
 RUN_COLUMNS = ("step", "run_id", "state", "seconds")
 
 
-def execute_labels(
+def _run_verb(
     ctx: click.Context,
     select: Callable[[Sequence[str]], Sequence[str]],
     *,
     options: dict[str, Any],
-    settings: tuple[str, ...] = (),
-    force: bool = False,
-) -> list[tuple[object, ...]]:
-    """Plan, cut down to the selected labels, execute; rows of ``RUN_COLUMNS`` for those labels."""
+    settings: tuple[str, ...],
+    output_format: str | None,
+) -> None:
+    """Plan, cut down to the selected labels, execute, and print the rows of those labels; or print the plan."""
     from cdner.pipeline.context import open_context
-    from cdner.pipeline.execute import execute
     from cdner.pipeline.plan import FROM_FILE, build_plan
     from cdner.pipeline.preflight import check_plan
 
+    quiet: bool = ctx.obj["quiet"]
     experiment = compose_experiment(options["experiment_name"], options, options["overrides"])
-    if settings:
-        experiment = experiment.model_copy(update={"settings": settings})
+    experiment = experiment.model_copy(update={"settings": settings})
     if texts := options.get("texts"):
         update = {"backend": FROM_FILE, "model": str(texts)}
         experiment = experiment.model_copy(update={"reason": experiment.reason.model_copy(update=update)})
     with (
-        StderrProgress(quiet=ctx.obj["quiet"]) as progress,
+        StderrProgress(quiet=quiet) as progress,
         open_context(
             ctx.obj["store"], experiment, progress=progress, corpora_from=options["corpora_from"]
         ) as context,
     ):
         plan = build_plan(experiment, context)
         labels = select([step.label for step in plan.steps])
-        plan, forced = plan.closure(labels), set(labels) if force else set()
+        plan, forced = plan.closure(labels), set(labels) if options["force"] else set()
+        if options["dry_run"]:
+            print_plan(plan, context, output_format)
+            return
         check_plan(plan, context, force=forced)
-        outcomes = execute(plan, context, force=forced)
-    return [(o.label, o.run_id, o.state, round(o.seconds, 2)) for o in outcomes if o.label in set(labels)]
+        outcomes = execute_and_account(plan, context, quiet=quiet, force=forced)
+    rows = [(o.label, o.run_id, o.state, round(o.seconds, 2)) for o in outcomes if o.label in set(labels)]
+    print_rows(RUN_COLUMNS, rows, output_format)
 
 
 def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
@@ -57,7 +61,7 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
     choices = get_args(Setting) if name != "reason" else REASONING_SETTINGS
 
     @click.pass_context
-    def run(ctx: click.Context, /, output_format: str | None, *, force: bool, **options: Any) -> None:
+    def run(ctx: click.Context, /, output_format: str | None, **options: Any) -> None:
         chosen: str = options.get("setting") or "full"
         splits: tuple[str, ...] = options.get("split") or ()
 
@@ -67,8 +71,7 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
                 mine = [label for label in mine if label.partition(":")[2].partition("/")[0] == chosen]
             return [label for label in mine if not splits or label.rpartition("/")[2] in splits]
 
-        rows = execute_labels(ctx, select, options=options, settings=(chosen,), force=force)
-        print_rows(RUN_COLUMNS, rows, output_format)
+        _run_verb(ctx, select, options=options, settings=(chosen,), output_format=output_format)
 
     command: Callable[..., Any] = run
     command = format_options(command)
@@ -90,6 +93,7 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
         command = click.option(
             "--setting", type=click.Choice(choices), default="full", show_default=True, help="Which setting."
         )(command)
+    command = click.option("--dry-run", is_flag=True, help=DRY_RUN_HELP)(command)
     command = click.option("--force", is_flag=True, help="Do it again and replace the outputs.")(command)
     return click.command(name, help=text)(command)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from cdner.errors import CdnerError, PartialError, RunBusyError
 from cdner.pipeline import corpora, measure, models, reasoning
 from cdner.pipeline.context import Context
+from cdner.pipeline.forecast import NOTHING, Forecast, forecast
 from cdner.pipeline.plan import Plan, Step
 from cdner.store import Store, runs
 
@@ -41,7 +42,7 @@ class Preview:
     label: str
     run_id: str
     state: str
-    n_llm_calls: int | None  # None: the step asks no LLM
+    forecast: Forecast | None  # None: the step asks no LLM
 
 
 def execute(plan: Plan, context: Context, *, force: set[str] | None = None) -> list[Outcome]:
@@ -103,12 +104,11 @@ def label_plan(plan: Plan, context: Context, *, whole: bool) -> None:
 
 
 def preview(plan: Plan, context: Context) -> list[Preview]:
-    """State of every step, and how many LLM calls are still to be made. Executes nothing."""
+    """State of every step, and what is still to be asked of an LLM. Executes nothing."""
     rows = []
     for step in plan.steps:
-        state = context.run_state(step.spec.run_id)
-        n_calls: int | None = None
+        state, expected = context.run_state(step.spec.run_id), None
         if step.kind in ("describe", "reason"):
-            n_calls = 0 if state == "done" else reasoning.n_calls_to_make(step, context)
-        rows.append(Preview(step.label, step.spec.run_id, state, n_calls))
+            expected = NOTHING if state == "done" else forecast(step, context)
+        rows.append(Preview(step.label, step.spec.run_id, state, expected))
     return rows

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cdner import prompts
-from cdner.config import Describing, Setting
+from cdner.config import Describing, Llm, Setting
 from cdner.confusion.descriptions import Gloss, description_text, gloss, read_descriptions
 from cdner.corpora.sampling import chosen_positions
 from cdner.errors import PartialError
@@ -144,19 +144,41 @@ def requests_of(step: Step, context: Context) -> tuple[list[int], tuple[Reasonin
     return _reasoning_requests(step, context)
 
 
+def llm_of(step: Step, context: Context) -> Llm | None:
+    """Who a describe or reason step asks; None where its texts come from a file or are the glosses."""
+    llm = context.experiment.describe if step.kind == "describe" else context.experiment.reason
+    asks_nobody = llm.backend == FROM_FILE or (step.kind == "describe" and llm.backend == NO_LLM)
+    return None if asks_nobody else llm
+
+
 def n_calls_to_make(step: Step, context: Context) -> int | None:
     """LLM calls a step still needs; where its prompts are not known yet, one per sentence (None: not counted yet)."""
-    llm = context.experiment.describe if step.kind == "describe" else context.experiment.reason
-    if llm.backend == FROM_FILE or (step.kind == "describe" and llm.backend == NO_LLM):
+    if llm_of(step, context) is None:
         return 0
     if step.kind == "describe" and context.run_state(step.spec.run_id) == "absent":
-        return len(context.domain(context.experiment.corpora.target, "target").types)  # needs no WordNet
+        return n_texts(step, context)  # needs no WordNet
+    missing = unanswered(step, context)
+    return n_texts(step, context) if missing is None else len(missing)
+
+
+def unanswered(step: Step, context: Context) -> list[ReasoningRequest] | None:
+    """What a step would send first, retries that are due among it; None while its prompts are not known."""
+    llm = llm_of(step, context)
+    if llm is None:
+        return []
     if any(context.run_state(run_id) != "done" for run_id in step.spec.inputs):
-        settings = cast(Mapping[str, Any], step.spec.settings)
-        split = cast(Split, step.label.rpartition("/")[2])
-        return context.n_sentences(context.experiment.corpora.target, split, settings["n"])
+        return None
     _, requests = requests_of(step, context)
-    return len(to_send(context, llm, requests, defects=_defects(step, context)))
+    return to_send(context, llm, requests, defects=_defects(step, context))
+
+
+def n_texts(step: Step, context: Context) -> int | None:
+    """Different texts a step asks about: types, or sentences (None: not counted yet)."""
+    target = context.experiment.corpora.target
+    if step.kind == "describe":
+        return len(context.domain(target, "target").types)
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    return context.n_sentences(target, cast(Split, step.label.rpartition("/")[2]), settings["n"])
 
 
 def _defects(step: Step, context: Context) -> Defects:

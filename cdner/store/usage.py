@@ -38,15 +38,16 @@ def load_usage(store: Store, run_ids: Collection[str]) -> dict[str, list[LlmUsag
     """Run id -> its usage, one entry a model; runs that asked nothing are left out. Empty without a store."""
     if not store.path.exists():
         return {}
-    columns = ", ".join(LlmUsage.__dataclass_fields__)
+    columns = tuple(LlmUsage.__dataclass_fields__)
     statement = f"""
-        SELECT {columns} FROM llm_usage WHERE run_id IN (SELECT unnest(?))
+        SELECT {", ".join(columns)} FROM llm_usage WHERE run_id IN (SELECT unnest(?))
         ORDER BY run_id, backend_family, model
     """  # noqa: S608  our own names
     with store.reading() as connection:
         rows = connection.execute(statement, [list(run_ids)]).fetchall()
     found: dict[str, list[LlmUsage]] = {}
-    for *values, finish_reasons in rows:
-        usage = LlmUsage(*values, finish_reasons=dict(finish_reasons or {}))
-        found.setdefault(usage.run_id, []).append(usage)
+    for row in rows:
+        values = dict(zip(columns, row, strict=True))
+        values["finish_reasons"] = dict(values["finish_reasons"] or {})
+        found.setdefault(values["run_id"], []).append(LlmUsage(**values))
     return found

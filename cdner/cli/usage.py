@@ -1,0 +1,117 @@
+"""What an LLM is going to be asked (``--dry-run``) and what it was asked, as lines and rows for people and programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from cdner.cli.output import print_rows, visible
+from cdner.errors import BackendError, PartialError
+
+if TYPE_CHECKING:
+    from cdner.pipeline.context import Context
+    from cdner.pipeline.execute import Outcome
+    from cdner.pipeline.forecast import Forecast
+    from cdner.pipeline.plan import Plan
+    from cdner.store.usage import LlmUsage
+
+DRY_RUN_HELP = "Print the plan: what is done, what is to do, LLM calls, tokens, cost."
+_PREVIEW_COLUMNS = (
+    *("step", "run_id", "state", "llm_calls", "stored", "prompt_tokens", "counted_by"),
+    *("max_output_tokens", "cost_usd_from", "cost_usd_to"),
+)
+_SHOWN_COLUMNS = ("step", "run_id", "state", "llm calls", "stored", "prompt tokens", "output tokens", "cost")
+
+
+def print_plan(plan: Plan, context: Context, output_format: str | None) -> None:
+    """Every step with what it would ask of an LLM, on stdout; what cannot work here as warnings on stderr."""
+    from cdner.pipeline.execute import preview
+    from cdner.pipeline.preflight import problems
+
+    steps = preview(plan, context)
+    if output_format:
+        rows = [(step.label, step.run_id, step.state, *_cells(step.forecast)) for step in steps]
+        print_rows(_PREVIEW_COLUMNS, rows, output_format)
+    else:
+        rows = [(step.label, step.run_id, step.state, *_words(step.forecast)) for step in steps]
+        print_rows(_SHOWN_COLUMNS, rows, None)
+    for problem in problems(plan, context):  # a plan can be read on a machine that cannot run it
+        click.echo(f"Warning: {problem}", err=True)
+
+
+def _cells(expected: Forecast | None) -> tuple[object, ...]:
+    if expected is None:
+        return (None,) * 7
+    return (
+        *(expected.n_calls, expected.n_stored, expected.n_prompt_tokens, expected.counted_by),
+        *(expected.max_output_tokens, expected.cost_usd_from, expected.cost_usd_to),
+    )
+
+
+def _words(expected: Forecast | None) -> tuple[object, ...]:
+    """The same for people: how tokens were counted beside them, costs as a range."""
+    if expected is None or not expected.n_calls:
+        return (expected.n_calls if expected else None, None, None, None, None)
+    tokens = "unknown"
+    if expected.n_prompt_tokens is not None:
+        tokens = f"{expected.n_prompt_tokens:,} ({expected.counted_by})"
+    output = None if expected.max_output_tokens is None else f"<= {expected.max_output_tokens:,}"
+    cost = None
+    if expected.cost_usd_to is not None:
+        cost = f"${expected.cost_usd_from:.4f} to {expected.cost_usd_to:.4f}"
+    return (expected.n_calls, expected.n_stored, tokens, output, cost)
+
+
+def execute_and_account(
+    plan: Plan, context: Context, *, quiet: bool, force: set[str] | None = None
+) -> list[Outcome]:
+    """Execute the plan and print what its LLM calls took, also when it ends early with what arrived stored."""
+    from cdner.pipeline.execute import execute
+
+    try:
+        outcomes = execute(plan, context, force=force)
+    except (PartialError, BackendError):
+        if not quiet:
+            _print_usage(plan, context)
+        raise
+    if not quiet:
+        _print_usage(plan, context)
+    return outcomes
+
+
+def _print_usage(plan: Plan, context: Context) -> None:
+    """One line on stderr for every step of the plan that asks an LLM."""
+    from cdner.store.usage import load_usage
+
+    labels = {step.spec.run_id: step.label for step in plan.steps if step.kind in ("describe", "reason")}
+    found = load_usage(context.store, labels) if labels else {}
+    for run_id, label in labels.items():
+        for usage in found.get(run_id, ()):
+            click.echo(visible(f"{label}: {usage_line(usage)}"), err=True)
+
+
+def usage_line(usage: LlmUsage) -> str:
+    """``openai gpt-4o-mini: 100 calls (2 retries), 5 answers reused; 210,000 prompt tokens, 94 % cached, ...``"""
+    calls = _count(usage.n_calls, "call")
+    if usage.n_retries:
+        calls += f" ({_count(usage.n_retries, 'retry', 'retries')})"
+    parts = [f"{calls}, {_count(usage.n_reused, 'answer')} of other runs reused"]
+    if usage.n_calls:
+        tokens = f"{usage.n_input_tokens:,} prompt tokens"
+        if usage.cached_share is not None:
+            tokens += f" ({100 * usage.cached_share:.0f} % cached)"
+        parts.append(f"{tokens}, {usage.n_output_tokens:,} written")
+        parts.append("no price known" if usage.cost_usd is None else f"${usage.cost_usd:.4f}")
+        parts.append(f"{usage.wall_seconds or 0:.1f} s")
+        by_reason = sorted(usage.finish_reasons.items(), key=lambda item: (-item[1], item[0]))
+        parts.append("finish " + ", ".join(f"{reason} {n}" for reason, n in by_reason))
+    if usage.n_parse_failures:
+        parts.append(f"{_count(usage.n_parse_failures, 'text')} in use without a part that was asked for")
+    if usage.n_gaps:
+        parts.append(_count(usage.n_gaps, "gap"))
+    return f"{usage.backend_family} {usage.model}: " + "; ".join(parts)
+
+
+def _count(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
