@@ -58,7 +58,8 @@ class OwnEngine:
         needed = [n + request.sampling.max_tokens for n, request in zip(prompts, requests, strict=True)]
         fitting = [index for index, n in enumerate(needed) if room is None or n <= room]
         if not fitting:
-            raise BackendError(self._too_long(min(prompts), requests[0].sampling.max_tokens, room))
+            shortest = min(range(len(requests)), key=needed.__getitem__)
+            raise BackendError(self._too_long(prompts[shortest], requests[shortest].sampling.max_tokens, room))
         for index in sorted(set(range(len(requests))) - set(fitting)):
             yield index, Gap(self._too_long(prompts[index], requests[index].sampling.max_tokens, room))
         self._start(max(needed[index] for index in fitting))
