@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("runs", "List runs and their state."),
     "confusion": ("confusion", "Show confusion matrices, prefixes and rivals."),
     "errors": ("errors", "List prediction errors of a run."),
+    "compare": ("compare", "Is one setting better than another, and what changed?"),
     "prompts": ("prompts", "Show exactly what an LLM is asked."),
     "corpora": ("corpora", "List corpora and show their sentences."),
     "backends": ("backends", "List LLM backends."),

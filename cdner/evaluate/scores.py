@@ -12,6 +12,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cdner.errors import InputError
 from cdner.spans import index_by_span
 from cdner.types import Entity, Prediction, Sentence
@@ -96,6 +99,23 @@ def error_proportions(
     for (_, outcome), n in outcomes.items():
         totals[MICRO, outcome] += n
     return tuple(_error_row(name, outcomes if name != MICRO else totals) for name in (MICRO, *types))
+
+
+def sentence_counts(
+    gold: Sequence[Sentence], predictions: Sequence[Prediction], metric: Metric
+) -> NDArray[np.int64]:
+    """(n_sentences, 3): gold, predicted and correct items of every sentence, all types together.
+
+    Their sums over the sentences are the metric's micro row. InputError when the lists differ in length.
+    """
+    _check_lengths(gold, predictions)
+    items = _ITEMS[metric]
+    rows = []
+    for sentence, prediction in zip(gold, predictions, strict=True):
+        counts = _Counts()
+        counts.add(items(sentence, sentence.entities), items(sentence, prediction.entities))
+        rows.append((counts.gold.total(), counts.predicted.total(), counts.correct.total()))
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
 def f1_score(precision: float, recall: float) -> float:
@@ -207,11 +227,15 @@ def _covered(entities: Iterable[Entity]) -> set[int]:
 
 
 def _check(gold: Sequence[Sentence], predictions: Sequence[Prediction], types: Sequence[str]) -> None:
-    if len(gold) != len(predictions):
-        raise InputError(
-            f"{len(gold)} gold sentences but {len(predictions)} predictions: predict the whole split again."
-        )
+    _check_lengths(gold, predictions)
     found = {entity.type for sentence in gold for entity in sentence.entities}
     found |= {entity.type for prediction in predictions for entity in prediction.entities}
     if unknown := sorted(found.difference(types)):
         raise InputError(f"Types outside the domain: {', '.join(unknown)}. Known: {', '.join(types)}.")
+
+
+def _check_lengths(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> None:
+    if len(gold) != len(predictions):
+        raise InputError(
+            f"{len(gold)} gold sentences but {len(predictions)} predictions: predict the whole split again."
+        )

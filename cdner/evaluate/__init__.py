@@ -1,0 +1,19 @@
+"""Predictions against gold entities: scores, errors, and whether two settings differ by more than chance.
+
+Pure counting: knows no model and no store.
+"""
+
+from __future__ import annotations
+
+from cdner.evaluate.scores import MACRO, MICRO, ErrorRow, Metric, ScoreRow, error_proportions, f1_score, score
+
+__all__ = [
+    "MACRO",
+    "MICRO",
+    "ErrorRow",
+    "Metric",
+    "ScoreRow",
+    "error_proportions",
+    "f1_score",
+    "score",
+]
