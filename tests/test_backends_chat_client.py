@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +90,7 @@ def test_failure_that_names_no_time_is_tried_again_later_and_later(server: ChatS
     server.reply = first(lambda: failed(status, "busy"), 3)
     (outcome,) = outcomes(server, [ask("one")]).values()
     assert isinstance(outcome, Completion) and len(server.seen) == 4
-    pauses = [(b - a) * SPEED for a, b in zip(server.times, server.times[1:], strict=False)]
+    pauses = [(b - a) * SPEED for a, b in itertools.pairwise(server.times)]
     for pause, least in zip(pauses, (0.5, 1.0, 2.0), strict=True):
         assert pause >= least
 
@@ -250,6 +251,18 @@ def test_at_most_concurrency_answers_are_unacknowledged(server: ChatServer) -> N
     client.close()
     client.close()
     assert n_acknowledged == 12
+
+
+def test_answers_at_hand_are_announced_so_that_they_can_be_stored_together(server: ChatServer) -> None:
+    client = ChatClient([Server(server.url)], model="m", concurrency=4, timeout=60, prefix_first=False)
+    assert client.n_ready == 0
+    ready = []
+    for _ in client.complete(asks(12)):
+        ready.append(client.n_ready)
+        if not client.n_ready:
+            time.sleep(0.2)  # the others arrive meanwhile, and come together next
+    assert max(ready) >= 2 and ready[-1] == 0
+    assert all(after >= before - 1 for before, after in itertools.pairwise(ready))
 
 
 def test_seconds_are_those_of_the_answered_attempt(server: ChatServer) -> None:

@@ -42,7 +42,7 @@ def backend_for(
 
 
 def test_each_request_gets_its_own_answer_and_counts(server: ChatServer) -> None:
-    server.reply = lambda text, attempt: said(text, prompt_tokens_details={"cached_tokens": 7})
+    server.reply = lambda text, attempt: after(0.05, said(text, prompt_tokens_details={"cached_tokens": 7}))
     texts = [f"text {number}" for number in range(20)]
     outcomes = dict(backend_for(server).complete([ask(text) for text in texts]))
     assert outcomes == {

@@ -81,21 +81,25 @@ class Call:
         self._on_its_way: dict[int, _Sent] = {}
         self._numbers = itertools.count()
         self._arrivals: queue.SimpleQueue[tuple[int, Exchange | BaseException]] = queue.SimpleQueue()
+        self._ready: deque[tuple[int, Completion | Gap]] = deque()
         self._stopped: BackendError | None = None
         self._n_completed = self._n_gaps = 0
 
+    @property
+    def n_ready(self) -> int:
+        """Outcomes at hand; nothing is sent before they are handed over."""
+        return len(self._ready)
+
     def outcomes(self) -> Iterator[tuple[int, Completion | Gap]]:
-        while self._waiting or self._delayed or self._on_its_way:
+        while self._ready or self._waiting or self._delayed or self._on_its_way:
+            if self._ready:
+                yield self._ready.popleft()
+                continue
             shortage, wake = self._dispatch()
             if shortage:
-                yield from self._give_up(shortage)
-                continue
-            arrived = self._arrival(wake)
-            if arrived is None:
-                continue
-            outcome = self._settle(*arrived)
-            if outcome is not None:
-                yield outcome
+                self._give_up(shortage)
+            else:
+                self._receive(wake)
         if self._stopped is not None:
             raise self._stopped
 
@@ -151,36 +155,37 @@ class Call:
         # A daemon: whoever stops reading need not wait for answers nobody wants.
         threading.Thread(target=carry, name="chat", daemon=True).start()
 
-    def _arrival(self, wake: float) -> tuple[_Sent, Exchange] | None:
-        """The next answer; None if it is time to look again, or if nobody waits for that answer any more."""
+    def _receive(self, wake: float) -> None:
+        """Wait for an answer, and take in all that have arrived; or until it is time to look again."""
         clock, patience = self._terms.clock, OVERDUE * self._terms.timeout
         until = min([wake, *(sent.at + patience for sent in self._on_its_way.values())])
-        if not self._on_its_way and math.isinf(until):
-            return None
         try:
-            number, exchange = self._arrivals.get(timeout=max(0.0, clock.real(until - clock.now())))
+            self._take_in(*self._arrivals.get(timeout=max(0.0, clock.real(until - clock.now()))))
+            while True:
+                self._take_in(*self._arrivals.get_nowait())
         except queue.Empty:
-            number, exchange = self._overdue(clock.now() - patience), Exchange(TIMEOUT, billed=True)
+            self._take_in(self._overdue(clock.now() - patience), Exchange(TIMEOUT, billed=True))
+
+    def _take_in(self, number: int, exchange: Exchange | BaseException) -> None:
         if isinstance(exchange, BaseException):
             raise exchange
         sent = self._on_its_way.pop(number, None)
-        if sent is None:
-            return None
-        sent.lane.n_outstanding -= 1
-        return sent, exchange
+        if sent is not None:  # else nobody waits for that answer any more
+            sent.lane.n_outstanding -= 1
+            self._settle(sent, exchange)
 
     def _overdue(self, before: float) -> int:
         """Number of a request sent before that moment; -1 if there is none."""
         return next((number for number, sent in self._on_its_way.items() if sent.at <= before), -1)
 
-    def _settle(self, sent: _Sent, exchange: Exchange) -> tuple[int, Completion | Gap] | None:
-        """Take in what came of a request. Its outcome; None if it is sent again, or everything is stopped."""
+    def _settle(self, sent: _Sent, exchange: Exchange) -> None:
+        """What came of a request: an outcome, another attempt, or the end of all."""
         outcome, lane, terms = exchange.outcome, sent.lane, self._terms
         now = terms.clock.now()
         if isinstance(outcome, Unreachable):
             terms.budget.withdraw(sent.reserved)
             self._unreachable(sent, outcome.reason, now)
-            return None
+            return
         if isinstance(outcome, Completion):
             outcome = self._priced(outcome, now - sent.at)
             terms.budget.settle(sent.reserved, outcome.cost_usd or 0.0)
@@ -192,23 +197,23 @@ class Call:
             lane.pace.answered(sent.sequence, exchange.headers, tokens=tokens, now=now)
         if isinstance(outcome, BackendError):
             self._stop(outcome)
-            return None
-        if isinstance(outcome, Passing):
-            return self._try_again(sent, outcome, now)
-        lane.warm = True
-        return self._finished(sent.job, outcome, lane)
+        elif isinstance(outcome, Passing):
+            self._try_again(sent, outcome, now)
+        else:
+            lane.warm = True
+            self._finish(sent.job, outcome, lane)
 
-    def _finished(self, job: _Job, outcome: Completion | Gap, lane: Lane) -> tuple[int, Completion | Gap]:
+    def _finish(self, job: _Job, outcome: Completion | Gap, lane: Lane) -> None:
+        self._ready.append((job.index, outcome))
         if isinstance(outcome, Completion):
             lane.pace.succeeded()
             self._n_completed += 1
-            return job.index, outcome
+            return
         self._n_gaps += 1
         if not self._n_completed and self._n_gaps >= HOPELESS_AFTER:
             self._stop(BackendError(f"No request succeeded; the last one: {outcome.reason}."))
-        return job.index, outcome
 
-    def _try_again(self, sent: _Sent, failure: Passing, now: float) -> tuple[int, Gap] | None:
+    def _try_again(self, sent: _Sent, failure: Passing, now: float) -> None:
         job, lane = sent.job, sent.lane
         job.n_failures += 1
         delay = backoff(job.n_failures)
@@ -218,12 +223,11 @@ class Call:
             lane.pace.pause(now + failure.wait)
             delay = 0.0  # another server may take it at once
         if self._stopped is not None:
-            return None
+            return
         if job.n_failures > self._terms.n_retries:
-            self._finished(job, gap := Gap(failure.reason), lane)
-            return job.index, gap
-        heapq.heappush(self._delayed, (now + delay, job))
-        return None
+            self._finish(job, Gap(failure.reason), lane)
+        else:
+            heapq.heappush(self._delayed, (now + delay, job))
 
     def _unreachable(self, sent: _Sent, reason: str, now: float) -> None:
         if self._stopped is not None:
@@ -252,11 +256,11 @@ class Call:
             self._terms.price, input_tokens=n_input, cached_tokens=n_cached, output_tokens=n_output
         )
 
-    def _give_up(self, reason: str) -> Iterator[tuple[int, Gap]]:
+    def _give_up(self, reason: str) -> None:
         """Gaps for all that has not been sent."""
         jobs = [*self._waiting, *(job for _, job in self._delayed)]
         self._clear()
-        yield from ((job.index, Gap(reason)) for job in jobs)
+        self._ready.extend((job.index, Gap(reason)) for job in jobs)
 
     def _stop(self, error: BackendError) -> None:
         """Send nothing more; the first error counts."""

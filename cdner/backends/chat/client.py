@@ -46,6 +46,8 @@ class ChatClient:
             model, concurrency, timeout, budget, price, on_unreachable, prefix_first, n_retries, clock
         )
 
+        self._call: Call | None = None
+
         def connect(server: Server) -> Connection:
             return Connection(server, timeout=clock.real(timeout), most=concurrency)
 
@@ -58,7 +60,13 @@ class ChatClient:
         fail every request alike (key, quota, model, no server to reach); what is on its way is yielded before it.
         """
         self._pool.begin(prefix_first=self._terms.prefix_first)
-        return Call(self._terms, self._pool, requests).outcomes()
+        self._call = Call(self._terms, self._pool, requests)
+        return self._call.outcomes()
+
+    @property
+    def n_ready(self) -> int:
+        """Outcomes of the running call at hand; nothing is sent before they are handed over."""
+        return self._call.n_ready if self._call is not None else 0
 
     def close(self) -> None:
         """Close all connections; may be called twice."""
