@@ -72,7 +72,7 @@ def endpoints_of(running: VllmServer) -> Endpoints:
 def test_a_started_server_serves_under_its_name_and_key(
     cpu_stub: StubEnvironment, cpu_server: VllmServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, logger="cdner")
+    caplog.set_level(logging.INFO, logger="cdner")
     said: list[str] = []
     cpu_server.start(["--max-model-len=4096"], said.append)
     assert [model.name for model in endpoints_of(cpu_server).models()] == ["model"]
@@ -90,7 +90,7 @@ def test_waiting_says_what_the_log_says(
     monkeypatch.setenv("STUB_SLOW", "1")
     said: list[str] = []
     cpu_server.start([], said.append)
-    assert any("stub loads weights" in line for line in said)
+    assert any(line.endswith("s, stub loads weights") for line in said), "without vLLM's time and file"
 
 
 def test_closing_ends_every_process_and_leaves_no_file(
@@ -159,18 +159,6 @@ def test_a_port_that_somebody_took_meanwhile_is_exchanged(
         cpu_server.start([])
         assert ports == []
         assert port_of(cpu_server) != other.getsockname()[1]
-
-
-def test_what_passes_the_time_is_logged_lower_than_what_stays(
-    cpu_server: VllmServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STUB_SLOW", "0.5")
-    caplog.set_level(logging.DEBUG, logger="cdner")
-    cpu_server.start([])
-    levels = {record.levelno: record.getMessage() for record in caplog.records}
-    assert set(levels) == {logging.DEBUG, logging.INFO}
-    assert levels[logging.DEBUG].endswith("s, stub loads weights"), "without vLLM's time and file"
-    assert "ready after" in levels[logging.INFO]
 
 
 # --- the one who wanted it ends --------------------------------------------------------------------------

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "corpora": ("corpora", "List corpora and show their sentences."),
     "backends": ("backends", "List LLM backends."),
     "batches": ("batches", "List and cancel batches at OpenAI's Batch API."),
+    "serve": ("serve", "Keep a vLLM server running for many commands."),
     "models": ("models", "List and fetch local models and WordNet."),
     "doctor": ("doctor", "Examine this machine and the store; say how to mend what is wrong."),
     "bundle": ("bundle", "Pack what an LLM wrote, to repeat an experiment without one."),

@@ -8,6 +8,16 @@ from __future__ import annotations
 
 from cdner.backends.vllm_server.installation import VllmInstallation, find_vllm
 from cdner.backends.vllm_server.placement import Placement, place
+from cdner.backends.vllm_server.served import RunningServer, running_server
 from cdner.backends.vllm_server.server import Report, VllmServer
 
-__all__ = ["Placement", "Report", "VllmInstallation", "VllmServer", "find_vllm", "place"]
+__all__ = [
+    "Placement",
+    "Report",
+    "RunningServer",
+    "VllmInstallation",
+    "VllmServer",
+    "find_vllm",
+    "place",
+    "running_server",
+]

@@ -25,6 +25,7 @@ class ModelSize:
     n_parameters: int  # kept in the format that is asked for
     n_packed_bytes: int = 0  # of quantised tensors, kept as they are
     n_values_per_token: int | None = None  # keys and values of all layers; None: unknown
+    window: int | None = None  # tokens of prompt and answer together; None: unknown
 
     def __post_init__(self) -> None:
         if self.n_parameters < 0 or self.n_packed_bytes < 0:
@@ -39,6 +40,7 @@ class _Config(BaseModel):
     hidden_size: int
     num_key_value_heads: int | None = None
     head_dim: int | None = None
+    max_position_embeddings: int | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -65,10 +67,12 @@ def folder_size(folder: Path) -> ModelSize | None:
                 values[tensor.get_dtype()] += math.prod(tensor.get_shape())
     if not values:
         return None
+    config = _config(folder / "config.json")
     return ModelSize(
         n_parameters=sum(n for dtype, n in values.items() if dtype in _FLOATS),
         n_packed_bytes=sum(n * _BYTES.get(dtype, 1) for dtype, n in values.items() if dtype not in _FLOATS),
-        n_values_per_token=_values_per_token(folder / "config.json"),
+        n_values_per_token=_values_per_token(config) if config else None,
+        window=config.max_position_embeddings if config else None,
     )
 
 
@@ -81,12 +85,15 @@ def size_in_name(model: str) -> ModelSize | None:
     return ModelSize(n_parameters=round(float(number) * _SCALE[unit.upper()]))
 
 
-def _values_per_token(file: Path) -> int | None:
-    """2 (key, value) x layers x heads x values per head: an upper bound where windows or compression save some."""
+def _config(file: Path) -> _Config | None:
     try:
-        config = _Config.model_validate_json(file.read_bytes())
+        return _Config.model_validate_json(file.read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def _values_per_token(config: _Config) -> int:
+    """2 (key, value) x layers x heads x values per head: an upper bound where windows or compression save some."""
     heads = config.num_key_value_heads or config.num_attention_heads
     per_head = config.head_dim or config.hidden_size // config.num_attention_heads
     return 2 * config.num_hidden_layers * heads * per_head

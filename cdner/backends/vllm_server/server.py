@@ -36,7 +36,6 @@ _MAX_LINE = 160
 
 _VLLM_PREFIX = re.compile(r"^(\(\w+ pid=\d+\) )?(INFO|WARNING|ERROR|DEBUG) \S+ \S+ \[\S+\] +")
 
-# What stays worth knowing is logged as INFO (WARNING for a crash), what only passes the time as DEBUG.
 _log = logging.getLogger("cdner")
 
 
@@ -187,13 +186,13 @@ class VllmServer:
         while process.wait(_LOOK_SECONDS) is None:
             endpoints = self._endpoints()
             if endpoints.is_healthy() and self._served_name in {model.name for model in endpoints.models()}:
-                self._say(f"{what}: ready after {time.monotonic() - started:.0f} s")
+                self._say(f"vLLM is ready after {time.monotonic() - started:.0f} s")
                 return True
             line = (process.log_lines() or [""])[-1]
             if line != last:
                 last, changed = line, time.monotonic()
                 shown = _VLLM_PREFIX.sub("", line)[:_MAX_LINE]
-                self._say(f"{what}: {changed - started:.0f} s, {shown}", logging.DEBUG)
+                self._say(f"{what}: {changed - started:.0f} s, {shown}")
             if time.monotonic() - changed > SILENT_SECONDS:
                 raise self._failure(f"vLLM wrote nothing for {SILENT_SECONDS:.0f} s", process.log_lines())
         return False
