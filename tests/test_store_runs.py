@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from store_examples import GENERATION, import_corpus, prediction, start_python
+from store_examples import GENERATION, import_corpus, prediction, start_python, start_run
 
 from cdner.errors import StoreError
 from cdner.hashing import content_hash
@@ -18,6 +18,7 @@ from cdner.store.reasoning import load_completions, save_completions, save_reaso
 from cdner.store.runs import (
     OUTPUT_TABLES,
     begin_attempt,
+    done_runs,
     finish_attempt,
     label_experiment,
     list_runs,
@@ -218,3 +219,18 @@ def test_the_identity_survives_a_json_column(settings):
 
     again = json.loads(canonical_json(settings))
     assert run_spec("train", 1, again, ()).run_id == run_spec("train", 1, settings, ()).run_id
+
+
+def test_runs_are_found_done_together_as_one_by_one(store):
+    assert done_runs(store, ["absent"]) == set()
+    run_ids = []
+    for number, statuses in enumerate(
+        (["done"], ["failed", "done"], ["done", "partial"], ["interrupted"], [])
+    ):
+        run_ids.append(start_run(store, "train", seed=number))
+        for n_finished, status in enumerate(statuses, start=1):
+            if n_finished > 1:
+                start_run(store, "train", seed=number)
+            finish_attempt(store, f"{run_ids[-1]}.{n_finished}", status)
+    one_by_one = {run_id for run_id in run_ids if run_state(store, run_id) == "done"}
+    assert done_runs(store, [*run_ids, "absent"]) == one_by_one == set(run_ids[:2])

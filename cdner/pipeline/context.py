@@ -6,6 +6,7 @@ Also the plan's ``Identities``: which corpora, templates and weights there are. 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +18,9 @@ from cdner.backends import open_backend
 from cdner.backends.batch import open_batch
 from cdner.config import BackboneChoice, Experiment, Llm
 from cdner.corpora import crossner, demo
-from cdner.corpora.sampling import sampled_positions
+from cdner.corpora.sampling import chosen_positions
 from cdner.errors import InputError
-from cdner.hashing import content_hash, file_sha256
+from cdner.hashing import Json, content_hash, file_sha256
 from cdner.pipeline.plan import FROM_FILE, Step
 from cdner.store import Store, runs
 from cdner.store import corpora as stored_corpora
@@ -43,6 +44,7 @@ class Context:
     _corpora: dict[str, Corpus] = field(default_factory=dict)
     _weights: dict[str, str] = field(default_factory=dict)  # model as named -> its identity
     _labels: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of domains without a types file
+    _done: set[str] = field(default_factory=set)  # runs found done
     _loaded: tuple[str, TrainableBackbone] | None = None  # (identity, model): one at a time, memory is small
     _backends: dict[tuple[str, str], ReasoningBackend] = field(
         default_factory=dict
@@ -112,7 +114,18 @@ class Context:
     # --- what steps load ---------------------------------------------------------------------------------
 
     def run_state(self, run_id: str) -> str:
-        return runs.run_state(self.store, run_id) if self.store.path.exists() else "absent"
+        """State by the latest attempt. What was found done is not looked up again while the command lasts."""
+        if run_id in self._done:
+            return "done"
+        state = runs.run_state(self.store, run_id)
+        if state == "done":
+            self._done.add(run_id)
+        return state
+
+    def look_up(self, run_ids: Sequence[str]) -> None:
+        """Find out which of the runs are done, all at once: opening the store costs more than the question."""
+        if unknown := [run_id for run_id in run_ids if run_id not in self._done]:
+            self._done |= runs.done_runs(self.store, unknown)
 
     def input_run(self, step: Step, role: str) -> str:
         """Run id of a step's input by its role."""
@@ -122,13 +135,13 @@ class Context:
         """Folder of a run's weights, beside the store."""
         return self.store.directory / "checkpoints" / run_id
 
-    def n_sentences(self, domain: str, split: Split, n: int) -> int | None:
+    def n_sentences(self, domain: str, split: Split, sample: Json) -> int | None:
         """Different sentences a step works on; before the import the sample's size (None: unknown)."""
         run_id = self.corpus(domain, split).run_id
         if self.run_state(run_id) != "done":
-            return n or None
+            return sample if isinstance(sample, int) and sample else None
         corpus = self.corpus_of(run_id)
-        return len({corpus.sentences[position].text for position in sampled_positions(corpus, n, seed=0)})
+        return len({corpus.sentences[position].text for position in chosen_positions(corpus, sample)})
 
     def corpus_of(self, run_id: str) -> Corpus:
         """An imported corpus, read from the store once."""

@@ -51,6 +51,7 @@ def execute(plan: Plan, context: Context, *, force: set[str] | None = None) -> l
     A step that another process is executing is waited for, without limit: the user can always interrupt.
     """
     outcomes = []
+    context.look_up([step.spec.run_id for step in plan.steps])
     for step in plan.steps:
         forced = step.label in (force or set())
         started = time.monotonic()
@@ -66,12 +67,12 @@ def execute(plan: Plan, context: Context, *, force: set[str] | None = None) -> l
 def _begin(step: Step, context: Context, *, force: bool) -> str | None:
     """The attempt's id; None when the run is done, here before or by the process we waited for."""
     execution = context.experiment.execution.identity()
-    while force or runs.run_state(context.store, step.spec.run_id) != "done":
+    while force or context.run_state(step.spec.run_id) != "done":
         try:
             return runs.begin_attempt(context.store, step.spec, execution, force=force)
         except RunBusyError as error:
             context.progress.start(f"{step.label}: waiting. {error}")
-        while runs.run_state(context.store, step.spec.run_id) == "running":
+        while context.run_state(step.spec.run_id) == "running":
             time.sleep(POLL_SECONDS)
     return None
 
@@ -106,6 +107,7 @@ def label_plan(plan: Plan, context: Context, *, whole: bool) -> None:
 def preview(plan: Plan, context: Context) -> list[Preview]:
     """State of every step, and what is still to be asked of an LLM. Executes nothing."""
     rows = []
+    context.look_up([step.spec.run_id for step in plan.steps])
     for step in plan.steps:
         state, expected = context.run_state(step.spec.run_id), None
         if step.kind in ("describe", "reason"):

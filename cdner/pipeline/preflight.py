@@ -31,6 +31,7 @@ def check_plan(plan: Plan, context: Context, *, force: Collection[str] = ()) -> 
 def problems(plan: Plan, context: Context, *, force: Collection[str] = ()) -> Iterator[CdnerError]:
     """One problem per kind of step that is not done (or is forced) and cannot work on this machine."""
     checked: set[str] = set()
+    context.look_up([step.spec.run_id for step in plan.steps])
     for step in plan.steps:
         check = _CHECKS.get(step.kind)
         if check is None or check.__name__ in checked:

@@ -97,6 +97,19 @@ def run_state(store: Store, run_id: str) -> RunState:
     return "absent" if row is None else _state(*row)
 
 
+def done_runs(store: Store, run_ids: Sequence[str]) -> set[str]:
+    """Those of the runs whose latest attempt is done; none without a store."""
+    if not store.path.exists():
+        return set()
+    with store.reading() as connection:
+        rows = connection.execute(
+            "SELECT run_id FROM attempt WHERE run_id IN (SELECT unnest(?))"
+            " GROUP BY run_id HAVING arg_max(status, attempt_n) = 'done'",
+            [list(run_ids)],
+        ).fetchall()
+    return {name for (name,) in rows}
+
+
 def begin_attempt(store: Store, spec: RunSpec, execution: Json, *, force: bool = False) -> str:
     """Record that this process starts executing a run, and return the attempt's id.
 
