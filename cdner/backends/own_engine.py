@@ -24,6 +24,10 @@ class Engine(Protocol):
     @property
     def installation(self) -> VllmInstallation: ...
 
+    @property
+    def n_ready(self) -> int:
+        """See ``cdner.types.ReadyOutcomes``."""
+
     def ensure_running(self, arguments: Sequence[str], placement: Placement) -> None:
         """Started or awake with these vLLM arguments. BackendError if it cannot be."""
 
@@ -46,6 +50,10 @@ class OwnEngine:
         self._arguments: tuple[str, ...] = ()
         self._placement = Placement()
 
+    @property
+    def n_ready(self) -> int:
+        return self._engine.n_ready
+
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
         """Yields as requests finish. A prompt too long for the model is a gap; if all are, a BackendError."""
         if not requests:
@@ -59,7 +67,9 @@ class OwnEngine:
         fitting = [index for index, n in enumerate(needed) if room is None or n <= room]
         if not fitting:
             shortest = min(range(len(requests)), key=needed.__getitem__)
-            raise BackendError(self._too_long(prompts[shortest], requests[shortest].sampling.max_tokens, room))
+            raise BackendError(
+                self._too_long(prompts[shortest], requests[shortest].sampling.max_tokens, room)
+            )
         for index in sorted(set(range(len(requests))) - set(fitting)):
             yield index, Gap(self._too_long(prompts[index], requests[index].sampling.max_tokens, room))
         self._start(max(needed[index] for index in fitting))

@@ -36,6 +36,10 @@ class StartedEngine:
     def installation(self) -> VllmInstallation:
         return self._installation
 
+    @property
+    def n_ready(self) -> int:
+        return self._client.n_ready if self._client is not None else 0
+
     def ensure_running(self, arguments: Sequence[str], placement: Placement) -> None:
         """Awake and answering. BackendError with the end of its log if it cannot be."""
         if self._server is not None and tuple(arguments) != self._arguments:

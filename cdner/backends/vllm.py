@@ -1,4 +1,4 @@
-"""vLLM under one name, wherever it runs: at given addresses, in this process, or as a server that cdner starts.
+"""vLLM under one name, wherever it runs: at given addresses, in this process, kept by ``cdner serve``, or started here.
 
 Where it runs is in no identity: what one way has answered, the others find in the store. Knows no prompts.
 """
@@ -18,7 +18,7 @@ from cdner.backends.openai import check_base_url, read_key
 from cdner.backends.own_engine import OwnEngine
 from cdner.backends.prices import price_of
 from cdner.backends.started_engine import StartedEngine
-from cdner.backends.vllm_server import find_vllm
+from cdner.backends.vllm_server import find_vllm, running_server
 from cdner.config import Execution, Llm
 from cdner.types import Completion, Gap, ReasoningRequest
 
@@ -27,6 +27,9 @@ KEY_VARIABLE = "VLLM_API_KEY"
 
 class Place(Protocol):
     """Where vLLM runs."""
+
+    @property
+    def n_ready(self) -> int: ...
 
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]: ...
 
@@ -40,6 +43,10 @@ class Elsewhere:
 
     def __init__(self, client: ChatClient) -> None:
         self._client = client
+
+    @property
+    def n_ready(self) -> int:
+        return self._client.n_ready
 
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
         return self._client.complete(requests)
@@ -64,6 +71,11 @@ class VllmBackend:
     def model(self) -> str:
         return self._model
 
+    @property
+    def n_ready(self) -> int:
+        """See ``cdner.types.ReadyOutcomes``."""
+        return self._place.n_ready
+
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
         """Yields as answers arrive. BackendError if vLLM cannot be started, reached or kept alive."""
         return self._place.complete(requests)
@@ -78,6 +90,7 @@ class VllmBackend:
 def open_backend(llm: Llm, execution: Execution) -> VllmBackend:
     """``llm.model``: "embedded", a folder, a hub name, or what the servers at ``execution.base_urls`` call it.
 
+    A server that ``cdner serve`` keeps of this model is used, unless ``execution.vllm_args`` ask for another.
     BackendError for an unusable address and where vLLM is to be started but not installed.
     """
     return VllmBackend(_place(llm, execution), model=weights_identity(llm.model))
@@ -98,17 +111,21 @@ def _place(llm: Llm, execution: Execution) -> Place:
             model=llm.model,
             execution=execution,
         )
+    kept = None if execution.vllm_args else running_server(location)
+    if kept is not None:
+        return _elsewhere([Server(kept.base_url, kept.api_key)], llm, execution, called=kept.served_name)
     started = StartedEngine(
         find_vllm(execution), location=location, served_name=llm.model, execution=execution
     )
     return OwnEngine(started, model=llm.model, execution=execution)
 
 
-def _elsewhere(servers: Sequence[Server], llm: Llm, execution: Execution) -> Elsewhere:
+def _elsewhere(servers: Sequence[Server], llm: Llm, execution: Execution, *, called: str = "") -> Elsewhere:
+    """``called``: the model's name at the servers, "" for the user's own."""
     return Elsewhere(
         ChatClient(
             servers,
-            model=llm.model,
+            model=called or llm.model,
             concurrency=execution.concurrency,
             timeout=execution.timeout_seconds,
             budget=command_budget(execution),
