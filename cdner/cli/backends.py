@@ -1,4 +1,4 @@
-"""``cdner backends``: the registered LLM backends."""
+"""``cdner backends``: the registered LLM backends, what each needs, and whether that is here."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from cdner.cli.output import format_options, print_rows
 @click.command("backends")
 @format_options
 def backends(output_format: str | None) -> None:
-    """List LLM backends and where each is implemented."""
+    """List LLM backends, what each needs and whether it is here. Asks no server; 'cdner doctor' looks closer."""
+    from cdner.pipeline.doctor.readiness import readiness
     from cdner.registry import names
 
-    print_rows(("backend", "implementation"), sorted(names("backend").items()), output_format)
+    rows = [
+        (name, *readiness(name), implementation) for name, implementation in sorted(names("backend").items())
+    ]
+    print_rows(("backend", "needs", "ready", "implementation"), rows, output_format)
 
 
 COMMANDS = {"backends": backends}

@@ -20,7 +20,7 @@ def examine(asked: Examined) -> Iterator[Finding]:
     devices = machine.ask_torch()  # a process of its own: it takes seconds, and may crash
     yield machine.python()
     yield from machine.packages()
-    yield from access.keys()
+    yield from access.key_variables()
     yield access.base_url_variable()
     yield machine.memory()
     yield from machine.disks(asked)

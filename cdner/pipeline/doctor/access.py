@@ -20,7 +20,7 @@ KEYS = {
 SECONDS = 5.0
 
 
-def keys() -> Iterator[Finding]:
+def key_variables() -> Iterator[Finding]:
     for name, purpose in KEYS.items():
         yield _key(name, purpose)
 
