@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from cdner.backends.batch import BatchBackend, open_batch
 from cdner.backends.batch import backend as backend_module
 from cdner.backends.batch import server as server_module
 from cdner.backends.batch.backend import MAX_ROUNDS
-from cdner.backends.batch.rows import portions
+from cdner.backends.batch.rows import portions, request_line
 from cdner.config import Execution, Llm
 from cdner.errors import BackendError, UsageError
 from cdner.store import Store, batches
@@ -78,15 +80,15 @@ def backend_for(
 def complete(
     api: BatchApi, store: Store, requests: Sequence[ReasoningRequest], **options: Any
 ) -> dict[int, Completion | Gap]:
-    """As the pipeline does it: requests stored before, completions as they come."""
+    """As the pipeline does it: requests stored before, completions after."""
     ids = save_requests(store, "openai", MODEL, requests)
     backend = backend_for(api, store, **options)
     found: dict[int, Completion | Gap] = {}
     for index, outcome in backend.complete(requests):
         assert index not in found
         found[index] = outcome
-        if isinstance(outcome, Completion):
-            save_completions(store, "a run", [(ids[index], outcome)])
+    answers = [(ids[index], outcome) for index, outcome in found.items() if isinstance(outcome, Completion)]
+    save_completions(store, "a run", answers)
     backend.close()
     return found
 
@@ -363,6 +365,12 @@ def test_a_refused_key_stops_at_once(api: BatchApi, store: Store, path: str) -> 
     assert KEY not in str(caught.value)
 
 
+def test_a_server_without_a_batch_api_is_named_as_such(api: BatchApi, store: Store) -> None:
+    api.refuse = lambda method, path: (404, '{"detail": "Not Found"}')
+    with pytest.raises(BackendError, match=r"no Batch API.*Leave out --batch"):
+        complete(api, store, texts(2))
+
+
 # --- money -------------------------------------------------------------------------------------------------
 
 
@@ -436,6 +444,32 @@ def test_a_batch_cancelled_by_the_user_is_not_sent_again_by_the_command_that_wai
     assert len(api.batches) == 1
     assert reasons(complete(api, store, texts(3)[1:])) == []
     assert len(api.batches) == 2 and len(api.paid) == 3
+
+
+def test_requests_that_another_process_is_handing_over_are_waited_for(api: BatchApi, store: Store) -> None:
+    requests = texts(3)
+    save_requests(store, "openai", MODEL, requests)
+    ledger = BatchLedger(store, "openai", MODEL)
+    here = backend_for(api, store)
+    submission = ledger.announce(
+        [ledger.name(request) for request in requests], server=here._server.identity, round_n=1
+    )
+    with store.transaction() as connection:  # by the process that started this one, which lives
+        connection.execute("UPDATE batch SET pid = ?, process_start = ''", [os.getppid()])
+    spoken, found = Spoken(), {}
+    waiting = threading.Thread(target=lambda: found.update(complete(api, store, requests, spoken=spoken)))
+    waiting.start()
+    while not any("waiting: another process" in line for line in spoken.said):
+        time.sleep(0.02)
+    assert api.calls == []
+    lines = [
+        request_line(ledger.name(request), {"model": MODEL, "messages": [{"content": "x"}]})
+        for request in requests
+    ]
+    batch = here._server.hand_over(submission.submission_id, lines)
+    ledger.record(submission.submission_id, batch_id=batch.id, input_file_id="", status=batch.status)
+    waiting.join(20)
+    assert len(found) == 3 and reasons(found) == [] and len(api.batches) == 1
 
 
 def test_a_batch_at_another_server_is_not_asked_for_here(api: BatchApi, store: Store) -> None:

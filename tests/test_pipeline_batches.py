@@ -178,6 +178,19 @@ def test_batches_are_listed_refreshed_and_cancelled(api: BatchApi, tmp_path: Pat
     assert len(api.paid) == N_TYPES
 
 
+def test_asking_directly_beside_an_open_batch_is_warned_of(api: BatchApi, tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    api.refuse = lambda method, path: (403, "{}") if path == "batches/batch_1" else None
+    assert cdner(store, *describing()).code == 1
+    direct = [option for option in describing() if option != "--batch"]
+    asked = cdner(store, *direct)  # this server has no chat completions
+    assert asked.code == 1 and "Warning: batch_1 may hold answers that are paid for" in asked.err
+    api.refuse = lambda method, path: None
+    assert cdner(store, *describing()).code == 0
+    with_another_model = cdner(store, *direct, "--model", "gpt-4o")
+    assert "Warning" not in with_another_model.err
+
+
 def test_a_batch_that_the_server_has_lost_can_be_given_up(api: BatchApi, tmp_path: Path) -> None:
     store = tmp_path / "s.duckdb"
     api.refuse = lambda method, path: (403, "{}") if path == "batches/batch_1" else None

@@ -179,10 +179,15 @@ class Context:
 
     def _opened(self, llm: Llm) -> ReasoningBackend:
         execution = self.experiment.execution
-        if not execution.batch:
-            return open_backend(llm, execution)
         ledger = BatchLedger(self.store, llm.backend, self.model("llm", llm.model))
-        return open_batch(llm, execution, ledger=ledger, progress=self.progress)
+        if execution.batch:
+            return open_batch(llm, execution, ledger=ledger, progress=self.progress)
+        if unfetched := ledger.unfetched():
+            self.progress.start(
+                f"Warning: {', '.join(unfetched)} may hold answers that are paid for: --batch fetches them, "
+                "asking directly pays again ('cdner batches' lists them)"
+            )
+        return open_backend(llm, execution)
 
 
 def texts_identity(model: str) -> str:

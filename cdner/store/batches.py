@@ -41,6 +41,7 @@ class BatchSummary:
     batch_id: str  # the submission's id while the server has given none
     is_named: bool  # whether the server has given one
     status: str
+    backend_family: str
     model: str
     round: int
     n_requests: int
@@ -50,6 +51,7 @@ class BatchSummary:
     updated_utc: datetime
     submission_id: str
     server_hash: str
+    cancel_asked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,18 @@ class BatchLedger:
                 created_utc=row[8],
             )
             for row in rows
+        ]
+
+    def unfetched(self) -> list[str]:
+        """Ids of batches that may hold answers nobody has stored, the latest first; cancelled ones left out."""
+        if not self.store.path.exists():
+            return []
+        return [
+            batch.batch_id
+            for batch in list_batches(self.store)
+            if (batch.backend_family, batch.model) == (self.family, self.model)
+            and batch.n_requests > batch.n_answered + batch.n_failed
+            and not batch.cancel_asked
         ]
 
     def announce(self, names: Collection[str], *, server: str, round_n: int) -> Submission:
@@ -181,10 +195,11 @@ def list_batches(store: Store) -> list[BatchSummary]:
     with store.reading() as connection:
         rows = connection.execute(
             """
-            SELECT coalesce(batch_id, submission_id), batch_id IS NOT NULL, status, model, round, count(*),
+            SELECT coalesce(batch_id, submission_id), batch_id IS NOT NULL, status, backend_family, model,
+                   round, count(*),
                    count(*) FILTER (EXISTS (FROM completion
                                             WHERE completion.request_id = batch_request.request_id)),
-                   count(failure), created_utc, updated_utc, submission_id, server_hash
+                   count(failure), created_utc, updated_utc, submission_id, server_hash, cancel_asked
             FROM batch JOIN batch_request USING (submission_id)
             GROUP BY ALL ORDER BY created_utc DESC, submission_id
             """

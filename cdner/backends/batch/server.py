@@ -224,7 +224,10 @@ class BatchServer:
             passing = error.status_code in _PASSING_STATUS or error.status_code >= 500
             if passing and error.code != "insufficient_quota":
                 raise UnreachableError(line) from error
-            of_what = f" {what}" if what else " the batch"
-            raise BackendError(f"The server refuses{of_what}: {line}.") from error
+            if error.status_code == 404 and not what:
+                raise BackendError(
+                    f"The server has no Batch API ({line}). Leave out --batch, or give another --base-url."
+                ) from error
+            raise BackendError(f"The server refuses {what or 'the batch'}: {line}.") from error
         except openai.OpenAIError as error:
             raise UnreachableError(self._redact(str(error))) from error
