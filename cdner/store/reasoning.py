@@ -136,7 +136,8 @@ def load_completions(store: Store, request_ids: Collection[str]) -> dict[str, Co
     with store.reading() as connection:
         rows = connection.execute(
             """
-            SELECT request_id, text, finish_reason, n_input_tokens, n_cached_tokens, n_output_tokens
+            SELECT request_id, text, finish_reason, n_input_tokens, n_cached_tokens, n_output_tokens,
+                   coalesce(seconds, 0), cost_usd
             FROM completion WHERE request_id IN (SELECT unnest(?))
             QUALIFY row_number() OVER (PARTITION BY request_id ORDER BY attempt_n DESC) = 1
             """,
