@@ -1,0 +1,147 @@
+"""The real vLLM with SmolLM2, as a server of cdner's and in process. One server, one engine: each start takes a minute.
+
+Needs .venv-vllm (scripts/setup-vllm), and fails without it: what a skip hides is not tested.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdner.backends import open_backend
+from cdner.config import Execution, Llm
+from cdner.types import Completion, Message, ReasoningBackend, ReasoningRequest, Sampling
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
+FIXED = "Name every person and every place in the text and say why it is one. " * 40  # 640 tokens
+LONGEST = 30  # characters
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {name: {"type": "string", "maxLength": LONGEST} for name in ("why", "because")},
+        "required": ["why", "because"],
+        "additionalProperties": False,
+    }
+)
+PLACES = ("Oslo", "Lagos", "Lima", "Perth", "Quito", "Riga", "Turin", "Split")
+pytestmark = [pytest.mark.slow]
+
+
+def ask(place: str, *, max_tokens: int = 16, schema: str | None = None) -> ReasoningRequest:
+    messages = (Message("system", FIXED), Message("user", f"Mira Olsen left {place} on Monday ."))
+    return ReasoningRequest(messages, Sampling(max_tokens=max_tokens), schema)
+
+
+def answers(outcomes: Iterator[tuple[int, object]]) -> dict[int, Completion]:
+    """Every outcome is a completion, and no index comes twice."""
+    found: dict[int, Completion] = {}
+    for index, outcome in outcomes:
+        assert isinstance(outcome, Completion), outcome
+        assert index not in found
+        found[index] = outcome
+    return found
+
+
+def servers() -> list[int]:
+    """Processes of vLLM's server among those below this one."""
+    listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 2) for line in listing.stdout.splitlines()[1:]]
+    ours = {os.getpid()}
+    while grown := {int(pid) for pid, parent, _ in rows if int(parent) in ours} - ours:
+        ours |= grown
+    found = [(int(pid), arguments) for pid, _, arguments in rows if int(pid) in ours]
+    return [pid for pid, arguments in found if "api_server" in arguments and "supervisor" not in arguments]
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[ReasoningBackend]:
+    assert PYTHON.is_file(), "the real tests need .venv-vllm: run scripts/setup-vllm"
+    opened = open_backend(Llm(backend="vllm", model="embedded"), Execution(concurrency=4))
+    yield opened
+    opened.close()
+    assert servers() == []
+
+
+@pytest.fixture(scope="module")
+def plain(backend: ReasoningBackend) -> dict[int, Completion]:
+    """What the server says at first; every other way to ask must come to the same."""
+    return answers(backend.complete([ask(place) for place in PLACES]))
+
+
+def test_the_fixed_part_of_a_prompt_is_computed_once(plain: dict[int, Completion]) -> None:
+    cold = [index for index, answer in plain.items() if answer.cached_tokens == 0]
+    assert cold == [0]
+    rest = [answer for index, answer in plain.items() if index]
+    assert sum(a.cached_tokens for a in rest) >= 0.9 * sum(a.input_tokens for a in rest)
+
+
+def test_answers_keep_to_the_schema_and_its_lengths(backend: ReasoningBackend) -> None:
+    found = answers(backend.complete([ask(place, max_tokens=64, schema=SCHEMA) for place in PLACES[:4]]))
+    assert len(found) == 4
+    for answer in found.values():
+        assert answer.finish_reason == "stop"
+        read = json.loads(answer.text)
+        assert list(read) == ["why", "because"]
+        assert all(0 < len(text) <= LONGEST for text in read.values())
+
+
+def test_a_server_killed_at_work_is_started_again_and_nothing_is_lost(
+    backend: ReasoningBackend, plain: dict[int, Completion]
+) -> None:
+    outcomes = backend.complete([ask(place) for place in PLACES])
+    found = answers(next(outcomes) for _ in range(2))
+    (killed,) = servers()
+    os.kill(killed, signal.SIGKILL)
+    found |= answers(outcomes)
+    assert {index: answer.text for index, answer in found.items()} == {
+        index: answer.text for index, answer in plain.items()
+    }
+    assert servers() != [killed]
+
+
+def test_a_server_that_cannot_sleep_is_stopped_to_rest(backend: ReasoningBackend) -> None:
+    assert len(servers()) == 1
+    backend.rest()
+    assert servers() == []
+
+
+IN_PROCESS = """
+import json, sys
+from cdner.backends import open_backend
+from cdner.config import Execution, Llm
+from cdner.types import Message, ReasoningRequest, Sampling
+
+if __name__ == "__main__":  # vLLM's engine imports this file again
+    asked = [
+        ReasoningRequest(tuple(Message(*message) for message in messages), Sampling(max_tokens=n), schema)
+        for messages, n, schema in json.loads(sys.argv[1])
+    ]
+    backend = open_backend(Llm(backend="vllm", model="embedded"), Execution(in_process=True))
+    found = dict(backend.complete(asked[:-1])) | {len(asked) - 1: dict(backend.complete(asked[-1:]))[0]}
+    backend.rest()
+    backend.close()
+    print(json.dumps([[o.text, o.input_tokens, o.cached_tokens] for _, o in sorted(found.items())]))
+"""
+
+
+def test_in_process_says_the_same_as_the_server(tmp_path: Path, plain: dict[int, Completion]) -> None:
+    script = tmp_path / "in_process.py"
+    script.write_text(IN_PROCESS, encoding="utf-8")
+    asked = [*(ask(place) for place in PLACES), ask(PLACES[0], max_tokens=64, schema=SCHEMA)]
+    written = [
+        ([(m.role, m.content) for m in request.messages], request.sampling.max_tokens, request.schema)
+        for request in asked
+    ]
+    done = subprocess.run([PYTHON, script, json.dumps(written)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *said, bound = json.loads(done.stdout)  # and nothing else: stdout is for results
+    assert [text for text, _, _ in said] == [plain[index].text for index in sorted(plain)]
+    assert sum(cached for _, _, cached in said[1:]) >= 0.9 * sum(n_input for _, n_input, _ in said[1:])
+    assert len(json.loads(bound[0])) == 2
