@@ -30,6 +30,9 @@ INITIAL_SHARE = 1 / 3
 NER_TEMPLATES = "ner."  # the answer ends in the entities (table 7: the LLM alone)
 ENTITIES_SHARE = 1 / 4
 LONGEST_MENTION = 120  # characters
+MOST_MENTIONS = (
+    40  # of one type; CrossNER has up to 34. A small model repeats itself until something stops it.
+)
 NEXT_TEXT = "<text>"  # a model that goes on after its answer invents the next text; stop it there
 
 
@@ -94,7 +97,11 @@ def _reasoning_schema(setting: Setting, max_tokens: int, entity_types: Sequence[
         part.key: _string(n_initial if part == INITIAL_PART else budget - n_initial) for part in parts
     }
     if entity_types:
-        mentions: Json = {"type": "array", "items": _string(LONGEST_MENTION)}
+        mentions: Json = {
+            "type": "array",
+            "items": _string(LONGEST_MENTION),
+            "maxItems": MOST_MENTIONS,
+        }
         properties["entities"] = _object(dict.fromkeys(entity_types, mentions))
     return _as_text(_object(properties))
 
