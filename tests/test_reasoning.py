@@ -125,7 +125,7 @@ CASES: list[tuple[str, str, str, str, dict[str, int]]] = [
     ("escapes after a cut", '{"initial_reasoning": "a\\n\\"b\\" \\u00e9 \\ud83d\\ude00', 'a\n"b" é 😀', "",
      {"missing_bidirectional": 1, "truncated_json": 1}),
     ("key inside a cut value", '{"bidirectional_reasoning": "say \\"initial_reasoning": "x', "",
-     'say "initial_reasoning', {"missing_initial": 1, "truncated_json": 1}),
+     'say "initial_reasoning": "x', {"missing_initial": 1, "truncated_json": 1}),
     ("stray character", both("I.", "B.").replace(", ", ",, "), "I.", "B.", {"truncated_json": 1}),
     ("missing part", '{"bidirectional_reasoning": "B."}', "", "B.", {"missing_initial": 1}),
     ("empty part", both("", "B."), "", "B.", {"missing_initial": 1}),

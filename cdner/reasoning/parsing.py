@@ -17,26 +17,37 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import cast
 
 from cdner.config import Setting
 from cdner.hashing import Json
 from cdner.prompts import INITIAL_PART, output_parts
+from cdner.reasoning.json_in_text import (
+    FoundObject,
+    Pairs,
+    QuotedValue,
+    objects,
+    quoted_values,
+    says_nothing,
+    without_cut_key,
+)
 from cdner.types import ReasoningChain
 
-_PART = r"(initial|bidirectional|forward)[ _-]reasoning"
+_PART = r"(initial|bidirectional|forward)[ _-]?reasoning"
+_STEP = r"(?:step[ \t]{0,2}\d{1,2}[ \t:.)*_-]{0,6})?"  # the steps of the prompt are numbered
 # Repetitions are bounded and never cross a line, so that a megabyte of asterisks takes linear time.
 _HEADING = re.compile(
-    rf"^[ \t>*#_\d.)-]{{0,8}}{_PART}[ \t*_]{{0,4}}(?::[*_]{{0,3}}|$)|\b{_PART}[*_]{{0,3}}:[*_]{{0,3}}",
+    rf"^[ \t>*#_\d.)-]{{0,8}}{_STEP}{_PART}[ \t*_]{{0,4}}(?:[:：][*_]{{0,3}}|$)|\b{_PART}[*_]{{0,3}}[:：][*_]{{0,3}}",
     re.IGNORECASE | re.MULTILINE,
 )
-_JSON_KEY = re.compile(rf'"{_PART}"\s{{0,20}}:\s{{0,20}}"', re.IGNORECASE)
-_STRING_BODY = re.compile(r'(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*', re.DOTALL)
-_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _ENTITIES = re.compile(r"\"entities\"\s{0,20}:|^[ \t*#]{0,8}entities[*]{0,3}:", re.IGNORECASE | re.MULTILINE)
-_FENCE = re.compile(r"```[a-zA-Z]{0,10}")
+_FENCE = re.compile(r"`{3,8}(?:[\w+-]{1,12}(?=\s{0,8}[\n{\[]))?")
+_THOUGHTS = re.compile(r"\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+_LABEL = re.compile(r"\A[\s*#_]{0,8}description[*_]{0,3}\s?[:：][*_]{0,3}", re.IGNORECASE)
 _INVALID = re.compile(r"[\x00\ud800-\udfff]")
-_PLAIN_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+_PUNCTUATION = " \t\r\n{}[],:\"'“”"  # what is left of an object around its values
+_OPENING_BLANKS = " \t\r\n\ufeff"  # with the byte order mark
 _FIRST, _SECOND = "initial", "bidirectional"  # a part's slot; "forward" is what stands in the second one
 
 
@@ -44,7 +55,8 @@ def parse_reasoning(text: str, setting: Setting, *, structured: bool) -> Reasoni
     """The two parts of an answer; a part the setting does not ask for is "". Never raises on any text."""
     counts: Counter[str] = Counter()
     wanted = [_FIRST, _SECOND] if INITIAL_PART in output_parts(setting) else [_SECOND]
-    parts = _json_parts(text, counts)
+    text = _without_thoughts(text.lstrip(_OPENING_BLANKS), counts)
+    parts = _json_parts(text, wanted, counts)
     is_json = parts is not None
     if parts is None:
         parts = _heading_parts(text, wanted, counts)
@@ -68,11 +80,9 @@ def parse_reasoning(text: str, setting: Setting, *, structured: bool) -> Reasoni
 def parse_description(text: str) -> str:
     """One clean paragraph (C_e of eq. 5) from plain text or {"description": ...}; may be ""."""
     counts: Counter[str] = Counter()
-    pairs = _object_pairs(text)
-    for key, value in pairs[0] if pairs else ():
-        if key == "description":
-            text = _as_text(value, counts)
-    return " ".join(_clean(_FENCE.sub("", text), counts).strip('"').split())
+    text = _without_thoughts(text.lstrip(_OPENING_BLANKS), counts)
+    text = _LABEL.sub("", _FENCE.sub("", _described(text, counts)), count=1)
+    return " ".join(_clean(text, counts).strip('"').split())
 
 
 def entities_text(text: str) -> str:
@@ -85,73 +95,88 @@ def entities_text(text: str) -> str:
     start = answer.find("{")
     if not marks or start < 0:
         return _FENCE.sub("", answer).strip()
-    decoded = _object_pairs(answer)
-    return answer[start : decoded[2]] if decoded else _FENCE.sub("", answer[start:]).strip()
+    whole = next(objects(answer), None)
+    if whole is not None and whole.start == start:
+        return answer[start : whole.end]
+    return _FENCE.sub("", answer[start:]).strip()
 
 
-def _json_parts(text: str, counts: Counter[str]) -> dict[str, str] | None:
-    """Slot -> text, from an object that names at least one part; None when there is none such."""
-    decoded = _object_pairs(text)
-    if decoded is None:
-        return _broken_json_parts(text, counts)
-    pairs, start, end = decoded
+def _without_thoughts(text: str, counts: Counter[str]) -> str:
+    """Without what a reasoning model wrote to itself before its answer."""
+    thoughts = _THOUGHTS.match(text)
+    if thoughts is None:
+        return text
+    counts["surrounding_text"] += 1
+    return text[thoughts.end() :]
+
+
+def _described(text: str, counts: Counter[str]) -> str:
+    """The description in an object, whole or cut; or the only text in an object; or the text itself."""
+    found = list(objects(text))
+    for key, value in (pair for one in found for pair in one.pairs):
+        if key.strip().lower() == "description":
+            return "" if value is None else _as_text(value, counts)
+    if broken := quoted_values(text, "(description)"):
+        return broken[0].value
+    if len(found) == 1 and len(found[0].pairs) == 1 and isinstance(only := found[0].pairs[0][1], str):
+        return only
+    return "" if says_nothing(text) else text
+
+
+def _json_parts(text: str, wanted: list[str], counts: Counter[str]) -> dict[str, str] | None:
+    """Slot -> text, from the objects that name a part; None when there is none such."""
     parts: dict[str, str] = {}
-    n_unexpected = n_duplicates = 0
-    for key, value in pairs:
-        slot = _slot(key)
-        if slot is None:
-            n_unexpected += 1
-        elif slot in parts:
-            n_duplicates += 1
-        elif value is not None:
-            parts[slot] = _as_text(value, counts)
-    if not parts:
-        return None
-    counts["unexpected_part"] += n_unexpected
-    counts["duplicate_part"] += n_duplicates
-    _count_surroundings(text[:start] + "\n" + text[end:], counts)
+    read: list[FoundObject] = []
+    for found in objects(text):
+        values = _named_values(found.pairs, counts)
+        if values is None:
+            continue
+        read.append(found)
+        for slot, value in values:
+            if slot in parts:
+                counts["duplicate_part"] += 1
+            elif value is not None:
+                parts[slot] = _as_text(value, counts)
+    rest = _outside(text, read)
+    missing = [slot for slot in wanted if slot not in parts]
+    broken = quoted_values(rest, _PART) if missing else []
+    if broken:
+        counts["truncated_json"] += 1
+        rest = without_cut_key(_outside(rest, broken))
+        for piece in broken:
+            slot = cast(str, _slot(piece.key))
+            counts["duplicate_part"] += slot in parts
+            parts.setdefault(slot, piece.value)
+    elif read and missing and _HEADING.search(rest):  # half of it an object, half under headings
+        return _heading_parts(rest, [], counts) | parts
+    elif not read:
+        if not says_nothing(_FENCE.sub("", text)):
+            return None
+        counts["truncated_json"] += 1
+        return {}
+    _count_surroundings(rest, counts)
     return parts
 
 
-def _object_pairs(text: str) -> tuple[list[tuple[str, Json]], int, int] | None:
-    """Keys and values of the first JSON object, repeated keys kept, and where it starts and ends."""
-    start = text.find("{")
-    if start < 0:
+def _named_values(pairs: Pairs, counts: Counter[str]) -> list[tuple[str, Json]] | None:
+    """(slot, value) of the keys that name a part, also of an object one level down; None where none does."""
+    named = [(slot, value) for key, value in pairs if (slot := _slot(key)) is not None]
+    n_other = len(pairs) - len(named)
+    if not named:
+        inner = [field for _, value in pairs if isinstance(value, dict) for field in value.items()]
+        texts = [(key, value) for key, value in inner if isinstance(value, str)]
+        named = [(slot, value) for key, value in texts if (slot := _slot(key)) is not None]
+    if not named:
         return None
-    outermost: list[tuple[str, Json]] = []
-
-    def keep(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-        outermost[:] = pairs  # called innermost first, so the last call is the outermost object's
-        return dict(pairs)
-
-    decoder = json.JSONDecoder(object_pairs_hook=keep, strict=False)
-    try:
-        _, end = decoder.raw_decode(text, start)
-    except (ValueError, RecursionError):  # RecursionError: a hundred thousand opening brackets
-        return None
-    return outermost, start, end
+    counts["unexpected_part"] += n_other
+    return named
 
 
-def _broken_json_parts(text: str, counts: Counter[str]) -> dict[str, str] | None:
-    """Reads string values key by key where the whole does not parse: cut off, or with a stray character."""
-    parts: dict[str, str] = {}
-    first = end = -1
-    for match in _JSON_KEY.finditer(text):
-        if match.start() < end:
-            continue  # inside the value just read
-        first = match.start() if first < 0 else first
-        body = cast(re.Match[str], _STRING_BODY.match(text, match.end()))
-        end = body.end()
-        slot = _slot(match.group(1) + "_reasoning")
-        if slot in parts:
-            counts["duplicate_part"] += 1
-        elif slot is not None:
-            parts[slot] = _ESCAPE.sub(_unescape, body.group())
-    if not parts:
-        return None
-    counts["truncated_json"] += 1
-    _count_surroundings(text[:first].rstrip().removesuffix("{"), counts)
-    return parts
+def _outside(text: str, read: Sequence[FoundObject | QuotedValue]) -> str:
+    """What lies around the pieces that were read."""
+    ends = [0, *(piece.end for piece in read)]
+    starts = [*(piece.start for piece in read), len(text)]
+    return "\n".join(text[end:start] for end, start in zip(ends, starts, strict=True))
 
 
 def _heading_parts(text: str, wanted: list[str], counts: Counter[str]) -> dict[str, str]:
@@ -163,7 +188,7 @@ def _heading_parts(text: str, wanted: list[str], counts: Counter[str]) -> dict[s
     parts: dict[str, str] = {}
     ends = [*[heading.start() for heading in headings[1:]], len(text)]
     for heading, end in zip(headings, ends, strict=False):  # without headings nothing is read here
-        slot = _slot((heading.group(1) or heading.group(2)) + "_reasoning")
+        slot = _slot(heading.group(1) or heading.group(2))
         if slot in parts:
             counts["duplicate_part"] += 1
         elif slot is not None:
@@ -182,7 +207,7 @@ def _heading_parts(text: str, wanted: list[str], counts: Counter[str]) -> dict[s
 
 
 def _slot(key: str) -> str | None:
-    match = re.fullmatch(_PART, key.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(initial|bidirectional|forward)(?:[ _-]?reasoning)?", key.strip(), re.IGNORECASE)
     if match is None:
         return None
     return _FIRST if match.group(1).lower() == "initial" else _SECOND
@@ -193,7 +218,7 @@ def _count_surroundings(text: str, counts: Counter[str]) -> None:
     if _FENCE.search(text):
         counts["code_fence"] += 1
         text = _FENCE.sub("", text)
-    counts["surrounding_text"] += bool(text.strip())
+    counts["surrounding_text"] += bool(text.strip(_PUNCTUATION))
 
 
 def _as_text(value: Json, counts: Counter[str]) -> str:
@@ -202,12 +227,10 @@ def _as_text(value: Json, counts: Counter[str]) -> str:
     counts["wrong_type"] += 1
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return " ".join(cast(list[str], value))
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _unescape(match: re.Match[str]) -> str:
-    code = match.group(1)
-    return chr(int(code[1:], 16)) if len(code) > 1 else _PLAIN_ESCAPES.get(code, code)
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:  # just shallow enough to be read
+        return ""
 
 
 def _clean(text: str, counts: Counter[str]) -> str:
