@@ -40,6 +40,7 @@ FOLDERS = {
     "prompts/pbrc": "two-stage reasoning",
     "prompts/types": "label sets with explanations and WordNet senses",
     "store/migrations": "tables",
+    "store/published": "published numbers, laid out as printed, with what can be compared of them",
     "store/views": "the interface for SQL users",
     "scripts/experiments": "one TOML file an experiment, shipped in the package",
 }

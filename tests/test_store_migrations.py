@@ -126,8 +126,8 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(store, sql_files):
 def test_changed_new_and_dropped_views_are_remade_without_a_backup(store, sql_files):
     import_corpus(store)
     root, switch = sql_files
-    (root / "views" / "1_lineage.sql").write_text(
-        "CREATE VIEW lineage AS SELECT 42 AS answer;", encoding="utf-8"
+    (root / "views" / "1_spurious_entity.sql").write_text(
+        "CREATE VIEW spurious_entity AS SELECT 42 AS answer;", encoding="utf-8"
     )
     (root / "views" / "1_added.sql").write_text("CREATE VIEW added AS SELECT 1 AS one;", encoding="utf-8")
     (root / "views" / "1_llm_usage.sql").unlink()
@@ -135,7 +135,7 @@ def test_changed_new_and_dropped_views_are_remade_without_a_backup(store, sql_fi
     switch()
     assert view_names(store) == names - {"llm_usage"} | {"added"}
     with store.reading() as connection:
-        assert connection.execute("SELECT answer FROM lineage").fetchone() == (42,)
+        assert connection.execute("SELECT answer FROM spurious_entity").fetchone() == (42,)
     assert list(store.directory.glob("*backup*")) == []
 
 
@@ -144,8 +144,8 @@ def test_a_view_of_the_user_survives_the_remaking(store, sql_files):
     with store.transaction() as connection:
         connection.execute("CREATE VIEW mine AS SELECT 7 AS seven")
     root, switch = sql_files
-    (root / "views" / "1_lineage.sql").write_text(
-        "CREATE VIEW lineage AS SELECT 42 AS answer;", encoding="utf-8"
+    (root / "views" / "1_spurious_entity.sql").write_text(
+        "CREATE VIEW spurious_entity AS SELECT 42 AS answer;", encoding="utf-8"
     )
     switch()
     assert "mine" in view_names(store)

@@ -1,7 +1,8 @@
 """Brings a store's tables and views to the form this version of cdner writes; refuses one from the future.
 
 Tables change by numbered files under ``store/migrations``, each applied once and never edited; views are
-remade from ``store/views`` when the text of one has changed, in the order of the files' number prefixes.
+remade from ``store/views`` when the text of one has changed, in the order of the files' number prefixes. So is the
+table of published numbers (``cdner.store.published``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from cdner.errors import StoreError
 from cdner.hashing import content_hash
 from cdner.resources import resource_root
+from cdner.store import published
 from cdner.store.connection import Store, connect, insert_rows
 from cdner.store.origin import pid_exists
 
@@ -50,7 +52,7 @@ def latest_version() -> int:
 
 
 def is_current(connection: DuckDBPyConnection, path: Path) -> bool:
-    """Whether tables and views are as we want them. StoreError for a newer store or a foreign file."""
+    """Whether tables, views and published numbers are ours. StoreError for a newer store or a foreign file."""
     version = schema_version(connection, path)
     if version > latest_version():
         raise StoreError(
@@ -60,7 +62,8 @@ def is_current(connection: DuckDBPyConnection, path: Path) -> bool:
     if version < latest_version():
         return False
     made = connection.execute("SELECT name, text_hash FROM view_source").fetchall()
-    return dict(made) == {name: content_hash(text) for name, text in view_texts()}
+    views_are = dict(made) == {name: content_hash(text) for name, text in view_texts()}
+    return views_are and published.is_current(connection)
 
 
 def create(path: Path) -> None:
@@ -138,6 +141,7 @@ def _migrate(connection: DuckDBPyConnection, *, applied: int) -> None:
                 connection, "migration", ("version", "name", "applied_utc"), [(version, file.name, utc_now())]
             )
     _remake_views(connection, view_texts())
+    published.remake(connection)
     connection.commit()
 
 
