@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ import click
 from cdner.cli.experiment import compose_experiment, experiment_options, shipped_experiments
 from cdner.cli.output import format_options, print_rows, print_table
 from cdner.cli.progress import StderrProgress
-from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plan
-from cdner.config import REASONING_SETTINGS
+from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plans
+from cdner.config import REASONING_SETTINGS, Experiment
 from cdner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ def run(
     """
     from cdner.pipeline.context import open_context
     from cdner.pipeline.execute import label_plan
-    from cdner.pipeline.plan import build_plan
     from cdner.pipeline.preflight import check_plan
 
     if list_shipped:
@@ -68,20 +68,68 @@ def run(
     if experiment_name is None:
         raise UsageError(f"Which experiment? Shipped: {', '.join(shipped_experiments())}; or a TOML file.")
     experiment = compose_experiment(experiment_name, flags, overrides)
+    quiet = ctx.obj["quiet"]
     with (
-        StderrProgress(quiet=ctx.obj["quiet"]) as progress,
+        StderrProgress(quiet=quiet) as progress,
         open_context(ctx.obj["store"], experiment, progress=progress, corpora_from=corpora_from) as context,
     ):
-        plan = build_plan(experiment, context)
+        planned = _planned(experiment, context, until)
+        if dry_run:
+            print_plans(planned, output_format)
+            return
+        for plan, own in planned:
+            check_plan(plan, own)
+        outcomes: list[Outcome] = []
+        for plan, own in planned:
+            label_plan(plan, own, whole=not until)
+            outcomes += execute_and_account(plan, own, quiet=quiet)
+            own.release()  # the next cell loads its own model
+    if len(planned) > 1:
+        _print_cells(planned, outcomes, output_format=output_format)
+    else:
+        _print_outcomes(*planned[0], outcomes, output_format=output_format)
+
+
+def _planned(experiment: Experiment, context: Context, until: str | None) -> list[tuple[Plan, Context]]:
+    """Each cell's plan with the context it runs in; LLM backends, corpora and the store are shared by all."""
+    from cdner.matrix import cells
+    from cdner.pipeline.plan import build_plan
+
+    planned = []
+    for cell in cells(experiment):
+        own = replace(context, experiment=cell)
+        plan = build_plan(cell, own)
         if until:
             plan = plan.closure(_until(until, [step.label for step in plan.steps]))
-        if dry_run:
-            print_plan(plan, context, output_format)
-            return
-        check_plan(plan, context)
-        label_plan(plan, context, whole=not until)
-        outcomes = execute_and_account(plan, context, quiet=ctx.obj["quiet"])
-    _print_outcomes(plan, context, outcomes, output_format=output_format)
+        planned.append((plan, own))
+    return planned
+
+
+def _print_cells(
+    planned: Sequence[tuple[Plan, Context]], outcomes: Sequence[Outcome], *, output_format: str | None
+) -> None:
+    """The scores of every cell for programs; for people means over seeds."""
+    from cdner.pipeline.summary import averaged_scores, setting_scores
+
+    rows: list[tuple[object, ...]] = []
+    columns: tuple[str, ...] = ()
+    for plan, context in planned:
+        columns, scores = setting_scores(plan, context)
+        rows += [(plan.experiment.name, *row) for row in scores]
+    columns = ("experiment", *columns)
+    if not rows:
+        _print_steps(outcomes, output_format)
+    elif output_format:
+        print_rows(columns, rows, output_format)
+    else:
+        title = "percent, exact spans and types (P, R, F1): mean over n seeds and standard deviation"
+        shown, averages = averaged_scores(columns, rows)
+        print_table(shown, averages, title=title)
+
+
+def _print_steps(outcomes: Sequence[Outcome], output_format: str | None) -> None:
+    done = [(o.label, o.run_id, o.state, round(o.seconds, 2)) for o in outcomes]
+    print_rows(("step", "run_id", "state", "seconds"), done, output_format)
 
 
 def _print_outcomes(
@@ -93,8 +141,7 @@ def _print_outcomes(
     experiment = plan.experiment
     columns, scores = setting_scores(plan, context)
     if not scores:
-        done = [(o.label, o.run_id, o.state, round(o.seconds, 2)) for o in outcomes]
-        print_rows(("step", "run_id", "state", "seconds"), done, output_format)
+        _print_steps(outcomes, output_format)
         return
     if output_format:
         print_rows(columns, scores, output_format)

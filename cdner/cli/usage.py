@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -24,19 +25,27 @@ _PREVIEW_COLUMNS = (
 _SHOWN_COLUMNS = ("step", "run_id", "state", "llm calls", "stored", "prompt tokens", "output tokens", "cost")
 
 
-def print_plan(plan: Plan, context: Context, output_format: str | None) -> None:
-    """Every step with what it would ask of an LLM, on stdout; what cannot work here as warnings on stderr."""
+def print_plans(plans: Sequence[tuple[Plan, Context]], output_format: str | None) -> None:
+    """Every step with what it would ask of an LLM, on stdout; what cannot work here as warnings on stderr.
+
+    Of several plans each step stands once, in the first plan that has it, and its experiment beside it.
+    """
     from cdner.pipeline.execute import preview
     from cdner.pipeline.preflight import problems
 
-    steps = preview(plan, context)
-    if output_format:
-        rows = [(step.label, step.run_id, step.state, *_cells(step.forecast)) for step in steps]
-        print_rows(_PREVIEW_COLUMNS, rows, output_format)
-    else:
-        rows = [(step.label, step.run_id, step.state, *_words(step.forecast)) for step in steps]
-        print_rows(_SHOWN_COLUMNS, rows, None)
-    for problem in problems(plan, context):  # a plan can be read on a machine that cannot run it
+    shown = _cells if output_format else _words
+    names = ("experiment",) if len(plans) > 1 else ()
+    rows: dict[str, tuple[object, ...]] = {}
+    warnings: dict[str, None] = {}
+    for plan, context in plans:
+        named = (plan.experiment.name,) if names else ()
+        for step in preview(plan, context):
+            row = (*named, step.label, step.run_id, step.state, *shown(step.forecast))
+            rows.setdefault(step.run_id, row)
+        warnings.update(dict.fromkeys(str(problem) for problem in problems(plan, context)))
+    columns = _PREVIEW_COLUMNS if output_format else _SHOWN_COLUMNS
+    print_rows((*names, *columns), list(rows.values()), output_format)
+    for problem in warnings:  # a plan can be read on a machine that cannot run it
         click.echo(f"Warning: {problem}", err=True)
 
 

@@ -13,7 +13,7 @@ import click
 from cdner.cli.experiment import compose_experiment, experiment_option, experiment_options
 from cdner.cli.output import format_options, print_rows
 from cdner.cli.progress import StderrProgress
-from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plan
+from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plans
 from cdner.config import REASONING_SETTINGS, Setting
 
 RUN_COLUMNS = ("step", "run_id", "state", "seconds")
@@ -48,7 +48,7 @@ def _run_verb(
         labels = select([step.label for step in plan.steps])
         plan, forced = plan.closure(labels), set(labels) if options["force"] else set()
         if options["dry_run"]:
-            print_plan(plan, context, output_format)
+            print_plans([(plan, context)], output_format)
             return
         check_plan(plan, context, force=forced)
         outcomes = execute_and_account(plan, context, quiet=quiet, force=forced)

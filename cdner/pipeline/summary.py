@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import cast
 
 from cdner.config import REASONING_SETTINGS, Setting
 from cdner.pipeline.context import Context
@@ -26,6 +29,7 @@ SCORE_COLUMNS = (
     "run_id",
 )
 N_PAIRS = 10
+SEED_AXIS = "seed="  # in a cell's name: cells that differ in nothing else are averaged
 
 
 def setting_scores(plan: Plan, context: Context) -> tuple[tuple[str, ...], Rows]:
@@ -52,6 +56,27 @@ def setting_scores(plan: Plan, context: Context) -> tuple[tuple[str, ...], Rows]
         percents = tuple(round(100 * figure, 2) for figure in figures)
         rows.append((step.setting, plan.target.name, split, *percents, step.spec.run_id))
     return SCORE_COLUMNS, rows
+
+
+def averaged_scores(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> tuple[tuple[str, ...], Rows]:
+    """Cells that differ in their seed alone as one row: how many, mean and sample deviation (n > 1) in percent.
+
+    ``rows`` have ``SCORE_COLUMNS`` behind the cell's name, ``experiment[axis=value,...]``.
+    """
+    figures = ("strict_precision", "strict_recall", "strict_f1", "span_f1", "macro_f1")
+    groups: dict[tuple[str, str, str], list[dict[str, object]]] = {}
+    for row in rows:
+        named = dict(zip(columns, row, strict=True))
+        axes = str(named["experiment"]).partition("[")[2].rstrip("]").split(",")
+        cell = ", ".join(axis for axis in axes if not axis.startswith(SEED_AXIS))
+        groups.setdefault((cell, str(named["setting"]), str(named["split"])), []).append(named)
+    averages: Rows = []
+    for key, members in groups.items():
+        values = [[cast(float, member[name]) for member in members] for name in figures]
+        f1 = values[figures.index("strict_f1")]
+        deviation = f"{stdev(f1):.2f}" if len(f1) > 1 else ""
+        averages.append((*key, len(members), *(f"{fmean(value):.2f}" for value in values), deviation))
+    return ("cell", "setting", "split", "n", "P", "R", "F1", "span F1", "macro F1", "F1 dev."), averages
 
 
 def confusion_changes(plan: Plan, context: Context) -> tuple[tuple[str, ...], Rows]:

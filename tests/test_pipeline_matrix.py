@@ -1,0 +1,73 @@
+"""An experiment that varies runs as its cells; what cells share is made once, and seeds are averaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+from pipeline_experiments import CALLS, cdner, sql, write_experiment
+
+from cdner.pipeline.summary import SCORE_COLUMNS, averaged_scores
+
+VARY = """
+[[vary]]
+name = "epochs"
+keys = ["train_target.epochs"]
+values = [1, 2]
+[[vary]]
+name = "seed"
+keys = ["train_target.seed", "train_augmented.seed"]
+values = [0, 1]
+"""
+
+
+@pytest.fixture
+def varied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
+    path = write_experiment(tmp_path, settings=("without_all",))
+    path.write_text(path.read_text(encoding="utf-8") + VARY, encoding="utf-8")
+    return path
+
+
+@pytest.mark.slow
+def test_cells_share_the_source_model_and_are_scored_each(varied: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    plan = cdner(store, "run", varied, "--dry-run", "--json")
+    assert plan.code == 0, plan.err
+    steps = [row["step"] for row in plan.rows]
+    assert steps.count("train:source") == 1 and steps.count("train:without_all") == 4
+    assert not store.exists()
+
+    ran = cdner(store, "run", varied, "--json")
+    assert ran.code == 0, ran.err
+    names = [f"tiny[epochs={epochs},seed={seed}]" for epochs in (1, 2) for seed in (0, 1)]
+    assert [row["experiment"] for row in ran.rows if row["split"] == "test"] == names
+    assert sql(store, "SELECT count(*) FROM run WHERE step = 'train'") == [(5,)]
+    assert sql(store, "SELECT DISTINCT experiment FROM experiment_run ORDER BY 1") == [(n,) for n in names]
+    assert sql(store, "SELECT count(DISTINCT run_id) FROM experiment_run WHERE label = 'train:source'") == [
+        (1,)
+    ]
+
+    n_attempts = sql(store, "SELECT count(*) FROM attempt")
+    table = cdner(store, "run", varied).out
+    assert sql(store, "SELECT count(*) FROM attempt") == n_attempts
+    lines = [line.replace("│", " ").split() for line in table.splitlines() if "epochs=" in line]
+    assert [line[:4] for line in lines if line[2] == "test"] == [
+        [f"epochs={epochs}", "without_all", "test", "2"] for epochs in (1, 2)
+    ]
+
+
+def test_seeds_are_averaged_and_nothing_else() -> None:
+    f1 = {("a=1,seed=0", "full"): 40.0, ("a=1,seed=1", "full"): 43.0, ("a=2,seed=0", "full"): 50.0}
+    rows = [
+        (f"x[{cell}]", setting, "film", "test", 1.0, 2.0, value, 4.0, 5.0, 6.0, 7.0, "run")
+        for (cell, setting), value in f1.items()
+    ]
+    columns, averages = averaged_scores(("experiment", *SCORE_COLUMNS), rows)
+    assert columns[:4] == ("cell", "setting", "split", "n")
+    mean, deviation = f"{fmean([40.0, 43.0]):.2f}", f"{stdev([40.0, 43.0]):.2f}"
+    assert averages == [
+        ("a=1", "full", "test", 2, "1.00", "2.00", mean, "4.00", "5.00", deviation),
+        ("a=2", "full", "test", 1, "1.00", "2.00", "50.00", "4.00", "5.00", ""),
+    ]
