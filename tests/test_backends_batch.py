@@ -127,6 +127,11 @@ def test_a_request_is_sent_as_a_direct_one_would_be(api: BatchApi, store: Store)
     assert list(asked["properties"]) == ["z", "a"]
 
 
+def test_a_line_separator_in_an_answer_ends_no_row(api: BatchApi, store: Store) -> None:
+    (outcome,) = complete(api, store, [ask("one\u2028two\x85three")]).values()
+    assert isinstance(outcome, Completion) and outcome.text == "answer to one\u2028two\x85three"
+
+
 def test_equal_requests_are_one_line_and_each_gets_the_answer(api: BatchApi, store: Store) -> None:
     outcomes = complete(api, store, [ask("same"), ask("other"), ask("same")])
     assert outcomes[0] == outcomes[2] and len(api.paid) == 2
@@ -301,18 +306,11 @@ def test_files_that_the_server_no_longer_keeps_are_sent_again(api: BatchApi, sto
 # --- a server that is not well -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("instead", [(200, "{}"), (500, "oops"), (409, "busy")])
 def test_a_creation_whose_answer_was_lost_is_looked_for_before_it_is_tried_again(
-    api: BatchApi, store: Store, monkeypatch: pytest.MonkeyPatch
+    api: BatchApi, store: Store, instead: tuple[int, str]
 ) -> None:
-    create = api.create
-    n_tries: list[int] = []
-
-    def creating(asked: dict[str, Any]) -> dict[str, Any]:
-        batch = create(asked)
-        n_tries.append(1)
-        return batch if len(n_tries) > 1 else {}  # it is made, and the answer is none
-
-    monkeypatch.setattr(api, "create", creating)
+    api.lost_creations.append(instead)
     assert reasons(complete(api, store, texts(3))) == []
     assert len(api.batches) == 1 and len(api.paid) == 3
 
@@ -459,8 +457,10 @@ def test_requests_that_another_process_is_handing_over_are_waited_for(api: Batch
     spoken, found = Spoken(), {}
     waiting = threading.Thread(target=lambda: found.update(complete(api, store, requests, spoken=spoken)))
     waiting.start()
-    while not any("waiting: another process" in line for line in spoken.said):
+    deadline = time.monotonic() + 20
+    while not spoken.said and time.monotonic() < deadline:
         time.sleep(0.02)
+    assert "waiting: another process" in spoken.said[0]
     assert api.calls == []
     lines = [
         request_line(ledger.name(request), {"model": MODEL, "messages": [{"content": "x"}]})
