@@ -75,7 +75,7 @@ def test_a_loaded_store_holds_the_same_rows_and_packs_to_the_same_bytes(
     made: Path, elsewhere: Store, tmp_path: Path
 ) -> None:
     _, n_added = load_bundle(elsewhere, made / "b.zip")
-    assert n_added["completion"] == len(POSITIONS) + 3 and n_added["corpus"] == 0
+    assert n_added["completion"] == len(POSITIONS) + 4 and n_added["corpus"] == 0
     assert verify(elsewhere) == []
     origin = Store(made / "s.duckdb")
     assert store_hash(hash_tables(elsewhere)) == store_hash(hash_tables(origin))
@@ -139,7 +139,7 @@ def test_the_corpora_must_be_there_and_the_error_names_them(made: Path, tmp_path
         load_bundle(shell_store, made / "b.zip")
     assert "newsdesk" not in str(told.value)  # no prompt quotes the source
     assert not shell_store.path.exists()
-    assert verify_bundle(shell_store, made / "b.zip").n_requests_unhashed == len(POSITIONS) + 2
+    assert verify_bundle(shell_store, made / "b.zip").n_requests_unhashed == len(POSITIONS) + 3
 
 
 def test_with_its_corpora_a_bundle_needs_no_import(origin: Store, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ CHANGED: dict[str, tuple[Change, str]] = {
         row_changed("completion", 1, request_id="x"),
         "completion.jsonl, row 2: request_id x",
     ),
-    "a repeated row": (repeated("reasoning"), "reasoning.jsonl, row 4: a second row of "),
+    "a repeated row": (repeated("reasoning"), "reasoning.jsonl, row 5: a second row of "),
     "a column missing": (without("completion", "text"), "completion.jsonl, row 1: 'text' is missing"),
     "a column too many": (row_changed("run", 0, pid=1), "run.jsonl, row 1: run has no column 'pid'"),
     "a column in SQL": (
@@ -121,20 +121,20 @@ CHANGED: dict[str, tuple[Change, str]] = {
     "a huge number": (row_changed("completion", 0, n_input_tokens=2**31), "'n_input_tokens' is no INTEGER"),
     "a number of 9000 digits": (
         line_changed("completion", b'"n_input_tokens":120', b'"n_input_tokens":1' + b"0" * 9000),
-        "completion.jsonl, row 1: it is not JSON",
+        "completion.jsonl, row 2: it is not JSON",
     ),
     "an infinite price": (
         line_changed("completion", b'"cost_usd":0.0001', b'"cost_usd":1e999'),
-        "completion.jsonl, row 1: it is not",
+        "completion.jsonl, row 2: it is not",
     ),
-    "no number": (line_changed("completion", b"0.0001", b"NaN"), "completion.jsonl, row 1: it is not JSON"),
+    "no number": (line_changed("completion", b"0.0001", b"NaN"), "completion.jsonl, row 2: it is not JSON"),
     "a time of no calendar": (
         row_changed("completion", 0, created_utc="soon"),
         "'created_utc' is no TIMESTAMP",
     ),
     "half a character": (
         line_changed("completion", b'"finish_reason":"stop"', b'"finish_reason":"\\ud800"'),
-        "completion.jsonl, row 1: it is not",
+        "completion.jsonl, row 2: it is not",
     ),
     "a key twice": (
         line_changed("run", b'{"run_id"', b'{"run_id":"x","run_id"'),

@@ -2,8 +2,9 @@
 
 In: runs with their settings and inputs, labels, templates, requests, completions, descriptions, reasoning texts, and
 of each corpus its label set, size and checksum. Not in: predictions, scores and weights (another machine makes them
-again), attempts (they say who ran it where), the corpora's sentences and annotations unless asked for. Completions,
-descriptions and reasoning texts are an LLM's own words; they may quote words of the sentence they are about.
+again), attempts and batches (they say who ran what where), sentences and annotations unless asked for. Completions,
+descriptions and reasoning texts are an LLM's own words and may quote words of the sentence they are about. A prompt's
+fixed part is packed as it is, in-context examples included.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cdner.store.bundles import CORPUS_PARTS, PARTS, JsonRow, merge, part_of, re
 from cdner.store.selection import select, with_ancestors
 
 _TABLES = [part.table for part in (*PARTS, *CORPUS_PARTS)]
-_KEY_VARIABLES = re.compile(r"_(API_KEY|TOKEN|SECRET|PASSWORD)$")
+_KEY_VARIABLES = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$")
 _SHORTEST_KEY = 8  # characters; servers without keys are given placeholders such as "EMPTY"
 _KEYS = re.compile(r"\b(?:sk-(?=[\w-]*\d)[\w-]{20,}|hf_[A-Za-z]{30,})")  # OpenAI and alike; Hugging Face
 

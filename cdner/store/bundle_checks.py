@@ -18,6 +18,7 @@ from cdner.store.corpora import sentence_id
 from cdner.store.reasoning import request_id, request_of_rows, template_id
 from cdner.store.runs import run_spec
 
+_LONGEST_SHOWN = 60  # characters
 ROLES = ("system", "user", "assistant")
 # (table, its column, the table referred to, its column)
 _REFERENCES = (
@@ -72,7 +73,12 @@ def check(rows: Rows, sentences: Mapping[str, str], *, where: str) -> Checked:
 
 
 def _name(table: str, row: JsonRow) -> str:
-    return ", ".join(str(row[column]) for column in part_of(table).key)
+    return ", ".join(_short(row[column]) for column in part_of(table).key)
+
+
+def _short(value: object) -> str:
+    """Of what anyone may have written, only so much goes into an error."""
+    return str(value)[:_LONGEST_SHOWN]
 
 
 def _check_types(rows: Rows) -> None:
@@ -113,7 +119,7 @@ def _check_references(rows: Rows) -> None:
         for index, row in enumerate(rows.get(table, ())):
             name = row.get(column)
             if name is not None and name not in known:
-                raise BadRowError(table, index, f"{column} {name} is not in {parent}.jsonl")
+                raise BadRowError(table, index, f"{column} {_short(name)} is not in {parent}.jsonl")
 
 
 def _checked_texts(rows: Rows, sentences: Mapping[str, str]) -> dict[str, str]:
@@ -124,7 +130,9 @@ def _checked_texts(rows: Rows, sentences: Mapping[str, str]) -> dict[str, str]:
         if found is None:
             continue
         if content_hash(found["text"]) != row["text_id"]:
-            raise BadRowError("prompt_text", index, f"its content does not have the id {row['text_id']}")
+            raise BadRowError(
+                "prompt_text", index, f"its content does not have the id {_name('prompt_text', row)}"
+            )
         whole[row["text_id"]] = found["text"]
     return whole
 
@@ -143,7 +151,7 @@ def _check_runs(rows: Rows) -> None:
     for index, row in enumerate(rows.get("run", ())):
         spec = run_spec(row["step"], row["version"], row["settings"], inputs[row["run_id"]])
         if spec.run_id != row["run_id"]:
-            raise BadRowError("run", index, f"its settings or inputs do not have the id {row['run_id']}")
+            raise BadRowError("run", index, f"its settings or inputs do not have the id {_name('run', row)}")
 
 
 def _check_requests(rows: Rows, whole: Mapping[str, str]) -> int:
@@ -160,7 +168,7 @@ def _check_requests(rows: Rows, whole: Mapping[str, str]) -> int:
         if len(known) < len(messages[row["request_id"]]):
             n_unhashed += 1
         elif not _has_its_id(row, known):
-            raise BadRowError("request", index, f"its content does not have the id {row['request_id']}")
+            raise BadRowError("request", index, f"its content does not have the id {_name('request', row)}")
     return n_unhashed
 
 
