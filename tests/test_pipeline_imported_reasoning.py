@@ -92,10 +92,9 @@ def test_texts_from_a_file_are_a_finished_run_like_any_other(demo: Path, tmp_pat
             for position, chain in chains.items()
         )
     assert cdner(store, "store", "verify").code == 0
-    usage = sql(
-        store, "SELECT n_requests, n_answered, backend_family, model[:12] FROM llm_usage ORDER BY ALL"
-    )
-    assert usage == [(n, n, "file", "gpt-4o-mini@") for n in sorted(SPLITS.values())]
+    columns = "n_requests, n_answered, n_calls, n_gaps, backend_family, model[:12]"
+    usage = sql(store, f"SELECT {columns} FROM llm_usage ORDER BY ALL")
+    assert usage == [(n, n, 0, 0, "file", "gpt-4o-mini@") for n in sorted(SPLITS.values())]
     assert calls() == []
 
 

@@ -12,7 +12,7 @@ WITH called AS (  -- what each run has paid for, answers it could not use too; t
     FROM completion
     JOIN request USING (request_id)
     LEFT JOIN run ON run.run_id = asked_by
-    WHERE asked_by IS NOT NULL
+    WHERE asked_by IS NOT NULL AND backend_family <> 'file'  -- what a file brings was asked for elsewhere
     GROUP BY ALL
 ),
 written AS (  -- one row a text: several sentences may share a request
