@@ -444,6 +444,26 @@ def test_a_batch_cancelled_by_the_user_is_not_sent_again_by_the_command_that_wai
     assert len(api.batches) == 2 and len(api.paid) == 3
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_batch_whose_id_nobody_stored_is_found_in_the_server_s_list(
+    api: BatchApi, store: Store, is_there: bool
+) -> None:
+    requests = texts(3)
+    save_requests(store, "openai", MODEL, requests)
+    ledger, server = BatchLedger(store, "openai", MODEL), backend_for(api, store)._server
+    names = [ledger.name(request) for request in requests]
+    submission = ledger.announce(names, server=server.identity, round_n=1)
+    if is_there:
+        lines = [request_line(name, {"messages": [{"content": name}]}) for name in names]
+        server.hand_over(submission.submission_id, lines)
+    for number in range(230):  # younger ones of somebody else: three pages
+        api.batches.append(_stranger(number))
+    assert reasons(complete(api, store, requests)) == []
+    assert len(api.paid) == 3
+    assert sum(call == "POST batches" for call in api.calls) == 1
+    assert [batch.is_named for batch in list_batches(store)] == [True]
+
+
 def test_requests_that_another_process_is_handing_over_are_waited_for(api: BatchApi, store: Store) -> None:
     requests = texts(3)
     save_requests(store, "openai", MODEL, requests)
@@ -522,6 +542,15 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
     for text in [*said_of, *spoken.said, caplog.text]:
         assert KEY not in text and "6789" not in text
     assert KEY.encode() not in store.path.read_bytes()
+
+
+def _stranger(number: int) -> dict[str, Any]:
+    return {
+        "id": f"other_{number}",
+        "status": "completed",
+        "created_at": 4_000_000_000,
+        "metadata": {"a": "b"},
+    }
 
 
 def _first(answer: tuple[int, str], method: str, path: str) -> Any:
