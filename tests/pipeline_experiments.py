@@ -231,6 +231,8 @@ _PRELOADED = (
     "transformers.models.llama.modeling_llama",
     "transformers.models.auto.modeling_auto",
     "nltk.corpus",
+    "openai",
+    "httpx2",
     *(f"cdner.backbone.{name}" for name in ("seq2seq", "causal", "training")),
     *("cdner.cli.run", "cdner.cli.verbs", "cdner.pipeline.execute", "cdner.pipeline.own_corpora"),
     *("cdner.pipeline.plan", "cdner.pipeline.summary"),

@@ -18,13 +18,18 @@ Answer = Callable[[ReasoningRequest], Completion | Gap]
 
 
 class ScriptedBackend:
-    """Asks ``answer`` for each request, in order. An exception of it passes through, as a crash would."""
+    """Asks ``answer`` for each request, in order. An exception of it passes through, as a crash would.
+
+    ``at_hand``: answers cost nothing and may be stored many at a time; a kill forgets some of them.
+    """
 
     family = "scripted"
 
-    def __init__(self, answer: Answer, *, model: str = "script") -> None:
+    def __init__(self, answer: Answer, *, model: str = "script", at_hand: bool = False) -> None:
         self._answer = answer
         self._model = model
+        self._at_hand = at_hand
+        self.n_ready = 0
 
     @property
     def model(self) -> str:
@@ -32,6 +37,7 @@ class ScriptedBackend:
 
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
         for index, request in enumerate(requests):
+            self.n_ready = len(requests) - index - 1 if self._at_hand else 0
             yield index, self._answer(request)
 
     def rest(self) -> None:
@@ -66,7 +72,7 @@ def open_backend(
                 return written(text)
         return Gap(f"no line of {llm.model} matches the request")
 
-    return ScriptedBackend(answer, model=llm.model)
+    return ScriptedBackend(answer, model=llm.model, at_hand=True)
 
 
 def _read_script(path: Path) -> list[tuple[str, str]]:
