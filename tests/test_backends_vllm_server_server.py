@@ -6,10 +6,9 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -20,23 +19,6 @@ from cdner.backends.vllm_server import VllmServer, find_vllm, server
 from cdner.backends.vllm_server.endpoints import Endpoints
 from cdner.config import Execution
 from cdner.errors import BackendError
-
-PARENT = """
-import sys, time
-from cdner.backends.vllm_server import VllmServer, find_vllm
-from cdner.config import Execution
-
-server = VllmServer(find_vllm(Execution(vllm_python=sys.argv[1])), model="m", served_name="m")
-try:
-    server.start([], print)
-    print("serving", flush=True)
-    time.sleep(600)
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-finally:
-    server.close()
-    print("closed", flush=True)
-"""
 
 
 def a_server(stub: StubEnvironment, *, sleep_level: Literal[0, 1, 2] = 1) -> VllmServer:
@@ -161,72 +143,6 @@ def test_a_port_that_somebody_took_meanwhile_is_exchanged(
         assert port_of(cpu_server) != other.getsockname()[1]
 
 
-# --- the one who wanted it ends --------------------------------------------------------------------------
-
-
-def start_parent(stub: StubEnvironment) -> subprocess.Popen[str]:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(stub.python)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert parent.stdout is not None
-    assert any(line == "serving\n" for line in parent.stdout)
-    return parent
-
-
-def test_a_killed_parent_takes_server_children_and_files_with_it(
-    cpu_stub: StubEnvironment, scratch: Path
-) -> None:
-    parent = start_parent(cpu_stub)
-    assert all(map(is_alive, cpu_stub.processes))
-    parent.kill()
-    parent.communicate()
-    wait_until(lambda: not any(map(is_alive, cpu_stub.processes)), seconds=8)
-    wait_until(lambda: list(scratch.iterdir()) == [], seconds=5)
-
-
-def test_ctrl_c_in_the_terminal_stops_the_server_once_and_tidily(
-    cpu_stub: StubEnvironment, scratch: Path
-) -> None:
-    parent = start_parent(cpu_stub)
-    os.killpg(parent.pid, signal.SIGINT)  # a terminal signals its whole foreground group
-    out, err = parent.communicate(timeout=20)
-    assert (out.splitlines()[-2:], err) == (["interrupted", "closed"], "")
-    assert cpu_stub.events("signal") == [signal.SIGTERM]
-    assert not any(map(is_alive, cpu_stub.processes))
-    assert list(scratch.iterdir()) == []
-
-
-def test_ctrl_c_while_it_loads_leaves_nothing(
-    cpu_stub: StubEnvironment, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STUB_SLOW", "60")
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(cpu_stub.python)], text=True, stdout=subprocess.PIPE
-    )
-    wait_until(lambda: cpu_stub.events("start"))
-    parent.send_signal(signal.SIGINT)
-    out, _ = parent.communicate(timeout=20)
-    assert out.splitlines()[-1] == "closed"
-    assert not any(map(is_alive, cpu_stub.processes))
-    assert list(scratch.iterdir()) == []
-
-
-def test_a_killed_supervisor_takes_the_server_with_it(
-    cpu_stub: StubEnvironment, cpu_server: VllmServer
-) -> None:
-    cpu_server.start([])
-    server_process, _, stray = cpu_stub.processes
-    status = Path(f"/proc/{server_process}/status").read_text()
-    (supervisor,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:")]
-    os.kill(supervisor, signal.SIGKILL)
-    wait_until(lambda: not is_alive(server_process), seconds=5)
-    os.kill(stray, signal.SIGKILL)  # a session of its own and nobody left who knows of it
-
-
 # --- crash and restart -----------------------------------------------------------------------------------
 
 
@@ -271,6 +187,33 @@ def test_a_server_that_lives_but_does_not_answer_is_replaced(
     cpu_server._report = lambda line: (said.append(line), unwell.unlink(missing_ok=True))  # type: ignore[assignment]
     cpu_server.ensure_running()
     assert said[0].startswith("vLLM died")
+    assert len(cpu_stub.events("start")) == 2
+
+
+def test_closing_ends_a_start_in_another_thread(
+    cpu_stub: StubEnvironment, cpu_server: VllmServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu_server.start([])
+    monkeypatch.setenv("STUB_SLOW", "60")
+    os.kill(cpu_stub.processes[0], signal.SIGKILL)
+    with ThreadPoolExecutor(1) as pool:
+        restart = pool.submit(cpu_server.ensure_running)
+        wait_until(lambda: len(cpu_stub.events("start")) == 2)
+        started = time.monotonic()
+        cpu_server.close()
+        assert time.monotonic() - started < 15
+        with pytest.raises(BackendError, match="closed"):
+            restart.result()
+    assert not any(map(is_alive, cpu_stub.processes))
+
+
+def test_threads_that_miss_the_server_together_start_it_once(
+    cpu_stub: StubEnvironment, cpu_server: VllmServer
+) -> None:
+    cpu_server.start([])
+    os.kill(cpu_stub.processes[0], signal.SIGKILL)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: cpu_server.ensure_running(), range(4)))
     assert len(cpu_stub.events("start")) == 2
 
 

@@ -60,11 +60,11 @@ def make_environment(folder: Path, *, distribution: str, version: str) -> Path:
     return python
 
 
-def wait_until(what: Callable[[], object], *, seconds: float = 20.0) -> None:
+def wait_until(what: Callable[[], object], *, seconds: float = 20.0, every: float = 0.02) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def is_alive(process: int) -> bool:
@@ -74,6 +74,20 @@ def is_alive(process: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def descendants(process: int) -> set[int]:
+    """All living processes below this one."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    found = {process}
+    while grown := {child for child, parent in parents.items() if parent in found} - found:
+        found |= grown
+    return found - {process}
 
 
 @pytest.fixture

@@ -29,8 +29,9 @@ SleepLevel = Literal[0, 1, 2]
 
 MAX_RESTARTS = 3  # of a server that dies, over the life of one VllmServer
 SILENT_SECONDS = 900.0  # a start that neither ends nor writes to its log for so long has failed
-_UNWELL_SECONDS = 30.0  # a server that lives but does not answer gets so long before it is replaced
+_UNWELL_SECONDS = 60.0  # a server that lives but does not answer gets so long before it is replaced
 _LOOK_SECONDS = 0.25
+_CLOSED = "The vLLM server has not been started, or is closed."
 _N_TAIL_LINES = 12
 _MAX_LINE = 160
 
@@ -69,6 +70,7 @@ class VllmServer:
         self._broken = ""  # why it cannot be started; every later call fails alike
         self._report: Report | None = None
         self._lock = threading.RLock()
+        self._closing = threading.Event()  # ends a start in another thread, which holds the lock for a minute
 
     @property
     def base_url(self) -> str:
@@ -90,6 +92,8 @@ class VllmServer:
         BackendError with the end of its log if it dies, or stays silent for ``SILENT_SECONDS``.
         """
         with self._lock:
+            self._stop()
+            self._closing.clear()
             self._arguments = tuple(arguments)
             self._report = report
             if self._placement.memory is not None:
@@ -103,7 +107,7 @@ class VllmServer:
         """
         with self._lock:
             if self._arguments is None:
-                raise BackendError("The vLLM server has not been started, or is closed.")
+                raise BackendError(_CLOSED)
             if self._broken:
                 raise BackendError(self._broken)
             if self._process is None:  # stopped to rest
@@ -136,7 +140,8 @@ class VllmServer:
         return process is not None and process.wait(seconds) is not None
 
     def close(self) -> None:
-        """Stop the server and forget it. May be called twice."""
+        """Stop the server and forget it, also one that another thread is starting. May be called twice."""
+        self._closing.set()
         with self._lock:
             self._arguments = None
             self._stop()
@@ -184,6 +189,8 @@ class VllmServer:
         last = ""
         what = f"vLLM {self._installation.version} loads {self._served_name}"
         while process.wait(_LOOK_SECONDS) is None:
+            if self._closing.is_set():
+                raise BackendError(_CLOSED)
             endpoints = self._endpoints()
             if endpoints.is_healthy() and self._served_name in {model.name for model in endpoints.models()}:
                 self._say(f"vLLM is ready after {time.monotonic() - started:.0f} s")
@@ -203,7 +210,7 @@ class VllmServer:
         while self._process is not None and self._process.exit_code() is None:
             if self._endpoints().is_healthy():
                 return True
-            if time.monotonic() > deadline:
+            if self._closing.is_set() or time.monotonic() > deadline:
                 return False
             self._process.wait(_LOOK_SECONDS)
         return False
