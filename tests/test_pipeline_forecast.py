@@ -128,6 +128,24 @@ def test_a_command_ends_with_what_its_llm_calls_took(store: Path, tmp_path: Path
     assert cdner(store.parent / store.name, "--quiet", *command).err == ""
 
 
+@pytest.mark.slow
+def test_answers_that_stay_of_no_use_are_used_as_they_are_and_counted(store: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.jsonl"
+    script.write_text(json.dumps({"match": "", "text": "Prose without any part."}) + "\n")
+    scripted = ("--set", "reason.backend=scripted", "--set", f"reason.model={script}")
+    command = ("reason", "-e", write_experiment(tmp_path), "--split", "test", *scripted)
+    ran = cdner(store, *command, "--json")
+    assert ran.code == 0, ran.err
+    assert f": {3 * N_TEST} calls ({2 * N_TEST} retries)" in ran.err
+    assert f"{N_TEST} texts in use without a part that was asked for" in ran.err
+    run_id = ran.rows[0]["run_id"]
+    columns = "split, n_requests, n_calls, n_retries, n_malformed, n_parse_failures, n_gaps"
+    (usage,) = sql(store, f"SELECT {columns} FROM llm_usage WHERE run_id = '{run_id}'")
+    assert usage == ("test", N_TEST, 3 * N_TEST, 2 * N_TEST, N_TEST, N_TEST, 0)
+    replayed = cdner(store, *command, "--force", "--backend", "replay", "--json")
+    assert (replayed.code, replayed.rows[0]["state"]) == (0, "done")
+
+
 def test_the_usage_line_names_retries_money_and_what_is_wrong() -> None:
     usage = LlmUsage(
         *("r", "openai", "gpt-4o-mini", "test", 9, 8, 1, 1200, 1, 210_000, 197_400, 0.94, 30_100, 0.01234),
