@@ -94,6 +94,7 @@ def compared_store(path: Path) -> ComparedStore:
     matrix = _quantify(store, first.train, corpora["rivers/dev"], imports["rivers/dev"])
     labels = [(first.predict, "predict:without_all/test"), (last.predict, "predict:full/test")]
     label_experiment(store, "brooks", labels)
+    finish_run(store, "quantify", settings["odes/test/before/0"].predict, seed=51)  # on test: no evidence
     evaluate = finish_run(store, "evaluate", last.predict, imports["rivers/test"])
     partial = predicted_setting(store, corpora["rivers/test"], imports["rivers/test"], seed=99, luck=0.5, n=7)
     return ComparedStore(path, corpora, settings, matrix, partial, evaluate)

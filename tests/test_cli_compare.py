@@ -37,6 +37,14 @@ def test_all_listings_and_one_sentence_a_metric_are_shown(cdner):
     assert re.search(r"span: .* \+0\.\d\d|span: .*not more than chance", shown.out)
 
 
+def test_one_seed_is_said_to_be_one_and_two_are_not(cdner, found):
+    ids = [
+        found.settings[f"odes/test/{side}/{seed}"].predict for seed in (0, 1) for side in ("before", "after")
+    ]
+    assert "One seed:" in cdner("compare", *ids[:2], "--show", "f1", "--resamples", 100).out
+    assert "One seed:" not in cdner("compare", *ids, "--show", "f1", "--resamples", 100).out
+
+
 def test_json_holds_every_listing_and_its_counts_agree(cdner):
     everything = json.loads(cdner("compare", *LABELS, "--resamples", 200, "--limit", 10_000, "--json").out)
     assert list(everything) == list(_TITLES)

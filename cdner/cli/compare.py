@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cdner.cli.output import format_options, json_text, print_rows, print_table
+from cdner.cli.runs import experiment_name
 from cdner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Listing = tuple[tuple[str, ...], list[tuple[object, ...]]]  # columns, rows
 
 _LEVEL = 0.05  # of the one-line conclusion
+_ONE_SEED = "One seed: the interval says what other sentences would do, not what other seeds would."
 _TITLES = {
     "f1": "F1 between 0 and 1; difference = after - before with its 95 % interval and two-sided p-value, "
     "paired bootstrap over sentences",
@@ -77,13 +79,19 @@ def compare(
     if output_format in ("csv", "nl") and show is None:
         raise UsageError(f"--{output_format} holds one listing: choose it with --show {'|'.join(_TITLES)}.")
     store = Store(ctx.obj["store"])
-    names = [find_prediction_run(store, run) for run in runs]
+    names = [find_prediction_run(store, _with_experiment_name(run)) for run in runs]
     groups = by_domain([load_pair(store, *pair) for pair in zip(names[::2], names[1::2], strict=True)])
     listings = {
         name: _listing(name, store, groups, resamples=resamples, seed=seed)
         for name in ([show] if show else _TITLES)
     }
     _print_listings(listings, output_format, limit=limit, alone=show is not None)
+
+
+def _with_experiment_name(run: str) -> str:
+    """``study.toml:full/test`` by the name in that file; any other run as it is."""
+    experiment, colon, label = run.rpartition(":")
+    return f"{experiment_name(experiment)}:{label}" if colon else run
 
 
 def _listing(
@@ -203,6 +211,7 @@ def _for_people(columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> L
 def _conclusions(columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> list[str]:
     """One sentence a metric, in points of F1: over all domains where there are several."""
     of_metric: dict[object, dict[str, Any]] = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+    one_seed = [_ONE_SEED] if all(row["n_seeds"] == 1 for row in of_metric.values()) else []
     return [
         f"{metric}: {100 * row['f1_before']:.2f} -> {100 * row['f1_after']:.2f}, {100 * row['difference']:+.2f} "
         f"points ({100 * row['low']:+.2f} to {100 * row['high']:+.2f}): "
@@ -210,7 +219,7 @@ def _conclusions(columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> 
         + f" at the {_LEVEL:.0%} level".replace("%", " %")
         + f" (p = {row['p_value']:.4f})."
         for metric, row in of_metric.items()
-    ]
+    ] + one_seed
 
 
 COMMANDS = {"compare": compare}

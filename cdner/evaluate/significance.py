@@ -116,6 +116,7 @@ def mcnemar_p_value(n_fixed: int, n_broken: int) -> float:
 
     Of the n = n_fixed + n_broken decisions that changed, the rarer kind is Binomial(n, 1/2) when neither setting
     decides better: p = min(1, 2 P(X <= min)). Whole numbers until the end, so no rounding. 1 without a change.
+    It takes decisions as independent; those of one sentence hardly are, so a p-value near the level is none to trust.
     """
     n, rarer = n_fixed + n_broken, min(n_fixed, n_broken)
     ways = total = 1

@@ -111,8 +111,6 @@ def is_current(connection: DuckDBPyConnection) -> bool:
 
 def remake(connection: DuckDBPyConnection) -> None:
     """Make the table from the files, inside the caller's transaction."""
-    if is_current(connection):
-        return
     rows: list[Row] = [
         tuple(record[column] for column in _COLUMNS)
         for name, text in published_texts().items()
