@@ -101,6 +101,12 @@ def test_malformed_body_is_a_gap(server: ChatServer, body: str, content_type: st
     assert isinstance(outcome, Gap) and outcome.reason.startswith("malformed answer: ")
 
 
+def test_text_that_no_server_takes_is_a_gap(server: ChatServer) -> None:
+    outcomes = dict(backend_for(server).complete([ask("one"), ask("half \ud800"), ask("two")]))
+    assert isinstance(outcomes[0], Completion) and isinstance(outcomes[2], Completion)
+    assert outcomes[1] == Gap("the request holds half characters (lone surrogates), which no server takes")
+
+
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
@@ -237,7 +243,13 @@ def test_newline_behind_the_key_is_forgiven(server: ChatServer, monkeypatch: pyt
     assert server.authorizations == [f"Bearer {KEY}"]
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "http://", "/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:8000/v1", "ftp://host/v1", "http://", "/v1", "http://two words/v1"),
+        *("http://host:port/v1", "http://host:99999/v1", "http://host:0/v1", "http://[::1/v1"),
+    ],
+)
 def test_base_url_must_be_one(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with pytest.raises(BackendError, match="base URL"):

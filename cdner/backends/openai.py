@@ -91,9 +91,13 @@ def known_price(model: str, base_urls: Sequence[str], *, max_cost: float) -> Pri
 
 def check_base_url(base_url: str) -> None:
     """BackendError for what is no http address, and for one with a password: it is stored with the run."""
-    parts = urlsplit(base_url)
     shown = redaction("")(base_url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(base_url)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port)
+    except ValueError:  # of a port or an IPv6 address
+        usable = False
+    if not usable or base_url != "".join(base_url.split()):
         raise BackendError(f"'{shown}' is no base URL. Give one like http://localhost:8000/v1.")
     if "@" in parts.netloc:
         raise BackendError(

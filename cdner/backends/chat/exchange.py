@@ -118,7 +118,6 @@ class Connection:
 
     def send(self, request: ReasoningRequest, *, model: str) -> Exchange:
         """Blocks until there is an outcome. Raises nothing a server can cause."""
-        import httpx2
         import openai
 
         try:
@@ -128,15 +127,23 @@ class Connection:
         except openai.APIStatusError as error:
             return Exchange(self._refusal(error), dict(error.response.headers))
         except openai.APIConnectionError as error:
-            cause = error.__cause__
-            reason = self._redact(str(cause or error)) or type(cause or error).__name__
-            if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
-                return Exchange(Unreachable(reason))
-            if isinstance(error, openai.APITimeoutError):
-                return Exchange(TIMEOUT, billed=True)
-            return Exchange(Passing(f"lost connection: {reason}"), billed=True)
-        except (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL) as error:
+            return self._lost(error)
+        except openai.OpenAIError as error:
             return Exchange(Gap(self._redact(str(error))))
+        except UnicodeEncodeError:
+            return Exchange(Gap("the request holds half characters (lone surrogates), which no server takes"))
+
+    def _lost(self, error: openai.APIConnectionError) -> Exchange:
+        import httpx2
+        import openai
+
+        cause = error.__cause__
+        reason = self._redact(str(cause or error)) or type(cause or error).__name__
+        if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
+            return Exchange(Unreachable(reason))
+        if isinstance(error, openai.APITimeoutError):
+            return Exchange(TIMEOUT, billed=True)
+        return Exchange(Passing(f"lost connection: {reason}"), billed=True)
 
     def _refusal(self, error: openai.APIStatusError) -> Outcome:
         line = self._redact(error.message)
