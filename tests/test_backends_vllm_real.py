@@ -51,7 +51,9 @@ def answers(outcomes: Iterator[tuple[int, object]]) -> dict[int, Completion]:
 
 def servers() -> list[int]:
     """Processes of vLLM's server among those below this one."""
-    listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True)
+    listing = subprocess.run(
+        ["ps", "-eww", "-o", "pid,ppid,args"], capture_output=True, text=True, check=True
+    )
     rows = [line.split(None, 2) for line in listing.stdout.splitlines()[1:]]
     ours = {os.getpid()}
     while grown := {int(pid) for pid, parent, _ in rows if int(parent) in ours} - ours:
