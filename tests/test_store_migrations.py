@@ -108,6 +108,17 @@ def test_an_older_store_is_copied_then_migrated(store, sql_files, use):
     assert store.path.with_name(f"cdner.duckdb.backup-v{NOW}").read_bytes() == before
 
 
+def test_a_migration_written_after_one_with_a_higher_number_is_applied_too(store, sql_files):
+    import_corpus(store)
+    root, switch = sql_files
+    for number, table in ((NOW + 2, "second"), (NOW + 1, "first")):
+        file = root / "migrations" / f"{number:04}_{table}.sql"
+        file.write_text(f"CREATE TABLE {table} AS SELECT 1 AS one;", encoding="utf-8")
+        switch()
+        with store.reading() as connection:
+            assert connection.execute(f"SELECT one FROM {table}").fetchall() == [(1,)]
+
+
 def test_a_migration_that_fails_leaves_the_store_as_it_was(store, sql_files):
     run_id = import_corpus(store)
     root, switch = sql_files

@@ -59,7 +59,7 @@ def is_current(connection: DuckDBPyConnection, path: Path) -> bool:
             f"The store {path} has schema version {version}, this cdner knows versions up to "
             f"{latest_version()}. Use a newer cdner, or another store."
         )
-    if version < latest_version():
+    if _unapplied(connection):
         return False
     made = connection.execute("SELECT name, text_hash FROM view_source").fetchall()
     views_are = dict(made) == {name: content_hash(text) for name, text in view_texts()}
@@ -73,7 +73,7 @@ def create(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         with closing(connect(Store(unfinished), read_only=False)) as connection:
-            _migrate(connection, applied=0)
+            _migrate(connection, migration_files())
         try:
             os.link(unfinished, path)
         except FileExistsError:
@@ -96,10 +96,10 @@ def upgrade(store: Store) -> None:
     """Migrate an older store after copying it to ``<name>.backup-v<version>``; remake changed views."""
     with closing(connect(store, read_only=True)) as connection:
         version = schema_version(connection, store.path)
-        if version < latest_version():
+        if _unapplied(connection):
             _back_up(store.path, version)
     with closing(connect(store, read_only=False)) as connection:
-        _migrate(connection, applied=schema_version(connection, store.path))
+        _migrate(connection, _unapplied(connection))
 
 
 def schema_version(connection: DuckDBPyConnection, path: Path) -> int:
@@ -111,6 +111,12 @@ def schema_version(connection: DuckDBPyConnection, path: Path) -> int:
     except duckdb.CatalogException as error:
         raise StoreError(f"{path} is a DuckDB file but no store of cdner. Name another store.") from error
     return int(row[0]) if row and row[0] is not None else 0
+
+
+def _unapplied(connection: DuckDBPyConnection) -> tuple[tuple[int, Path], ...]:
+    """Our migrations that the store has not seen; one with a lower number may have been written later."""
+    applied = {version for (version,) in connection.execute("SELECT version FROM migration").fetchall()}
+    return tuple((version, file) for version, file in migration_files() if version not in applied)
 
 
 def _back_up(path: Path, version: int) -> None:
@@ -132,14 +138,13 @@ def _back_up(path: Path, version: int) -> None:
         raise StoreError(f"The store {path} was not migrated, its backup failed: {error}.") from error
 
 
-def _migrate(connection: DuckDBPyConnection, *, applied: int) -> None:
+def _migrate(connection: DuckDBPyConnection, migrations: Iterable[tuple[int, Path]]) -> None:
     connection.begin()
-    for version, file in migration_files():
-        if version > applied:
-            connection.execute(file.read_text(encoding="utf-8"))
-            insert_rows(
-                connection, "migration", ("version", "name", "applied_utc"), [(version, file.name, utc_now())]
-            )
+    for version, file in migrations:
+        connection.execute(file.read_text(encoding="utf-8"))
+        insert_rows(
+            connection, "migration", ("version", "name", "applied_utc"), [(version, file.name, utc_now())]
+        )
     _remake_views(connection, view_texts())
     published.remake(connection)
     connection.commit()
