@@ -24,6 +24,7 @@ Setting = Literal[
     "without_initial",
     "without_initial_and_backward",
     "full",
+    "llm_only",  # no backbone: the LLM's own entities (table 7)
 ]
 REASONING_SETTINGS: tuple[Setting, ...] = (
     "without_backward",

@@ -57,10 +57,10 @@ def list_templates(output_format: str | None) -> None:
 )
 @click.option(
     "--what",
-    type=click.Choice(("reason", "describe")),
+    type=click.Choice(("reason", "describe", "extract")),
     default="reason",
     show_default=True,
-    help="The reasoning on a sentence, or the description of a type (--position counts types).",
+    help="The reasoning on a sentence, its entities by the LLM alone, or a type's description (--position: types).",
 )
 @click.option("--json", "as_json", is_flag=True, help="The request as JSON.")
 @click.pass_context
@@ -85,8 +85,11 @@ def render(
     from dataclasses import asdict
 
     experiment = compose_experiment(experiment_name, flags, overrides)
+    setting = "llm_only" if what == "extract" else setting
     experiment = experiment.model_copy(update={"settings": (setting,), "splits": ("dev", "test")})
-    label = "describe:target" if what == "describe" else f"reason:{setting}/{split}"
+    label = "describe:target" if what == "describe" else f"{what}:{setting}/{split}"
+    if what == "extract" and split == "train":
+        raise UsageError("--what extract: the LLM alone is asked for dev and test.")
     positions, requests = _requests(ctx.obj["store"], experiment, corpora_from, label)
     if position is None:
         position = positions[0]

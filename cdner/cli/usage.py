@@ -91,9 +91,10 @@ def execute_and_account(
 
 def _print_usage(plan: Plan, context: Context) -> None:
     """One line on stderr for every step of the plan that asks an LLM."""
+    from cdner.pipeline.plan import LLM_KINDS
     from cdner.store.usage import load_usage
 
-    labels = {step.spec.run_id: step.label for step in plan.steps if step.kind in ("describe", "reason")}
+    labels = {step.spec.run_id: step.label for step in plan.steps if step.kind in LLM_KINDS}
     found = load_usage(context.store, labels) if labels else {}
     for run_id, label in labels.items():
         for usage in found.get(run_id, ()):

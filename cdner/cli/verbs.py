@@ -15,6 +15,7 @@ from cdner.cli.output import format_options, print_rows
 from cdner.cli.progress import StderrProgress
 from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plans
 from cdner.config import REASONING_SETTINGS, Setting
+from cdner.errors import UsageError
 
 RUN_COLUMNS = ("step", "run_id", "state", "seconds")
 
@@ -46,6 +47,8 @@ def _run_verb(
     ):
         plan = build_plan(experiment, context)
         labels = select([step.label for step in plan.steps])
+        if not labels:
+            raise UsageError(f"The setting '{settings[0]}' has no such step on these splits.")
         plan, forced = plan.closure(labels), set(labels) if options["force"] else set()
         if options["dry_run"]:
             print_plans([(plan, context)], output_format)
@@ -66,7 +69,8 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
         splits: tuple[str, ...] = options.get("split") or ()
 
         def select(labels: Sequence[str]) -> list[str]:
-            mine = [label for label in labels if label.startswith(f"{kind}:")]
+            kinds = ("predict", "extract") if kind == "predict" else (kind,)  # the LLM alone predicts, too
+            mine = [label for label in labels if label.partition(":")[0] in kinds]
             if setting:
                 mine = [label for label in mine if label.partition(":")[2].partition("/")[0] == chosen]
             return [label for label in mine if not splits or label.rpartition("/")[2] in splits]

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cdner.errors import CdnerError, PartialError, RunBusyError
-from cdner.pipeline import corpora, measure, models, reasoning
+from cdner.pipeline import corpora, extraction, measure, models, reasoning
 from cdner.pipeline.context import Context
 from cdner.pipeline.forecast import NOTHING, Forecast, forecast
-from cdner.pipeline.plan import Plan, Step
+from cdner.pipeline.plan import LLM_KINDS, Plan, Step
 from cdner.store import Store, runs
 
 _ACTIONS: Mapping[str, Callable[[Step, Context], None]] = {
@@ -21,6 +21,7 @@ _ACTIONS: Mapping[str, Callable[[Step, Context], None]] = {
     "embed": models.embed,
     "describe": reasoning.describe,
     "reason": reasoning.reason,
+    "extract": extraction.extract,
     "quantify": measure.quantify,
     "evaluate": measure.evaluate,
 }
@@ -110,7 +111,7 @@ def preview(plan: Plan, context: Context) -> list[Preview]:
     context.look_up([step.spec.run_id for step in plan.steps])
     for step in plan.steps:
         state, expected = context.run_state(step.spec.run_id), None
-        if step.kind in ("describe", "reason"):
+        if step.kind in LLM_KINDS:
             expected = NOTHING if state == "done" else forecast(step, context)
         rows.append(Preview(step.label, step.spec.run_id, state, expected))
     return rows

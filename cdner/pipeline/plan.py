@@ -19,10 +19,21 @@ from cdner.store.runs import RunSpec, run_spec
 from cdner.types import Domain, Role, Split
 
 # Raised when a step's result changes for the same settings.
-VERSIONS = {"train": 1, "predict": 1, "describe": 1, "embed": 1, "quantify": 1, "reason": 1, "evaluate": 1}
+VERSIONS = {
+    "train": 1,
+    "predict": 1,
+    "describe": 1,
+    "embed": 1,
+    "quantify": 1,
+    "reason": 1,
+    "extract": 1,
+    "evaluate": 1,
+}
 DESCRIBE_TEMPLATE = "describe.v1"
+EXTRACT_TEMPLATE = "ner.v1"
 FROM_FILE = "file"  # describe.backend and reason.backend: texts from outside; the section's model is the path
-KINDS = ("import", "train", "predict", "describe", "embed", "quantify", "reason", "evaluate")
+LLM_KINDS = ("describe", "reason", "extract")  # steps that ask an LLM
+KINDS = ("import", "train", "predict", "describe", "embed", "quantify", "reason", "extract", "evaluate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +72,21 @@ def build_plan(experiment: Experiment, identities: Identities) -> Plan:
     reasoned = [setting for setting in settings if setting in REASONING_SETTINGS]
     if "without_source" in settings:
         builder.add_train("without_source", base=None)
-    if "without_all" in settings or reasoned:
+    asks_llm = bool(reasoned) or "llm_only" in settings
+    if "without_all" in settings or asks_llm:
         builder.add_train("without_all", base="train:source")
-    if reasoned:
+    if asks_llm:
         builder.add_confusion()
     for setting in reasoned:
         builder.add_reasoning(setting)
         builder.add_train(setting, base="train:source")
     for setting in settings:
         for split in experiment.splits:
-            builder.add_prediction(setting, split)
-            builder.add_evaluation(setting, split)
+            if setting == "llm_only":
+                predictions = builder.add_extraction(split)
+            else:
+                predictions = builder.add_prediction(setting, split)
+            builder.add_evaluation(setting, split, predictions)
     steps = tuple(builder.steps.values())
     return Plan(experiment, builder.source, builder.target, steps, dict(builder.steps))
 
@@ -181,9 +196,26 @@ class _Builder:
         n = self._sample(split)
         return {"predict": prediction.identity(), "types": list(types.types), "n": n}
 
-    def add_evaluation(self, setting: Setting, split: Split) -> str:
+    def add_extraction(self, split: Split) -> str:
+        """The LLM's own entities, asked for with the whole method's prompt (table 7)."""
+        if self.experiment.reason.backend == FROM_FILE:
+            raise UsageError(
+                "The setting 'llm_only' asks an LLM: reason.backend = 'file' has only reasoning texts."
+            )
+        settings: dict[str, Json] = {
+            **self._reasoning_settings("full"),
+            "template": self.identities.template(EXTRACT_TEMPLATE),
+            "n": self._sample(split),
+        }
         inputs = {
-            "predictions": f"predict:{setting}/{split}",
+            "confusion": "quantify:target",
+            "corpus": self._corpus(self.experiment.corpora.target, split),
+        }
+        return self._add(f"extract:llm_only/{split}", settings, inputs, setting="llm_only")
+
+    def add_evaluation(self, setting: Setting, split: Split, predictions: str) -> str:
+        inputs = {
+            "predictions": predictions,
             "corpus": self._corpus(self.experiment.corpora.target, split),
         }
         return self._add(f"evaluate:{setting}/{split}", {"split": split}, inputs, setting=setting)

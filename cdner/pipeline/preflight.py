@@ -67,7 +67,7 @@ def _check_describing(step: Step, context: Context) -> None:
 
 
 def _check_reasoning(step: Step, context: Context) -> None:
-    settings, target = context.experiment.reason, context.experiment.corpora.target
+    settings = context.experiment.reason
     if settings.backend == FROM_FILE:
         check_file(step, context)
         return
@@ -76,12 +76,22 @@ def _check_reasoning(step: Step, context: Context) -> None:
             f"reason.template = '{settings.template}' is no template for reasoning texts: "
             f"their names begin with '{PBRC_TEMPLATES}'."
         )
+    _check_examples(context)
+    _check_llm(step, context)
+
+
+def _check_extraction(step: Step, context: Context) -> None:
+    _check_examples(context)
+    _check_llm(step, context)
+
+
+def _check_examples(context: Context) -> None:
+    settings, target = context.experiment.reason, context.experiment.corpora.target
     n_present = len(prompts.load_examples(target)) if settings.n_examples else 0
     if settings.n_examples > n_present:
         raise UsageError(
             f"reason.n_examples = {settings.n_examples}, but '{target}' has {n_present} examples."
         )
-    _check_llm(step, context)
 
 
 def _check_llm(step: Step, context: Context) -> None:
@@ -96,4 +106,5 @@ _CHECKS: Mapping[str, Callable[[Step, Context], None]] = {
     **dict.fromkeys(("train", "predict", "embed"), _check_backbone),
     "describe": _check_describing,
     "reason": _check_reasoning,
+    "extract": _check_extraction,
 }

@@ -14,8 +14,14 @@ from cdner.errors import PartialError
 from cdner.pipeline.asking import CUT_OFF, Defects, complete, reasons_in_words, to_send
 from cdner.pipeline.context import Context
 from cdner.pipeline.imported_reasoning import import_reasoning
-from cdner.pipeline.plan import DESCRIBE_TEMPLATE, FROM_FILE, Step
-from cdner.reasoning import description_requests, parse_description, parse_reasoning, reasoning_requests
+from cdner.pipeline.plan import DESCRIBE_TEMPLATE, EXTRACT_TEMPLATE, FROM_FILE, Step
+from cdner.reasoning import (
+    description_requests,
+    entities_text,
+    parse_description,
+    parse_reasoning,
+    reasoning_requests,
+)
 from cdner.store import confusion as stored_confusion
 from cdner.store import descriptions as stored_descriptions
 from cdner.store import reasoning as stored
@@ -61,7 +67,7 @@ def _described(step: Step, context: Context, glosses: Mapping[str, Gloss]) -> li
             TypeDescription(name, found.text, found.origin, described.text, answer.request_id, origin)
         )
     if gaps:
-        raise _partial(step, gaps, f"{len(answers)} types have no description")
+        raise partial_error(step, gaps, f"{len(answers)} types have no description")
     return rows
 
 
@@ -107,7 +113,7 @@ def reason(step: Step, context: Context) -> None:
     gaps = [outcome for _, _, outcome in rows if isinstance(outcome, Gap)]
     n_allowed = context.experiment.execution.max_gaps
     if len(gaps) > n_allowed:
-        raise _partial(
+        raise partial_error(
             step,
             gaps,
             f"{len(rows)} sentences have no reasoning text",
@@ -120,6 +126,17 @@ def reason(step: Step, context: Context) -> None:
         )
 
 
+def template_name(step: Step, context: Context) -> str:
+    """The template of a reason or extract step."""
+    return EXTRACT_TEMPLATE if step.kind == "extract" else context.experiment.reason.template
+
+
+def extraction_defects(completion: Completion) -> int:
+    """An LLM's own entities: none at all is worse than an answer that was cut off."""
+    is_missing = "{" not in entities_text(completion.text)
+    return MISSING_PART * is_missing + ENDS_EARLY * (completion.finish_reason == CUT_OFF)
+
+
 def _reasoning_defects(setting: Setting, *, structured: bool) -> Defects:
     def defects(completion: Completion) -> int:
         malformed = parse_reasoning(completion.text, setting, structured=structured).malformed
@@ -129,7 +146,8 @@ def _reasoning_defects(setting: Setting, *, structured: bool) -> Defects:
     return defects
 
 
-def _partial(step: Step, gaps: Sequence[Gap], what: str, *, way_out: str = "") -> PartialError:
+def partial_error(step: Step, gaps: Sequence[Gap], what: str, *, way_out: str = "") -> PartialError:
+    """How many, why, and how to go on."""
     return PartialError(
         f"{step.label}: {len(gaps)} of {what} yet: {reasons_in_words(gaps)}. "
         f"What arrived is stored; run the same command again to ask for the rest.{way_out}"
@@ -137,7 +155,7 @@ def _partial(step: Step, gaps: Sequence[Gap], what: str, *, way_out: str = "") -
 
 
 def requests_of(step: Step, context: Context) -> tuple[list[int], tuple[ReasoningRequest, ...]]:
-    """Positions and requests of a reason or describe step (``cdner prompts render`` shows them)."""
+    """Positions and requests of a step that asks an LLM (``cdner prompts render`` shows them)."""
     if step.kind == "describe":
         requests = _description_requests(context)
         return list(range(len(requests))), requests
@@ -184,6 +202,8 @@ def n_texts(step: Step, context: Context) -> int | None:
 def _defects(step: Step, context: Context) -> Defects:
     if step.kind == "describe":
         return _description_defects(context.experiment.describe)
+    if step.kind == "extract":
+        return extraction_defects
     settings = cast(Mapping[str, Any], step.spec.settings)
     return _reasoning_defects(settings["setting"], structured=context.experiment.reason.structured)
 
@@ -207,7 +227,7 @@ def _reasoning_requests(step: Step, context: Context) -> tuple[list[int], tuple[
     rivals = stored_confusion.load_rivals(context.store, quantify_run)
     requests = reasoning_requests(
         [corpus.sentences[position].text for position in positions],
-        prompts.load_template(context.experiment.reason.template),
+        prompts.load_template(template_name(step, context)),
         setting=settings["setting"],
         source=source,
         target=target,

@@ -3,7 +3,7 @@
 Knows nothing of backends, the store or gold labels: sentences come in as text.
 """
 
-from cdner.reasoning.parsing import entities_text, parse_description, parse_reasoning
+from cdner.reasoning.parsing import entities_text, parse_description, parse_reasoning, without_entities
 from cdner.reasoning.requests import description_requests, reasoning_requests
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "parse_description",
     "parse_reasoning",
     "reasoning_requests",
+    "without_entities",
 ]

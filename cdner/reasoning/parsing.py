@@ -101,6 +101,12 @@ def entities_text(text: str) -> str:
     return _FENCE.sub("", answer[start:]).strip()
 
 
+def without_entities(text: str) -> str:
+    """A headed answer by a ``ner`` template up to its entities: the reasoning alone."""
+    marks = list(_ENTITIES.finditer(text))
+    return text[: marks[-1].start()] if marks else text
+
+
 def _without_thoughts(text: str, counts: Counter[str]) -> str:
     """Without what a reasoning model wrote to itself before its answer."""
     thoughts = _THOUGHTS.match(text)
