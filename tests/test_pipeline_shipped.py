@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import socket
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from pipeline_experiments import cdner, shared_folder, sql
 
-from cdner.cli.experiment import find_experiment, shipped_experiments
+from cdner.cli.experiment import compose_experiment, find_experiment, shipped_experiments
 from cdner.cli.progress import StderrProgress
 from cdner.config import parse_experiment
+from cdner.matrix import cells
 from cdner.pipeline.context import open_context
 from cdner.pipeline.plan import Plan, build_plan
 
@@ -19,25 +21,44 @@ PAPER = ("paper-flan-t5-base", "paper-flan-t5-large")
 DEMO_CORPORA = {"source": "newsdesk", "target": "film"}
 
 
-@pytest.mark.parametrize("name", sorted(shipped_experiments()))
+NEEDS_TWITTER = "table1"  # a corpus that only its user can bring
+
+
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    [
+        *((name, ()) for name in sorted(shipped_experiments()) if name != NEEDS_TWITTER),
+        *((name, ("--profile", "cpu")) for name in sorted(shipped_experiments())),
+    ],
+)
 def test_a_shipped_experiment_plans_without_network_or_store(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, profile: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a plan needs no network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("CDNER_CACHE", str(tmp_path / "cache"))
-    plan = cdner(tmp_path / "s.duckdb", "run", name, "--dry-run", "--json")
+    plan = cdner(tmp_path / "s.duckdb", "run", name, *profile, "--dry-run", "--json")
     assert plan.code == 0, plan.err
-    experiment = find_experiment(name)
-    labels = [row["step"] for row in plan.rows]
-    for setting in experiment.settings:
-        assert f"train:{setting}" in labels
-        assert all(f"evaluate:{setting}/{split}" in labels for split in experiment.splits)
+    experiment = compose_experiment(name, {"profile": profile[-1] if profile else None}, ())
+    only = cells(experiment)[0].name  # of a single cell no name is printed
+    planned = Counter((row.get("experiment", only), row["step"]) for row in plan.rows)
+    assert max(planned.values()) == 1
+    for cell in cells(experiment):
+        for setting in cell.settings:
+            made = "extract:llm_only/test" if setting == "llm_only" else f"train:{setting}"
+            assert any(step == made for _, step in planned)
+            assert all((cell.name, f"evaluate:{setting}/{split}") in planned for split in cell.splits)
     assert {row["state"] for row in plan.rows} == {"absent"}
-    assert len({row["run_id"] for row in plan.rows}) == len(labels)
+    assert len({row["run_id"] for row in plan.rows}) == len(plan.rows)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corpus_that_only_the_user_has_is_asked_for(tmp_path: Path) -> None:
+    plan = cdner(tmp_path / "s.duckdb", "run", NEEDS_TWITTER, "--dry-run")
+    assert plan.code == 1
+    assert "no corpus twitter/train" in plan.err and "cdner import conll" in plan.err
 
 
 @pytest.mark.parametrize("name", PAPER)
