@@ -276,3 +276,14 @@ def test_seconds_are_those_of_the_answered_attempt(server: ChatServer) -> None:
 def test_no_requests_need_no_server() -> None:
     client = ChatClient([Server("http://127.0.0.1:9/v1")], model="m", concurrency=2, timeout=60)
     assert list(client.complete([])) == []
+
+
+def test_a_proxy_is_not_asked_for_a_server_on_this_machine(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    (answer,) = outcomes(server, [ask("text")]).values()
+    assert isinstance(answer, Completion)

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -93,6 +94,15 @@ class _Body(BaseModel):
     usage: _Usage | None = None
 
 
+def is_loopback(base_url: str) -> bool:
+    """Whether the server is on this machine's loopback: localhost, 127.0.0.0/8 or ::1."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Connection:
     """One server's client. ``timeout`` in real seconds, for each step of an exchange."""
 
@@ -110,7 +120,10 @@ class Connection:
             base_url=server.base_url,
             max_retries=0,
             timeout=patience,
-            http_client=openai.DefaultHttpxClient(limits=limits, timeout=patience),
+            # A proxy of the environment is for servers elsewhere; it could not reach this machine's own.
+            http_client=openai.DefaultHttpxClient(
+                limits=limits, timeout=patience, trust_env=not is_loopback(server.base_url)
+            ),
         )
 
     def close(self) -> None:
