@@ -39,7 +39,7 @@ def train(step: Step, context: Context) -> None:
     dev_sentences, dev_chains = _sentences(step, context, "dev", settings["n_dev"])
 
     def metric(model: Backbone) -> float:
-        predicted = _predict_all(
+        predicted = predict_all(
             model,
             dev_sentences,
             dev_chains,
@@ -89,7 +89,7 @@ def predict(step: Step, context: Context) -> None:
         stored_predictions.save_predictions(context.store, step.spec.run_id, chunk, corpus_run_id=corpus_run)
         chunk.clear()
 
-    _predict_all(
+    predict_all(
         backbone,
         [sentences[index] for index in pending],
         [chains[index] for index in pending],
@@ -156,7 +156,7 @@ def _examples(
     ]
 
 
-def _predict_all(
+def predict_all(
     backbone: Backbone,
     sentences: Sequence[Sentence],
     chains: Sequence[ReasoningChain | None],

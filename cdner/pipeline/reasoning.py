@@ -99,7 +99,7 @@ def reason(step: Step, context: Context) -> None:
     template = prompts.load_template(context.experiment.reason.template)
     stored.save_template(context.store, template.name, template.text)
     llm = context.experiment.reason
-    defects = _reasoning_defects(settings["setting"], structured=llm.structured)
+    defects = reasoning_defects(settings["setting"], structured=llm.structured)
     answers = complete(step, context, llm, requests, defects=defects)
     rows: list[tuple[int, str, ReasoningChain | Gap]] = []
     for position, answer in zip(positions, answers, strict=True):
@@ -137,7 +137,7 @@ def extraction_defects(completion: Completion) -> int:
     return MISSING_PART * is_missing + ENDS_EARLY * (completion.finish_reason == CUT_OFF)
 
 
-def _reasoning_defects(setting: Setting, *, structured: bool) -> Defects:
+def reasoning_defects(setting: Setting, *, structured: bool) -> Defects:
     def defects(completion: Completion) -> int:
         malformed = parse_reasoning(completion.text, setting, structured=structured).malformed
         n_missing = sum(kind in malformed for kind in _MISSING)
@@ -205,7 +205,7 @@ def _defects(step: Step, context: Context) -> Defects:
     if step.kind == "extract":
         return extraction_defects
     settings = cast(Mapping[str, Any], step.spec.settings)
-    return _reasoning_defects(settings["setting"], structured=context.experiment.reason.structured)
+    return reasoning_defects(settings["setting"], structured=context.experiment.reason.structured)
 
 
 def _description_requests(context: Context) -> tuple[ReasoningRequest, ...]:
@@ -217,18 +217,31 @@ def _description_requests(context: Context) -> tuple[ReasoningRequest, ...]:
 
 def _reasoning_requests(step: Step, context: Context) -> tuple[list[int], tuple[ReasoningRequest, ...]]:
     settings = cast(Mapping[str, Any], step.spec.settings)
-    corpora = context.experiment.corpora
-    source, target = context.domain(corpora.source, "source"), context.domain(corpora.target, "target")
-    quantify_run = context.input_run(step, "confusion")
     corpus = context.corpus_of(context.input_run(step, "corpus"))
     positions = chosen_positions(corpus, settings["n"])
+    requests = requests_about(
+        [corpus.sentences[position].text for position in positions],
+        context,
+        setting=settings["setting"],
+        quantify_run=context.input_run(step, "confusion"),
+        template=template_name(step, context),
+    )
+    return positions, requests
+
+
+def requests_about(
+    texts: Sequence[str], context: Context, *, setting: Setting, quantify_run: str, template: str
+) -> tuple[ReasoningRequest, ...]:
+    """The reasoning request of each text, in order, with the prefixes and rivals of a quantify run."""
+    corpora = context.experiment.corpora
+    source, target = context.domain(corpora.source, "source"), context.domain(corpora.target, "target")
     hierarchy = load_hierarchy(context.store, quantify_run)
     short = {entry.name: entry.short for entry in source.entries}
     rivals = stored_confusion.load_rivals(context.store, quantify_run)
-    requests = reasoning_requests(
-        [corpus.sentences[position].text for position in positions],
-        prompts.load_template(template_name(step, context)),
-        setting=settings["setting"],
+    return reasoning_requests(
+        texts,
+        prompts.load_template(template),
+        setting=setting,
         source=source,
         target=target,
         prefixes={
@@ -239,4 +252,3 @@ def _reasoning_requests(step: Step, context: Context) -> tuple[list[int], tuple[
         examples=prompts.load_examples(target.name) if context.experiment.reason.n_examples else (),
         settings=context.experiment.reason,
     )
-    return positions, requests
