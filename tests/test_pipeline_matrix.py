@@ -8,7 +8,10 @@ from statistics import fmean, stdev
 import pytest
 from pipeline_experiments import CALLS, cdner, sql, write_experiment
 
+from cdner.corpora.sampling import sampled_positions
 from cdner.pipeline.summary import SCORE_COLUMNS, averaged_scores
+from cdner.store import Store
+from cdner.store.corpora import load_corpus
 
 VARY = """
 [[vary]]
@@ -71,3 +74,22 @@ def test_seeds_are_averaged_and_nothing_else() -> None:
         ("a=1", "full", "test", 2, "1.00", "2.00", mean, "4.00", "5.00", deviation),
         ("a=2", "full", "test", 1, "1.00", "2.00", "50.00", "4.00", "5.00", ""),
     ]
+
+
+@pytest.mark.slow
+def test_the_sentences_of_a_few_shot_sample_are_stored(varied: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    shots = ("--set", "corpora.shots=3", "--set", "corpora.shot_unit=sentence", "--set", "vary=[]")
+    for seed in (0, 1):
+        ran = cdner(
+            store, "run", varied, *shots, "--set", f"corpora.sample_seed={seed}", "--until", "train", "--json"
+        )
+        assert ran.code == 0, ran.err
+    train = "SELECT t.run_id, list(position ORDER BY position) FROM training_sentence t "
+    train += "JOIN corpus c ON c.run_id = t.corpus_run_id WHERE domain = 'film' GROUP BY ALL"
+    samples = [positions for _, positions in sql(store, train)]
+    corpus = load_corpus(
+        Store(store), str(sql(store, "SELECT run_id FROM corpus WHERE domain = 'film' LIMIT 1")[0][0])
+    )
+    assert sorted(samples) == sorted(sampled_positions(corpus, 3, seed=seed) for seed in (0, 1))
+    assert cdner(store, "store", "verify").code == 0

@@ -51,6 +51,9 @@ def train(step: Step, context: Context) -> None:
         rows = score(dev_sentences, [predicted[index] for index in range(len(dev_sentences))], types)
         return next(row.f1 for row in rows if (row.metric, row.entity_type) == ("strict", "*"))
 
+    corpus_run = context.input_run(step, "train")
+    chosen = chosen_positions(context.corpus_of(corpus_run), settings["n_train"])
+    stored_models.save_training_sentences(context.store, step.spec.run_id, corpus_run, chosen)
     context.progress.start(f"{step.label} on {len(train_sentences)} sentences")
     result = fit(
         backbone,

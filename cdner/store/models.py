@@ -5,11 +5,12 @@ The weights themselves are files beside the store; nothing here opens them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cdner.errors import StoreError
-from cdner.store.connection import Store, insert_rows
+from cdner.store.connection import Store, insert_rows, replace_run
 from cdner.types import EpochLog, FitResult
 
 _LOG_COLUMNS = ("epoch", "step", "train_loss", "dev_loss", "dev_metric", "seconds", "n_truncated_tokens")
@@ -36,6 +37,14 @@ def save_checkpoint(store: Store, run_id: str, result: FitResult) -> None:
             [_log_row(run_id, epoch) for epoch in result.epochs],
             on_conflict="replace",
         )
+
+
+def save_training_sentences(store: Store, run_id: str, corpus_run_id: str, positions: Sequence[int]) -> None:
+    """Store which sentences of a stored corpus a model is trained on; they replace earlier ones."""
+    columns = ("run_id", "position", "corpus_run_id")
+    rows = [(run_id, position, corpus_run_id) for position in positions]
+    with store.transaction() as connection:
+        replace_run(connection, "training_sentence", columns, run_id, rows)
 
 
 def load_checkpoint(store: Store, run_id: str) -> Checkpoint:

@@ -33,6 +33,7 @@ OUTPUT_TABLES = (
     "type_embedding",
     "checkpoint",
     "train_log",
+    "training_sentence",
     "prediction_corpus",
     "prediction",
     "predicted_entity",

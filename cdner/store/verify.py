@@ -37,6 +37,7 @@ _REFERENCES = (
     ("corpus_sentence", "sentence_id", "sentence", "sentence_id"),
     ("gold_entity", "run_id, position", "corpus_sentence", "run_id, position"),
     ("domain_type", "run_id", "corpus", "run_id"),
+    ("training_sentence", "corpus_run_id, position", "corpus_sentence", "run_id, position"),
     ("prediction_corpus", "corpus_run_id", "corpus", "run_id"),
     ("prediction", "run_id", "prediction_corpus", "run_id"),
     ("predicted_entity", "run_id, position", "prediction", "run_id, position"),
