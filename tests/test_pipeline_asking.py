@@ -236,6 +236,24 @@ def test_what_arrived_before_a_backend_gives_up_is_stored(store: Store) -> None:
     assert again.backend.rounds == [[("d0", 5)]]
 
 
+def test_an_interrupt_right_after_storing_stores_nothing_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Asked(store, improving, n_at_hand=1)
+    presses = iter([KeyboardInterrupt])
+
+    def interrupted(n: int = 1, note: str = "") -> None:
+        for press in presses:
+            raise press
+
+    monkeypatch.setattr(asked.bar, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        asked("a0", "b0", "c0")
+    with store.reading() as connection:
+        counts = connection.execute("SELECT count(*), count(DISTINCT request_id) FROM completion").fetchall()
+    assert counts == [(2, 2)]
+
+
 def test_what_was_not_answered_at_all_is_a_gap(store: Store) -> None:
     def silent(requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
         yield 1, written("only this")

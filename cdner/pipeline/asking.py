@@ -189,6 +189,9 @@ def _ask(
                 commit()
     finally:  # an interrupt and a backend that gives up leave nothing behind that has arrived
         if group:
+            # The interrupt may have come when they were stored already: twice in the store is twice on the account.
+            durable = stored.load_completions(context.store, [key for key, _ in group])
+            group[:] = [(key, outcome) for key, outcome in group if key not in durable]
             commit()
     for question in pending:
         outcomes.setdefault(question.request_id, Gap("the backend gave no answer"))
