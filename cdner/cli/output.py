@@ -12,14 +12,14 @@ import json
 import math
 import os
 import re
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
 from cdner.errors import UsageError
+from cdner.visible import visible as visible  # noqa: PLC0414  its users find it beside what prints
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,14 +64,7 @@ def print_rows(
         for line in lines:
             click.echo(line)
     elif output_format == "csv":
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(
-            [json_text(cell) if isinstance(cell, list | tuple | dict) else cell for cell in row]
-            for row in rows
-        )
-        click.echo(buffer.getvalue(), nl=False, color=True)  # color: click would take bytes out of the values
+        _print_csv([columns, *rows])
     elif exact:
         print_table(columns, rows)
     else:
@@ -86,6 +79,36 @@ def print_rows(
                 for row in rows
             ],
         )
+
+
+def print_pieces(
+    columns: Sequence[str],
+    pieces: Iterable[Sequence[Sequence[Cell]]],
+    output_format: str | None,
+    *,
+    limit: int,
+) -> int:
+    """As ``print_rows`` with "csv" or "nl", piece by piece as they come; at most ``limit`` rows. How many came."""
+    n_rows = 0
+    if output_format == "csv":
+        _print_csv([columns])
+    for piece in pieces:
+        shown = piece[: max(0, limit - n_rows)]
+        n_rows += len(piece)
+        if output_format == "csv":
+            _print_csv(shown)
+        else:
+            print_rows(columns, shown, "nl")
+    return n_rows
+
+
+def _print_csv(rows: Sequence[Sequence[Cell]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows(
+        [json_text(cell) if isinstance(cell, list | tuple | dict) else cell for cell in row] for row in rows
+    )
+    click.echo(buffer.getvalue(), nl=False, color=True)  # color: click would take bytes out of the values
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], title: str | None = None) -> None:
@@ -147,20 +170,6 @@ def cell_text(cell: Cell) -> str:
     if cell is None:
         return ""
     return visible(f"{cell:.4f}" if isinstance(cell, float) else str(cell))
-
-
-def visible(text: str) -> str:
-    """The text with escape sequences, direction marks and the like spelled out; new lines stay."""
-    return "".join(char if _is_harmless(char) else _escaped(char) for char in text)
-
-
-def _is_harmless(char: str) -> bool:
-    return char.isprintable() or char == "\n" or unicodedata.category(char) == "Zs"
-
-
-def _escaped(char: str) -> str:
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def json_text(value: object) -> str:

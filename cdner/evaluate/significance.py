@@ -73,18 +73,31 @@ def resampled_differences(
     n_sentences = before.shape[1]
     if after.shape[1] != n_sentences or n_sentences == 0:
         raise ValueError(f"{n_sentences} sentences before, {after.shape[1]} after: not paired")
-    runs = np.concatenate([before, after])
-    table = np.moveaxis(runs, 0, 1).reshape(n_sentences, -1).astype(np.float64)  # (sentences, runs * 3)
+    scores = resampled_f1(np.concatenate([before, after]), seed=seed, n_resamples=n_resamples)
+    differences: FloatArray = scores[:, len(before) :].mean(1) - scores[:, : len(before)].mean(1)
+    return differences
+
+
+def resampled_f1(
+    counts: Counts, *, seed: int | Sequence[int] = 0, n_resamples: int = N_RESAMPLES
+) -> FloatArray:
+    """(n_resamples, n_runs) F1 of every run, in each resample on the same drawn sentences; at least one sentence."""
+    n_runs, n_sentences, _ = counts.shape
+    table = np.moveaxis(counts, 0, 1).reshape(n_sentences, -1).astype(np.float64)  # (sentences, runs * 3)
     generator = np.random.default_rng(seed)
     n_rows = max(1, _BLOCK // n_sentences)
-    differences = np.empty(n_resamples)
+    scores = np.empty((n_resamples, n_runs))
     for start in range(0, n_resamples, n_rows):
         size = min(n_rows, n_resamples - start)
         totals = _drawn_times(generator, size, n_sentences) @ table
-        scores = micro_f1(totals.reshape(size, len(runs), 3))
-        n_before = len(before)
-        differences[start : start + size] = scores[:, n_before:].mean(1) - scores[:, :n_before].mean(1)
-    return differences
+        scores[start : start + size] = micro_f1(totals.reshape(size, n_runs, 3))
+    return scores
+
+
+def percentile_interval(resampled: FloatArray) -> tuple[float, float]:
+    """The 95 % percentile interval of resamples (n,) (Efron and Tibshirani 1993, chapter 13)."""
+    low, high = np.quantile(resampled, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 def _drawn_times(generator: np.random.Generator, n_rows: int, n_sentences: int) -> FloatArray:
@@ -106,9 +119,9 @@ def difference_of(value: float, resampled: FloatArray) -> Difference:
     p = (1 + #{|resampled - value| >= |value|}) / (1 + n), the test of Berg-Kirkpatrick et al. (2012)
     on both sides, with the observation counted in as Davison and Hinkley (1997, section 4.2) do.
     """
-    low, high = np.quantile(resampled, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    low, high = percentile_interval(resampled)
     n_as_far = int(np.count_nonzero(np.abs(resampled - value) >= abs(value)))
-    return Difference(value, float(low), float(high), (1 + n_as_far) / (1 + len(resampled)))
+    return Difference(value, low, high, (1 + n_as_far) / (1 + len(resampled)))
 
 
 def mcnemar_p_value(n_fixed: int, n_broken: int) -> float:

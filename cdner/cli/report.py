@@ -1,0 +1,66 @@
+"""``cdner report``: what experiments found, as one page to read, tables to print and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cdner.cli.runs import experiment_name
+from cdner.errors import UsageError
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("report")
+@click.argument("experiments", nargs=-1, metavar="[EXPERIMENT]...")
+@click.option(
+    "--html", type=_FILE, help="One self-contained page: scores, maps, every error; needs no network."
+)
+@click.option(
+    "--markdown", type=_FILE, help="Tables: leaderboard, published, ablation, errors per type, usage."
+)
+@click.option("--latex", type=_FILE, help="The same tables for LaTeX, with booktabs.")
+@click.option("--title", help="Heading of the page.  [default: the experiments' names]")
+@click.option(
+    "--resamples",
+    type=click.IntRange(min=100),
+    default=10_000,
+    show_default=True,
+    help="Bootstrap resamples of the intervals.",
+)
+@click.pass_context
+def report(
+    ctx: click.Context,
+    experiments: tuple[str, ...],
+    html: Path | None,
+    markdown: Path | None,
+    latex: Path | None,
+    title: str | None,
+    resamples: int,
+) -> None:
+    """Show EXPERIMENTs (default: all in the store): names as in the store, or their files; a matrix with all cells."""
+    from cdner.pipeline.report import gather
+    from cdner.report import render_page
+    from cdner.report import tables as printed
+    from cdner.store import Store
+
+    if html is None and markdown is None and latex is None:
+        raise UsageError("Nothing to write: name --html FILE, --markdown FILE or --latex FILE.")
+    names = [experiment_name(name) for name in experiments]
+    found = gather(Store(ctx.obj["store"]), names, title=title or "", n_resamples=resamples)
+    if html:
+        _write(html, render_page(found))
+    tables = printed.printed_tables(found)
+    if markdown:
+        _write(markdown, printed.markdown(tables))
+    if latex:
+        _write(latex, printed.latex(tables))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+    click.echo(str(path))
+
+
+COMMANDS = {"report": report}

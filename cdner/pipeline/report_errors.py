@@ -1,0 +1,160 @@
+"""What the models of a report predicted, what of it is wrong, and how sure their scores are. Loads no model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from cdner.evaluate.scores import sentence_counts
+from cdner.evaluate.significance import (
+    Counts,
+    difference_of,
+    f1_difference,
+    micro_f1,
+    percentile_interval,
+    resampled_differences,
+    resampled_f1,
+)
+from cdner.report.content import (
+    Ablation,
+    Difference,
+    ErrorKind,
+    ErrorShare,
+    Model,
+    PredictionError,
+    Where,
+)
+from cdner.store import Store, reported
+from cdner.store.corpora import load_corpus
+from cdner.store.predictions import load_predictions, predicted_corpus
+from cdner.store.reasoning import load_reasoning
+from cdner.types import Corpus, Prediction
+
+if TYPE_CHECKING:
+    from cdner.pipeline.report import Evaluated
+
+ALL_TYPES = "*"
+_BASELINES = ("without_all", "without_source")  # the first of them that was evaluated
+
+
+def gather_models(
+    store: Store, evaluated: Sequence[Evaluated]
+) -> tuple[tuple[Corpus, ...], tuple[Model, ...]]:
+    """Corpora, each once, and what each evaluated run's model predicted, with the reasoning it read."""
+    reasoned = reported.reasoning_inputs(store, [item.predict_run_id for item in evaluated])
+    corpora: dict[str, Corpus] = {}
+    models = []
+    for item in evaluated:
+        corpus_run = predicted_corpus(store, item.predict_run_id)
+        if corpus_run not in corpora:
+            corpora[corpus_run] = load_corpus(store, corpus_run)
+        predictions = load_predictions(store, item.predict_run_id)
+        models.append(
+            Model(
+                item.where,
+                item.experiment,
+                item.predict_run_id,
+                corpus=list(corpora).index(corpus_run),
+                predicted={position: found.entities for position, found in predictions.items()},
+                # An LLM alone stores what it reasoned with its own run.
+                reasoning=load_reasoning(store, reasoned.get(item.predict_run_id, item.predict_run_id)),
+            )
+        )
+    return tuple(corpora.values()), tuple(models)
+
+
+def prediction_errors(store: Store, models: Sequence[Model]) -> tuple[PredictionError, ...]:
+    """Every error of every model, by model and then in text order; a run of two models counts for both."""
+    by_run: dict[str, list[reported.ErrorRow]] = {}
+    for row in reported.error_rows(store, list({model.run_id for model in models})):
+        by_run.setdefault(row.run_id, []).append(row)
+    return tuple(
+        PredictionError(
+            number,
+            row.position,
+            cast(ErrorKind, row.kind),
+            gold=row.gold_type or "",
+            predicted=row.predicted_type or "",
+            start=row.start_token,
+            end=row.end_token,
+        )
+        for number, model in enumerate(models)
+        for row in by_run.get(model.run_id, ())
+    )
+
+
+def errors_per_type(
+    corpora: Sequence[Corpus], models: Sequence[Model], errors: Sequence[PredictionError]
+) -> tuple[ErrorShare, ...]:
+    """Figure 6: per line of the leaderboard "*" first, then the types in their corpus' order."""
+    n_gold: dict[Where, Counter[str]] = {}
+    types: dict[Where, tuple[str, ...]] = {}
+    n_wrong: Counter[tuple[Where, str, str]] = Counter()
+    for model in models:
+        corpus = corpora[model.corpus]
+        types[model.where] = corpus.types
+        counts = n_gold.setdefault(model.where, Counter())
+        counts.update(entity.type for p in model.predicted for entity in corpus.sentences[p].entities)
+    for error in errors:
+        for name in (error.gold or error.predicted, ALL_TYPES):
+            n_wrong[models[error.model].where, name, error.kind] += 1
+    return tuple(
+        ErrorShare(
+            where,
+            name,
+            n_gold=n_gold[where].total() if name == ALL_TYPES else n_gold[where][name],
+            n_misclassified=n_wrong[where, name, "type"],
+            n_boundary=n_wrong[where, name, "boundary"],
+            n_not_found=n_wrong[where, name, "missed"],
+            n_spurious=n_wrong[where, name, "spurious"],
+        )
+        for where, names in types.items()
+        for name in (ALL_TYPES, *names)
+    )
+
+
+def ablations(
+    corpora: Sequence[Corpus], models: Sequence[Model], *, n_resamples: int
+) -> tuple[Ablation, ...]:
+    """One bar a line of the leaderboard, compared with the plain backbone of the same cells where there is one.
+
+    Seeds of one line, and the settings compared, must have predicted the same sentences; else there is no interval
+    to give, and the bar or the difference is left out.
+    """
+    counted: dict[Where, tuple[tuple[int, ...], Counts]] = {}
+    for where in dict.fromkeys(model.where for model in models):
+        seeds = [model for model in models if model.where == where]
+        read = {(model.corpus, *sorted(model.predicted)) for model in seeds}
+        if len(read) == 1 and seeds[0].predicted:
+            counted[where] = read.pop(), np.stack([_counts(corpora, model) for model in seeds])
+    return tuple(_ablation(where, counted, n_resamples=n_resamples) for where in counted)
+
+
+def _counts(corpora: Sequence[Corpus], model: Model) -> Counts:
+    positions = sorted(model.predicted)
+    gold = [corpora[model.corpus].sentences[position] for position in positions]
+    predictions = [Prediction("", model.predicted[position]) for position in positions]
+    return sentence_counts(gold, predictions, "strict")
+
+
+def _ablation(
+    where: Where, counted: Mapping[Where, tuple[tuple[int, ...], Counts]], *, n_resamples: int
+) -> Ablation:
+    read, counts = counted[where]
+    low, high = percentile_interval(resampled_f1(counts, n_resamples=n_resamples).mean(1))
+    baseline = next((at for name in _BASELINES if (at := _in_setting(where, name)) in counted), None)
+    difference = None
+    if baseline is not None and baseline != where and counted[baseline][0] == read:
+        before = counted[baseline][1]
+        drawn = resampled_differences(before, counts, n_resamples=n_resamples)
+        found = difference_of(f1_difference(before, counts), drawn)
+        difference = Difference(baseline.setting, found.value, found.low, found.high, found.p_value)
+    f1 = float(micro_f1(counts.sum(axis=1)).mean())
+    return Ablation(where, len(counts), f1, low, high, difference)
+
+
+def _in_setting(where: Where, setting: str) -> Where:
+    return Where(where.study, where.axes, where.domain, where.split, setting)

@@ -1,0 +1,131 @@
+"""What stands on the page, in order: headings, tables, charts, and the places the script fills."""
+
+from __future__ import annotations
+
+from cdner.report import charts, tables
+from cdner.report.content import Report
+from cdner.report.markup import Element, Node, element
+from cdner.report.tables import Column, Table, Value
+
+_LONG = 48  # characters of a long cell that are shown before it is opened
+
+
+def sections(report: Report) -> list[Element]:
+    """The header with its links, then every section that has something to say."""
+    domains = tuple(dict.fromkeys(score.where.domain for score in report.scores))
+    curves = charts.curves(report)
+    made: list[tuple[str, str, list[Node]]] = [
+        ("scores", "Leaderboard", [table_of(tables.leaderboard(report))]),
+        ("published", "Published beside ours", [_published(report, domain) for domain in domains]),
+        ("ablation", "Ablation", _ablation(report)),
+        ("curves", "Sample size", [*curves]),
+        ("confusion", "Confusion maps", _confusion() if report.maps else []),
+        ("types", "Errors per type", _errors_per_type(report)),
+        ("errors", "Error browser", _browser() if report.errors else []),
+        ("usage", "LLM usage and cost", [table_of(tables.usage(report))] if report.usage else []),
+        ("runs", "Settings and checksums", [_folded("All runs", table_of(tables.provenance(report)))]),
+    ]
+    kept = [(name, title, content) for name, title, content in made if any(content)]
+    links = [element("a", title, href=f"#{name}") for name, title, _ in kept]
+    header = element(
+        "header",
+        element("h1", report.title),
+        element("p", f"cdner {report.version}, {report.made_utc} UTC. {_summary(report)}", class_="quiet"),
+        element("nav", *links, aria_label="Sections"),
+    )
+    body = [
+        element("section", element("h2", title), *content, id=name, aria_label=title)
+        for name, title, content in kept
+    ]
+    return [
+        element("a", "Skip to the error browser", href="#errors", class_="skip"),
+        header,
+        element("main", *body),
+    ]
+
+
+def _summary(report: Report) -> str:
+    cells, n_sentences = len(report.experiments), sum(len(corpus.sentences) for corpus in report.corpora)
+    return (
+        f"{cells} experiment{'' if cells == 1 else 's'}, {len(report.models)} scored predictions of "
+        f"{n_sentences:,} sentences, {len(report.errors):,} errors."
+    )
+
+
+def table_of(table: Table) -> Element:
+    """A table in a frame of its own that scrolls sideways where it is too wide, by keys too."""
+    head = element(
+        "tr", *(element("th", column.name, scope="col", class_=_class(column)) for column in table.columns)
+    )
+    rows = [
+        element("tr", *_cells(table, row), class_="ours" if number in table.ours else None)
+        for number, row in enumerate(table.rows)
+    ]
+    framed = element("table", element("thead", head), element("tbody", *rows))
+    note = element("p", table.note, class_="quiet") if table.note else None
+    frame = element("div", framed, class_="scroll", tabindex=0, role="region", aria_label=table.title)
+    return element("div", frame, note)
+
+
+def _cells(table: Table, row: tuple[Value, ...]) -> list[Element]:
+    """The first cell is the row's heading; a long one is folded."""
+    made = []
+    for number, (value, column) in enumerate(zip(row, table.columns, strict=True)):
+        text = tables.shown(value, column.kind)
+        content: Node = text
+        if column.kind == "long" and len(text) > _LONG:
+            start = f"{text[:_LONG].rsplit(' ', 1)[0]} ..."
+            content = element("details", element("summary", start), element("div", text, class_="foreign"))
+        tag, scope = ("td", None) if number else ("th", "row")
+        made.append(element(tag, content, class_=_class(column), scope=scope))
+    return made
+
+
+def _class(column: Column) -> str | None:
+    return "number" if tables.is_number(column) else "long" if column.kind == "long" else None
+
+
+def _published(report: Report, domain: str) -> Node:
+    table = tables.published(report, domain)
+    if len(table.ours) == len(table.rows):
+        return None
+    n_theirs = len(table.rows) - len(table.ours)
+    return _folded(f"{domain}: {n_theirs} published scores", table_of(table))
+
+
+def _folded(title: str, content: Node) -> Element:
+    return element("details", element("summary", title), content, class_="folded")
+
+
+def _ablation(report: Report) -> list[Node]:
+    if not report.ablations:
+        return []
+    return [*charts.ablation_bars(report), _folded("The numbers", table_of(tables.ablation(report)))]
+
+
+def _errors_per_type(report: Report) -> list[Node]:
+    if not report.errors_per_type:
+        return []
+    places = dict.fromkeys(row.where for row in report.errors_per_type)
+    numbers = [table_of(tables.errors_per_type(report, where)) for where in places]
+    return [*charts.error_bars(report), _folded("The numbers", element("div", *numbers))]
+
+
+def _confusion() -> list[Node]:
+    explained = element(
+        "p",
+        "Row: the type that is, behind the source type it is mostly recognised as. Column: the type it is taken for. "
+        "A frame marks the rivals each type is warned against. A cell shows its errors below.",
+        class_="quiet",
+    )
+    return [explained, _needs_script(), element("div", id="maps")]
+
+
+def _browser() -> list[Node]:
+    return [_needs_script(), element("div", id="browser")]
+
+
+def _needs_script() -> Element:
+    return element(
+        "noscript", element("p", "This part needs JavaScript; it is in this file, nothing is fetched.")
+    )
