@@ -33,7 +33,7 @@ DESCRIBE_TEMPLATE = "describe.v1"
 EXTRACT_TEMPLATE = "ner.v1"
 FROM_FILE = "file"  # describe.backend and reason.backend: texts from outside; the section's model is the path
 LLM_KINDS = ("describe", "reason", "extract")  # steps that ask an LLM
-KINDS = ("import", "train", "predict", "describe", "embed", "quantify", "reason", "extract", "evaluate")
+KINDS = ("import", *VERSIONS, "explain")  # explain is in no plan: its sentence is in no corpus
 
 
 @dataclass(frozen=True, slots=True)

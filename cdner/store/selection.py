@@ -17,16 +17,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    experiments: tuple[str, ...]  # empty: the whole store
+    experiments: tuple[str, ...]  # empty: the whole store, but for sentences that were only explained
     run_ids: list[str]  # labelled runs and all that these were made from
     request_ids: list[str]  # all they asked, and retries: the same with another seed
+
+
+# What 'cdner explain' asked, retries too, is no part of any experiment, unless a run has used it since.
+_ALL_BUT_EXPLAINED = """
+    WITH used AS (
+        SELECT request_id FROM reasoning
+        UNION
+        SELECT request_id FROM type_description WHERE request_id IS NOT NULL
+        UNION
+        SELECT request_id FROM completion JOIN run ON run.run_id = asked_by WHERE step <> 'explain'
+    )
+    SELECT request_id FROM request
+    WHERE request_id IN (SELECT request_id FROM used)
+       OR prompt_hash NOT IN (SELECT prompt_hash FROM request JOIN run ON request_id = settings ->> 'request_id'
+                              WHERE step = 'explain')
+    ORDER BY request_id
+"""
 
 
 def select(connection: DuckDBPyConnection, experiments: Sequence[str] = ()) -> Selection:
     """Sorted and without repetition. UsageError for an experiment that labels no run of the store."""
     if not experiments:
-        runs = connection.execute("SELECT run_id FROM run ORDER BY run_id").fetchall()
-        requests = connection.execute("SELECT request_id FROM request ORDER BY request_id").fetchall()
+        runs = connection.execute("SELECT run_id FROM run WHERE step <> 'explain' ORDER BY run_id").fetchall()
+        requests = connection.execute(_ALL_BUT_EXPLAINED).fetchall()
         return Selection((), [name for (name,) in runs], [name for (name,) in requests])
     rows = connection.execute("SELECT DISTINCT experiment FROM experiment_run").fetchall()
     known = [name for (name,) in rows]

@@ -1,0 +1,120 @@
+"""Finds the predictions whose models explain a sentence: made with reasoning texts, and finished.
+
+Where there are none, says which step of the experiment is the first that is missing. Computes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cdner.errors import InputError, UsageError, unknown_name
+from cdner.store.connection import Store
+
+# In the order in which an experiment makes them, with the command that makes each.
+_STEPS = (
+    ("train:source", "train"),
+    ("train:without_all", "train --setting without_all"),
+    ("quantify:target", "quantify"),
+    ("reason:{setting}/train", "reason --setting {setting}"),
+    ("train:{setting}", "train --setting {setting}"),
+    ("predict:{setting}/{split}", "predict --setting {setting}"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoned:
+    """A finished predict run whose sentences had reasoning texts."""
+
+    run_id: str
+    setting: str
+    target: str
+    experiments: tuple[str, ...]  # that it belongs to; a cell of one that varies is called "name[axis=value]"
+
+
+def find_reasoned_prediction(
+    store: Store, *, setting: str, experiment: str | None = None, target: str | None = None
+) -> Reasoned:
+    """The one finished last, of an experiment (all cells of one that varies) or of the whole store.
+
+    InputError where there is none, with the command that makes it; UsageError for an unknown experiment, and for one
+    that has no such setting or target.
+    """
+    found = [
+        row
+        for row in _reasoned(store)
+        if row.setting == setting
+        and target in (None, row.target)
+        and (experiment is None or any(_is_cell(name, experiment) for name in row.experiments))
+    ]
+    if found:
+        return found[0]
+    if experiment is not None:
+        raise _missing_step(store, experiment, setting, target)
+    on = f" on {target}" if target else ""
+    flags = f"--setting {setting}" + (f" --target {target}" if target else "")
+    raise InputError(
+        f"{store.path} has no finished predictions of the setting '{setting}'{on}. Make them with: "
+        f"cdner run EXPERIMENT, or cdner predict {flags}."
+    )
+
+
+def reasoned_prediction(store: Store, run_id: str) -> Reasoned:
+    """What this predict run is. InputError unless it is finished, UsageError unless it read reasoning texts."""
+    found = [row for row in _reasoned(store, done=False) if row.run_id == run_id]
+    if not found:
+        raise UsageError(
+            f"Run {run_id} predicts without reasoning texts, so there is nothing to set beside it. "
+            "Name a predict run of a setting with reasoning, such as full."
+        )
+    if not any(row.run_id == run_id for row in _reasoned(store)):
+        raise InputError(f"Run {run_id} is not finished. Run the command that made it again.")
+    return found[0]
+
+
+def _reasoned(store: Store, *, done: bool = True) -> list[Reasoned]:
+    """The latest first."""
+    with store.reading() as connection:
+        rows = connection.execute(
+            """
+            SELECT made.run_id, texts.settings ->> 'setting', any_value(corpus.domain),
+                   list(DISTINCT experiment) FILTER (experiment IS NOT NULL)
+            FROM latest_attempt AS made
+            JOIN run_input ON run_input.run_id = made.run_id
+            JOIN run AS texts ON texts.run_id = run_input.input_run_id AND texts.step = 'reason'
+            JOIN run_input AS read_corpus ON read_corpus.run_id = made.run_id
+            JOIN corpus ON corpus.run_id = read_corpus.input_run_id
+            LEFT JOIN experiment_run ON experiment_run.run_id = made.run_id
+            WHERE made.step = 'predict' AND (made.status = 'done' OR NOT $done)
+            GROUP BY made.run_id, texts.settings, made.finished_utc
+            ORDER BY made.finished_utc DESC NULLS LAST, made.run_id
+            """,
+            {"done": done},
+        ).fetchall()
+    return [Reasoned(row[0], row[1], row[2], tuple(sorted(row[3] or ()))) for row in rows]
+
+
+def _is_cell(name: str, experiment: str) -> bool:
+    return name == experiment or name.startswith(f"{experiment}[")
+
+
+def _missing_step(store: Store, experiment: str, setting: str, target: str | None) -> InputError | UsageError:
+    with store.reading() as connection:
+        rows = connection.execute(
+            "SELECT experiment, label, coalesce(status, 'absent') FROM experiment_run"
+            " LEFT JOIN latest_attempt USING (run_id) ORDER BY experiment, label"
+        ).fetchall()
+    mine = {label: state for name, label, state in rows if _is_cell(name, experiment)}
+    if not mine:
+        return unknown_name("experiment in the store", experiment, {name for name, _, _ in rows})
+    targets = {label.split(":")[1].partition("/")[0] for label in mine if label.startswith("import:")}
+    if target is not None and target not in targets:
+        return UsageError(f"Experiment '{experiment}' reads {', '.join(sorted(targets))}, not '{target}'.")
+    splits = [label.rpartition("/")[2] for label in mine if label.startswith(f"predict:{setting}/")]
+    for label, command in _STEPS:
+        named = label.format(setting=setting, split=splits[-1] if splits else "test")
+        if mine.get(named, "absent") != "done":
+            return InputError(
+                f"Experiment '{experiment}': {named} is not done ({mine.get(named, 'absent')}). Make it with: "
+                f"cdner {command.format(setting=setting)} -e {experiment}."
+            )
+    return InputError(f"Experiment '{experiment}' has no finished predictions of '{setting}' on {target}.")
