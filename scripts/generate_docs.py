@@ -41,6 +41,7 @@ FOLDERS = {
     "prompts/types": "label sets with explanations and WordNet senses",
     "store/migrations": "tables",
     "store/published": "published numbers, laid out as printed, with what can be compared of them",
+    "store/queries": "the questions that have a name, for `cdner sql @NAME`",
     "store/views": "the interface for SQL users",
     "scripts/experiments": "one TOML file an experiment, shipped in the package",
 }

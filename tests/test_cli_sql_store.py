@@ -72,6 +72,101 @@ def test_sql_says_when_rows_are_cut_off(cdner):
     assert (whole.out.count("\n"), whole.err) == (3, "")
 
 
+def test_a_query_that_has_a_name_takes_its_parameters_in_both_forms(cdner, study):
+    named = json.loads(cdner("sql", "@most_confused", "--domain", "parliament", "--json").out)
+    assert [(r["gold_type"], r["predicted_type"], r["n_confused"]) for r in named] == [
+        ("party", "[red]law", 1),
+        ("party", "politician", 1),
+    ]
+    for arguments in (("--predicted", "politician"), ("--param", "predicted=politician")):
+        assert json.loads(cdner("sql", "@most_confused", *arguments, "--json").out) == named[1:]
+    assert json.loads(cdner("sql", "@most_confused", "--limit", 1, "--json").out) == named[:1]
+    assert json.loads(cdner("sql", "@most_confused", "--run", study.predict[:6], "--json").out) == named
+    assert cdner("sql", "@most_confused", "--domain", "films", "--nl").out == ""
+    own = cdner(
+        "sql", "SELECT mention FROM gold_entity WHERE entity_type = $gold", "--gold", "[red]law", "--nl"
+    )
+    assert own.out == '{"mention": "Act"}\n'
+
+
+def test_an_experiment_is_named_by_its_file_too(cdner, tmp_path):
+    (tmp_path / "x.toml").write_text('name = "study"\n[corpora]\nsource = "newsdesk"\ntarget = "film"\n')
+    by_name = cdner("sql", "@most_confused", "--experiment", "study", "--csv")
+    by_file = cdner("sql", "@most_confused", "--experiment", tmp_path / "x.toml", "--csv")
+    assert by_file == by_name
+    assert by_name.out.count("\n") == 3
+
+
+def test_queries_are_listed_and_shown(cdner):
+    from cdner.store.named_queries import named_queries
+
+    listed = json.loads(cdner("sql", "--list", "--json").out)
+    assert [row["query"] for row in listed] == list(named_queries())
+    (limit,) = (
+        p
+        for row in listed
+        if row["query"] == "most_confused"
+        for p in row["parameters"]
+        if p["name"] == "limit"
+    )
+    assert limit == {"name": "limit", "kind": "integer", "default": 20, "meaning": "rows at most"}
+    assert "@most_confused" in cdner("sql", "--list").out
+    shown = {cdner("sql", "--show", name).out for name in ("most_confused", "@most_confused")}
+    assert shown == {named_queries()["most_confused"].sql}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (("@most_confusd",), "Did you mean 'most_confused'?"),
+        (("--show", "most_confusd"), "Did you mean 'most_confused'?"),
+        (("@most_confused", "--param", "domian=ai"), "Did you mean 'domain'?"),
+        (("@most_confused", "--param", "domain"), "NAME=VALUE"),
+        (("@most_confused", "--domain", "a", "--param", "domain=b"), "given twice"),
+        (("@missed_by_all_seeds", "--param", "min_seeds=two"), "$min_seeds must be of kind integer"),
+        (("SELECT 1", "--domain", "a"), "has no $domain"),
+        (("SELECT $domain",), "--param domain=VALUE"),
+        (("SELECT 1", "--list"), "Give one statement"),
+        (("SELECT 1", "--parquet", "x.parquet", "--json"), "not both"),
+        (("SELECT 1", "--parquet", "no/such/x.parquet"), "no such folder"),
+        (("SELECT 1 AS a, 2 AS a", "--parquet", "x.parquet"), "Two columns are named 'a'"),
+    ],
+)
+def test_sql_refuses_what_its_queries_do_not_know(cdner, arguments, wanted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = cdner("sql", *arguments)
+    assert shown.code == 2
+    assert wanted in shown.err
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_rows_go_through_in_pieces_and_none_is_lost(cdner):
+    for options in ("--csv", "--nl"):
+        shown = cdner("sql", "SELECT range AS n FROM range(12345)", "--max-rows", 20000, options)
+        numbers = [int(line.strip('{}"n: ')) for line in shown.out.splitlines()[options == "--csv" :]]
+        assert numbers == list(range(12345))
+    cut = cdner("sql", "SELECT range AS n FROM range(12345)", "--max-rows", 12344, "--csv")
+    assert (cut.out.count("\n"), cut.err) == (12345, "The first 12344 rows; there are more: --max-rows N.\n")
+
+
+def test_parquet_is_written_whole_and_replaced_only_by_force(cdner, tmp_path):
+    file = tmp_path / "x.parquet"
+    shown = cdner(
+        "sql",
+        "SELECT mention FROM gold_entity WHERE entity_type = $gold",
+        "--gold",
+        "[red]law",
+        "--parquet",
+        file,
+    )
+    assert (shown.code, shown.out, shown.err) == (0, "", f"{file}: 1 rows\n")
+    again = cdner("sql", "SELECT 1", "--parquet", file)
+    assert again.code == 2
+    assert "--force" in again.err
+    assert cdner("sql", "SELECT 1", "--parquet", file, "--force").code == 0
+
+
 def test_results_go_to_stdout_and_everything_else_to_stderr(tmp_path):
     child = start_cdner("--store", tmp_path / "s.duckdb", "import", "demo", "--nl")
     out, err = child.communicate(timeout=120)

@@ -119,6 +119,7 @@ def test_the_wheel_carries_everything_the_program_reads(wheel):
         ("prompts", "cdner/_prompts"),
         ("store/migrations", "cdner/_store/migrations"),
         ("store/views", "cdner/_store/views"),
+        ("store/queries", "cdner/_store/queries"),
         ("store/published", "cdner/_store/published"),
         ("scripts/experiments", "cdner/_experiments"),
     ):

@@ -23,6 +23,7 @@ Everything cdner computes lies in one DuckDB file, `cdner.duckdb`; model weights
 - Entities cover tokens `[start_token, end_token)`, counted from 0. Type `*` stands for all types together.
 - Times are UTC. There are no foreign keys: `cdner store verify` checks references and hashes.
 - `cdner sql "SELECT * FROM leaderboard"` reads the store while other commands run.
+- `queries/*.sql` are the questions that have a name: `cdner sql --list`, `cdner sql @most_confused --domain politics`.
 """
 
 

@@ -1,4 +1,6 @@
-"""The process in which a user's SELECT runs: reads one ``SealedQuery`` from stdin, writes one ``Answer``.
+"""The process in which a user's SELECT runs: reads one ``SealedQuery`` from stdin, writes messages to stdout.
+
+First a ``Head``, then pieces of rows, at last an ``End``; an ``End`` alone where the statement is refused.
 
 The limits are the operating system's: an alarm that kills, and a bound on the memory the process may have.
 Killing it harms nothing: it only reads.
@@ -11,12 +13,12 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Set
+from typing import TYPE_CHECKING
 
 from cdner.errors import CdnerError, UsageError
 from cdner.store.connection import first_line
-from cdner.store.sealed_sql import Answer, SealedQuery, out_of_memory
+from cdner.store.sealed_sql import End, Head, Rows, SealedQuery, out_of_memory
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -27,12 +29,13 @@ _UNITS: Mapping[str, int] = {
 }
 # What Python, DuckDB and their threads take beside the query (measured: 150 MB).
 _OVERHEAD_BYTES = 400 * 10**6
+_PIECE = 1000  # rows sent at a time
 # PIVOT is the one statement DuckDB parses as MULTI.
 _ALLOWED = ("SELECT", "EXPLAIN", "MULTI")
 
 
-def run(question: SealedQuery) -> Answer:
-    """Run it under its limits; every expected error is part of the answer."""
+def answer(question: SealedQuery) -> Iterator[Head | Rows | End]:
+    """Run it under its limits; every expected error is part of the last message."""
     import duckdb
 
     try:
@@ -47,16 +50,17 @@ def run(question: SealedQuery) -> Answer:
         with question.store.reading(sealed) as connection:
             _limit_process(question.seconds, n_bytes + _OVERHEAD_BYTES)
             try:
-                return _select(connection, question)
+                yield from _select(connection, question)
             except (duckdb.OutOfMemoryException, MemoryError):
-                return Answer(error=out_of_memory(question.memory))
+                yield End(out_of_memory(question.memory))
             except duckdb.Error as error:
                 if "pytz" in str(error):
                     advice = "a TIMESTAMP WITH TIME ZONE cannot be shown; cast it: now()::TIMESTAMP"
-                    return Answer(error=UsageError(f"SQL: {advice}."))
-                return Answer(error=UsageError(f"SQL: {_one_line(error)}"))
+                    yield End(UsageError(f"SQL: {advice}."))
+                else:
+                    yield End(UsageError(f"SQL: {_one_line(error)}"))
     except CdnerError as error:
-        return Answer(error=error)
+        yield End(error)
 
 
 def parse_memory(text: str) -> int:
@@ -68,16 +72,32 @@ def parse_memory(text: str) -> int:
     return int(float(parts[1]) * unit)
 
 
-def _select(connection: DuckDBPyConnection, question: SealedQuery) -> Answer:
+def _select(connection: DuckDBPyConnection, question: SealedQuery) -> Iterator[Head | Rows | End]:
     statements = connection.extract_statements(question.sql)
     if len(statements) != 1:
         raise UsageError(f"One statement is allowed, not {len(statements)}.")
     kind = statements[0].type.name
     if kind not in _ALLOWED:
         raise UsageError(f"Only SELECT is allowed (with WITH, PIVOT, DESCRIBE, EXPLAIN), not {kind}.")
-    result = connection.execute(statements[0])
-    rows = tuple(result.fetchmany(question.max_rows))
-    return Answer(tuple(column[0] for column in result.description or ()), rows)
+    _check_parameters(statements[0].named_parameters, question.parameters)
+    result = connection.execute(statements[0], dict(question.parameters) or None)
+    described = result.description or ()
+    left = sys.maxsize if question.max_rows is None else question.max_rows
+    rows = tuple(result.fetchmany(min(left, _PIECE)))  # before the head: what fails at once is no answer
+    yield Head(tuple(column[0] for column in described), tuple(str(column[1]) for column in described))
+    while rows:
+        yield rows
+        left -= len(rows)
+        rows = tuple(result.fetchmany(min(left, _PIECE))) if left else ()
+    yield End()
+
+
+def _check_parameters(named: Set[str], given: Mapping[str, object]) -> None:
+    if missing := sorted(named - given.keys()):
+        raise UsageError(f"The statement has ${missing[0]}, which has no value: --param {missing[0]}=VALUE.")
+    if unknown := sorted(given.keys() - named):
+        has = ", ".join(f"${name}" for name in sorted(named)) or "no parameter"
+        raise UsageError(f"The statement has no ${unknown[0]}; it has {has}.")
 
 
 def _limit_process(seconds: float, n_bytes: int) -> None:
@@ -94,8 +114,10 @@ def _one_line(error: Exception) -> str:
 
 
 def main() -> None:
-    answer: Any = run(pickle.load(sys.stdin.buffer))  # noqa: S301 written by our own parent
-    sys.stdout.buffer.write(pickle.dumps(answer))
+    question: SealedQuery = pickle.load(sys.stdin.buffer)  # noqa: S301 written by our own parent
+    for message in answer(question):
+        pickle.dump(message, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 The statement runs in a process of its own, because inside ours neither limit would hold: DuckDB looks at an
 interrupt only between operators and counts no memory of single values (``repeat('x', 1000000000)``: 12 s and
-1 GB, whatever the limits). The other half is ``cdner.store.sealed_child``.
+1 GB, whatever the limits). Rows come back in pieces, so that a large answer fits in no more memory than a small
+one. The other half is ``cdner.store.sealed_child``.
 """
 
 from __future__ import annotations
@@ -12,12 +13,18 @@ import pickle
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from cdner.errors import CdnerError, StoreError, UsageError
 from cdner.store.connection import Store
+
+Value = str | int | float | None
+Rows = tuple[tuple[Any, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,50 +35,118 @@ class SealedQuery:
     sql: str
     seconds: float
     memory: str
-    max_rows: int
+    max_rows: int | None = None  # None: all
+    parameters: Mapping[str, Value] = field(default_factory=dict)  # for $name in the statement
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The first of the child's messages; pieces of rows follow, then ``End``."""
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]  # DuckDB's names of them
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The last of the child's messages, with the error to raise here."""
+
+    error: CdnerError | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What it answers: columns and rows, or the error to raise here."""
+    """What a statement answers. ``pieces`` can be walked through once, while the query's context is open."""
 
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[Any, ...], ...] = ()
-    error: CdnerError | None = None
+    columns: tuple[str, ...]
+    types: tuple[str, ...]  # DuckDB's names, such as VARCHAR or INTEGER[]
+    pieces: Iterator[Rows]
 
 
 def query(
-    store: Store, sql: str, *, seconds: float = 30.0, memory: str = "1GB", max_rows: int = 10_000
+    store: Store,
+    sql: str,
+    *,
+    parameters: Mapping[str, Value] | None = None,
+    seconds: float = 30.0,
+    memory: str = "1GB",
+    max_rows: int = 10_000,
 ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Columns and at most ``max_rows`` rows of one SELECT (WITH, FROM, VALUES, PIVOT, DESCRIBE, EXPLAIN).
+    """Columns and at most ``max_rows`` rows of one SELECT; see ``open_query``."""
+    opened = open_query(store, sql, parameters=parameters, seconds=seconds, memory=memory, max_rows=max_rows)
+    with opened as answer:
+        return answer.columns, list(chain.from_iterable(answer.pieces))
 
-    No other file, no network, no ATTACH, no setting, no writing. Waits for a writing process as every reader
-    does. While it runs, writers wait in turn: keep ``seconds`` below the ``wait_seconds`` of those who write.
-    UsageError for a statement that is refused or wrong, StoreError when a limit ends it.
+
+@contextmanager
+def open_query(
+    store: Store,
+    sql: str,
+    *,
+    parameters: Mapping[str, Value] | None = None,
+    seconds: float = 30.0,
+    memory: str = "1GB",
+    max_rows: int | None = None,
+) -> Iterator[Answer]:
+    """The answer of one SELECT (WITH, FROM, VALUES, PIVOT, DESCRIBE, EXPLAIN), in pieces.
+
+    No other file, no network, no ATTACH, no setting, no writing. ``parameters`` are bound to the ``$names`` in the
+    statement, never pasted. Waits for a writing process as every reader does. While it runs, and until the last
+    piece was taken, writers wait in turn: keep ``seconds`` below the ``wait_seconds`` of those who write.
+    UsageError for a statement that is refused or wrong, StoreError when a limit ends it (also between pieces).
     """
     if not seconds > 0:
         raise UsageError(f"The time limit must be above 0 seconds, not {seconds:g}.")
-    if max_rows < 1:
+    if max_rows is not None and max_rows < 1:
         raise UsageError(f"The number of rows must be at least 1, not {max_rows}.")
+    question = SealedQuery(store, sql, seconds, memory, max_rows, dict(parameters or {}))
+    child = _start(question)
+    try:
+        head = _receive(child, question)
+        if not isinstance(head, Head):
+            raise TypeError(f"the child began with {head!r}")
+        yield Answer(head.columns, head.types, _pieces(child, question))
+    finally:
+        child.kill()  # it only reads: whoever wants no more rows may end it anywhere
+        child.wait()
+        if child.stdout:
+            child.stdout.close()
+
+
+def _start(question: SealedQuery) -> subprocess.Popen[bytes]:
     package = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    child = subprocess.run(
+    child = subprocess.Popen(
         [sys.executable, "-P", "-m", "cdner.store.sealed_child"],
-        input=pickle.dumps(SealedQuery(store, sql, seconds, memory, max_rows)),
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": path},
-        check=False,
     )
-    if child.returncode == -signal.SIGALRM:
-        raise StoreError(
-            f"The query was stopped after {seconds:g} seconds. Narrow it, or allow it more time."
-        )
-    if child.returncode != 0:
-        raise out_of_memory(memory)
-    answer: Answer = pickle.loads(child.stdout)  # noqa: S301 written by our own child
-    if answer.error is not None:
-        raise answer.error
-    return answer.columns, list(answer.rows)
+    if child.stdin:
+        with child.stdin:
+            child.stdin.write(pickle.dumps(question))
+    return child
+
+
+def _receive(child: subprocess.Popen[bytes], question: SealedQuery) -> Head | Rows | End:
+    """The child's next message. Its error is raised, and so is its death."""
+    try:
+        message: Head | Rows | End = pickle.load(child.stdout)  # type: ignore[arg-type]  # noqa: S301 our own child
+    except (EOFError, pickle.UnpicklingError) as broken_off:
+        if child.wait() == -signal.SIGALRM:
+            raise StoreError(
+                f"The query was stopped after {question.seconds:g} seconds. Narrow it, or allow it more time."
+            ) from broken_off
+        raise out_of_memory(question.memory) from broken_off
+    if isinstance(message, End) and message.error is not None:
+        raise message.error
+    return message
+
+
+def _pieces(child: subprocess.Popen[bytes], question: SealedQuery) -> Iterator[Rows]:
+    while isinstance(piece := _receive(child, question), tuple):
+        yield piece
 
 
 def out_of_memory(memory: str) -> StoreError:
