@@ -42,7 +42,9 @@ def report(
     """Show EXPERIMENTs (default: all in the store): names as in the store, or their files; a matrix with all cells."""
     from cdner.pipeline.report import gather
     from cdner.report import render_page
-    from cdner.report import tables as printed
+    from cdner.report.printed import latex as as_latex
+    from cdner.report.printed import markdown as as_markdown
+    from cdner.report.tables import printed_tables
     from cdner.store import Store
 
     if html is None and markdown is None and latex is None:
@@ -51,11 +53,11 @@ def report(
     found = gather(Store(ctx.obj["store"]), names, title=title or "", n_resamples=resamples)
     if html:
         _write(html, render_page(found))
-    tables = printed.printed_tables(found)
+    tables = printed_tables(found)
     if markdown:
-        _write(markdown, printed.markdown(tables))
+        _write(markdown, as_markdown(tables))
     if latex:
-        _write(latex, printed.latex(tables))
+        _write(latex, as_latex(tables))
 
 
 def _write(path: Path, text: str) -> None:

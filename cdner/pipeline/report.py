@@ -133,6 +133,7 @@ def _published(store: Store, run_ids: Sequence[str]) -> tuple[PublishedScore, ..
             year=row.year,
             setting=row.published_setting,
             source=row.published_source_domain,
+            same_source=row.published_source_domain == row.source_domain,
             shots=row.shots,
             backbone=row.published_backbone,
             llm=row.published_llm,
@@ -140,7 +141,7 @@ def _published(store: Store, run_ids: Sequence[str]) -> tuple[PublishedScore, ..
             comparable=row.comparable,
             why_not=row.why_not,
             difference=row.difference,
-            read_in=f"{row.publication}, {row.source_table}",
+            read_in=f"{row.source_table}: {row.publication}",
         )
         for row in reported.published_rows(store, run_ids)
     )

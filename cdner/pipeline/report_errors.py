@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -28,7 +29,7 @@ from cdner.report.content import (
     Where,
 )
 from cdner.store import Store, reported
-from cdner.store.corpora import load_corpus
+from cdner.store.corpora import load_corpus, load_domain
 from cdner.store.predictions import load_predictions, predicted_corpus
 from cdner.store.reasoning import load_reasoning
 from cdner.types import Corpus, Prediction
@@ -43,14 +44,15 @@ _BASELINES = ("without_all", "without_source")  # the first of them that was eva
 def gather_models(
     store: Store, evaluated: Sequence[Evaluated]
 ) -> tuple[tuple[Corpus, ...], tuple[Model, ...]]:
-    """Corpora, each once, and what each evaluated run's model predicted, with the reasoning it read."""
+    """Corpora, each once and with its declared types, and what each evaluated run's model predicted."""
     reasoned = reported.reasoning_inputs(store, [item.predict_run_id for item in evaluated])
     corpora: dict[str, Corpus] = {}
     models = []
     for item in evaluated:
         corpus_run = predicted_corpus(store, item.predict_run_id)
         if corpus_run not in corpora:
-            corpora[corpus_run] = load_corpus(store, corpus_run)
+            declared = load_domain(store, corpus_run).types
+            corpora[corpus_run] = replace(load_corpus(store, corpus_run), types=declared)
         predictions = load_predictions(store, item.predict_run_id)
         models.append(
             Model(
@@ -89,7 +91,7 @@ def prediction_errors(store: Store, models: Sequence[Model]) -> tuple[Prediction
 def errors_per_type(
     corpora: Sequence[Corpus], models: Sequence[Model], errors: Sequence[PredictionError]
 ) -> tuple[ErrorShare, ...]:
-    """Figure 6: per line of the leaderboard "*" first, then the types in their corpus' order."""
+    """Figure 6: per line of the leaderboard "*" first, then the types in their declared order."""
     n_gold: dict[Where, Counter[str]] = {}
     types: dict[Where, tuple[str, ...]] = {}
     n_wrong: Counter[tuple[Where, str, str]] = Counter()

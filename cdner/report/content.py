@@ -73,6 +73,7 @@ class PublishedScore:
     year: int | None
     setting: str
     source: str
+    same_source: bool  # as ours beside it
     shots: str
     backbone: str
     llm: str

@@ -219,10 +219,14 @@
     function detail(one, position) {
       const [tokens, goldSpans] = content.corpora[one.corpus].sentences[position];
       const panel = (title, ...inside) => make("div", { class: "panel" }, make("h3", {}, title), ...inside);
-      const side = (model) => panel(named(model),
-        model.predicted[position]
-          ? predictedLine(tokens, goldSpans, model.predicted[position]) : make("p", { class: "quiet" }, "not predicted"),
-        reasoning(model.reasoning[position]));
+      const side = (model) => {
+        const predicted = model.predicted[position];
+        const made = panel(named(model),
+          predicted ? predictedLine(tokens, goldSpans, predicted) : make("p", { class: "quiet" }, "not predicted"),
+          reasoning(model.reasoning[position]));
+        if (model.reasoning[position]) made.classList.add("wide");
+        return made;
+      };
       const same = content.models.filter((model) => model.corpus === one.corpus);
       const near = same.filter((model) => model.experiment === one.experiment);
       const far = same.filter((model) => model.experiment !== one.experiment);
@@ -243,7 +247,8 @@
       return make("div", { class: "reasoning" },
         ...[["Initial reasoning", initial], ["Bidirectional reasoning", bidirectional]]
           .filter(([, said]) => said)
-          .flatMap(([title, said]) => [make("h4", {}, title), make("p", { class: "foreign", dir: "auto" }, said)]));
+          .map(([title, said]) =>
+            make("div", {}, make("h4", {}, title), make("p", { class: "foreign", dir: "auto", tabindex: "0" }, said))));
     }
 
     function show(wanted) {

@@ -7,7 +7,8 @@ from cdner.report.content import Report
 from cdner.report.markup import Element, Node, element
 from cdner.report.tables import Column, Table, Value
 
-_LONG = 48  # characters of a long cell that are shown before it is opened
+_LONG = 24  # characters from which on a long cell is folded
+_SHOWN = 80  # of them at most in its summary, which the style cuts to the column
 
 
 def sections(report: Report) -> list[Element]:
@@ -15,8 +16,12 @@ def sections(report: Report) -> list[Element]:
     domains = tuple(dict.fromkeys(score.where.domain for score in report.scores))
     curves = charts.curves(report)
     made: list[tuple[str, str, list[Node]]] = [
-        ("scores", "Leaderboard", [table_of(tables.leaderboard(report))]),
-        ("published", "Published beside ours", [_published(report, domain) for domain in domains]),
+        ("scores", "Leaderboard", _leaderboard(report)),
+        (
+            "published",
+            "Published beside ours",
+            [part for domain in domains for part in _published(report, domain)],
+        ),
         ("ablation", "Ablation", _ablation(report)),
         ("curves", "Sample size", [*curves]),
         ("confusion", "Confusion maps", _confusion() if report.maps else []),
@@ -74,8 +79,9 @@ def _cells(table: Table, row: tuple[Value, ...]) -> list[Element]:
         text = tables.shown(value, column.kind)
         content: Node = text
         if column.kind == "long" and len(text) > _LONG:
-            start = f"{text[:_LONG].rsplit(' ', 1)[0]} ..."
-            content = element("details", element("summary", start), element("div", text, class_="foreign"))
+            content = element(
+                "details", element("summary", text[:_SHOWN]), element("div", text, class_="foreign")
+            )
         tag, scope = ("td", None) if number else ("th", "row")
         made.append(element(tag, content, class_=_class(column), scope=scope))
     return made
@@ -85,12 +91,22 @@ def _class(column: Column) -> str | None:
     return "number" if tables.is_number(column) else "long" if column.kind == "long" else None
 
 
-def _published(report: Report, domain: str) -> Node:
-    table = tables.published(report, domain)
-    if len(table.ours) == len(table.rows):
-        return None
-    n_theirs = len(table.rows) - len(table.ours)
-    return _folded(f"{domain}: {n_theirs} published scores", table_of(table))
+def _leaderboard(report: Report) -> list[Node]:
+    table = tables.leaderboard(report)
+    place = table.title.partition(": ")[2]
+    return [element("h3", place) if place else None, table_of(table)] if table.rows else []
+
+
+def _published(report: Report, domain: str) -> list[Node]:
+    """The nearest rows at once, the others folded."""
+    nearest, others = (tables.published(report, domain, nearest=near) for near in (True, False))
+    made: list[Node] = []
+    if nearest.rows:
+        made += [element("h3", nearest.title.partition(": ")[2]), table_of(nearest)]
+    if others.rows:
+        title = f"{others.title.partition(': ')[2]}: {len(others.rows) - len(others.ours)} scores"
+        made.append(_folded(title, table_of(others)))
+    return made
 
 
 def _folded(title: str, content: Node) -> Element:

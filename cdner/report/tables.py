@@ -1,19 +1,18 @@
-"""The report's tables as values, and as Markdown and LaTeX. The page shows the same ones.
+"""The report's tables as values: the page shows them, ``printed`` writes them as Markdown and LaTeX.
 
-Shares are printed in percent. Whatever a corpus, a label or a publication says stays text in every format.
+Shares are in percent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cdner.report.content import Report, Where, name_of
-from cdner.visible import visible
+from cdner.report.content import Report, Score, Where, name_of
 
 Kind = Literal["text", "long", "count", "percent", "points", "p_value", "seconds", "dollars"]
 Value = str | int | float | None
+_PLACE = "Experiment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,69 +59,86 @@ def setting_name(setting: str) -> str:
 
 
 def leaderboard(report: Report) -> Table:
-    """Our scores, best first within the same sentences."""
+    """Our scores, best first within the same sentences, and the experiment with the best score first."""
     columns = (
-        *(Column("Experiment"), Column("Setting"), Column("Seeds", "count"), Column("Gold", "count")),
-        *(Column(name, "percent") for name in ("P", "R", "F1", "± dev.", "Span F1", "Macro F1")),
+        *(Column(_PLACE), Column("Setting"), Column("F1", "percent"), Column("± dev.", "percent")),
+        *(Column(name, "percent") for name in ("P", "R", "Span F1", "Macro F1")),
+        *(Column("Seeds", "count"), Column("Gold", "count")),
     )
     best: dict[str, float] = {}
     for score in report.scores:
         name = name_of(score.where)
         best[name] = max(best.get(name, 0.0), score.f1)
-    ranked = sorted(
-        report.scores, key=lambda score: (-best[name_of(score.where)], name_of(score.where), -score.f1)
-    )
+    ranked = sorted(report.scores, key=lambda it: (-best[name_of(it.where)], name_of(it.where), -it.f1))
     rows = tuple(
         (
-            *(name_of(score.where), setting_name(score.where.setting), score.n_seeds, score.n_gold),
-            *(_percent(score.precision), _percent(score.recall), _percent(score.f1)),
-            *(_percent(score.deviation), _percent(score.span_f1), _percent(score.macro_f1)),
+            *(name_of(score.where), setting_name(score.where.setting)),
+            *(
+                _percent(score.f1),
+                _percent(score.deviation),
+                _percent(score.precision),
+                _percent(score.recall),
+            ),
+            *(_percent(score.span_f1), _percent(score.macro_f1), score.n_seeds, score.n_gold),
         )
         for score in ranked
     )
     note = "Micro average over entities, span and type right; in percent. Seeds are averaged."
-    return Table("Leaderboard", columns, rows, note)
+    return _compact(Table("Leaderboard", columns, rows, note))
 
 
-def published(report: Report, domain: str) -> Table:
-    """Published scores of one target domain, ours among them, by F1."""
+def published(report: Report, domain: str, *, nearest: bool) -> Table:
+    """Published scores of one target domain, ours among them, by F1.
+
+    ``nearest``: those of our source domain that were trained on all target sentences; else all others.
+    """
     columns = (
-        *(Column("Method"), Column("Year", "count"), Column("Setting"), Column("Source")),
-        *(Column("Trained on"), Column("Backbone, LLM"), Column("Metric"), Column("F1", "percent")),
-        *(Column("Ours - theirs", "points"), Column("Not comparable because", "long"), Column("Read in")),
+        *(Column("Method"), Column("Year"), Column("F1", "percent"), Column("Ours - theirs", "points")),
+        *(
+            Column("Metric"),
+            Column("Setting"),
+            Column("Source"),
+            Column("Trained on"),
+            Column("Backbone, LLM"),
+        ),
+        *(Column("Not comparable because", "long"), Column("Read in", "long")),
     )
-    lines: list[tuple[float, bool, tuple[Value, ...]]] = [
+    lines: list[_Line] = [
         (
-            row.f1,
-            False,
-            (
-                *(row.method, str(row.year or ""), setting_name(row.setting), row.source, row.shots),
-                *(", ".join(part for part in (row.backbone, row.llm) if part), row.metric, row.f1),
-                *(row.difference, row.why_not, row.read_in),
-            ),
+            *("the paper" if row.method == "this paper" else row.method, str(row.year or "")),
+            *(row.f1, row.difference, row.metric, setting_name(row.setting)),
+            *(("", "") if nearest else (row.source or "none", row.shots)),
+            *(", ".join(part for part in (row.backbone, row.llm) if part), row.why_not, row.read_in),
         )
         for row in report.published
-        if row.domain == domain
+        if row.domain == domain and nearest == (row.same_source and row.shots == "all")
     ]
-    for score in report.scores:
-        if score.where.domain == domain:
-            named = ("ours", "", setting_name(score.where.setting), "", "", "", "F1", 100 * score.f1)
-            lines.append((100 * score.f1, True, (*named, None, "", name_of(score.where))))
-    lines.sort(key=lambda line: -line[0])
-    ours = frozenset(number for number, line in enumerate(lines) if line[1])
-    return Table(
-        f"Published beside ours: {domain}",
-        columns,
-        tuple(line[2] for line in lines),
+    own = [line for score in report.scores if score.where.domain == domain for line in _own_lines(score)]
+    lines += own if lines else []
+    lines.sort(key=lambda line: (line[4], -line[2]))
+    what = "same source, all target sentences" if nearest else "other source or other target sentences"
+    note = (
         "A difference is given only where nothing known forbids the comparison; each published row stands beside the "
-        "run of ours that is nearest to it.",
-        ours,
+        "run of ours that is nearest to it."
     )
+    ours = frozenset(number for number, line in enumerate(lines) if line in own)
+    return _compact(Table(f"Published beside ours: {domain}, {what}", columns, tuple(lines), note, ours))
+
+
+_Line = tuple[str, str, float, float | None, str, str, str, str, str, str, str]
+
+
+def _own_lines(score: Score) -> list[_Line]:
+    setting, place = setting_name(score.where.setting), name_of(score.where)
+    return [
+        ("ours", "", 100 * f1, None, metric, setting, "", "", "", "", place)
+        for metric, f1 in (("F1", score.f1), ("span F1", score.span_f1))
+    ]
 
 
 def ablation(report: Report) -> Table:
     columns = (
-        *(Column("Experiment"), Column("Setting"), Column("Seeds", "count"), Column("F1", "percent")),
+        *(Column(_PLACE), Column("Setting"), Column("Seeds", "count"), Column("F1", "percent")),
         *(Column("from", "percent"), Column("to", "percent"), Column("Against")),
         *(Column("Difference", "points"), Column("from", "points"), Column("to", "points")),
         Column("p", "p_value"),
@@ -143,7 +159,7 @@ def ablation(report: Report) -> Table:
         "95 % intervals and two-sided p-values: bootstrap over sentences, paired for differences. One seed: they say "
         "what other sentences would do, not what other seeds would."
     )
-    return Table("Ablation", columns, tuple(rows), note)
+    return _compact(Table("Ablation", columns, tuple(rows), note))
 
 
 def errors_per_type(report: Report, where: Where) -> Table:
@@ -184,7 +200,7 @@ def usage(report: Report) -> Table:
         for row in report.usage
     )
     note = "Answers reused cost nothing again; no dollars means no price is known."
-    return Table("LLM usage", columns, rows, note)
+    return _compact(Table("LLM usage", columns, rows, note))
 
 
 def provenance(report: Report) -> Table:
@@ -210,7 +226,7 @@ def printed_tables(report: Report) -> list[Table]:
     places = dict.fromkeys(row.where for row in report.errors_per_type)
     tables = [
         leaderboard(report),
-        *(published(report, domain) for domain in domains),
+        *(published(report, domain, nearest=True) for domain in domains),
         ablation(report),
         *(errors_per_type(report, where) for where in places),
         usage(report),
@@ -218,77 +234,20 @@ def printed_tables(report: Report) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
+def _compact(table: Table) -> Table:
+    """Without columns that are empty; the place all rows share goes from the first column to the title."""
+    kept = [
+        number
+        for number in range(len(table.columns))
+        if any(row[number] not in (None, "") for row in table.rows)
+    ]
+    title, places = table.title, {row[0] for row in table.rows}
+    if table.columns[0].name == _PLACE and len(places) == 1:
+        kept, title = kept[1:], f"{title}: {places.pop()}"
+    columns = tuple(table.columns[number] for number in kept)
+    rows = tuple(tuple(row[number] for number in kept) for row in table.rows)
+    return Table(title, columns, rows, table.note, table.ours)
+
+
 def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
-
-
-# --- formats ---------------------------------------------------------------------------------------------
-
-_MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]()#+-.!|~<>$"} | {"\n": " ", "&": "&amp;"})
-_LATEX = str.maketrans(
-    {char: f"\\{char}" for char in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\n": " "}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "±": r"$\pm$"}
-)
-
-
-def markdown(tables: Sequence[Table]) -> str:
-    """One heading and pipe table each."""
-    return "\n".join(_markdown_table(table) for table in tables)
-
-
-def _markdown_table(table: Table) -> str:
-    rule = ["---:" if is_number(column) else "---" for column in table.columns]
-    lines = [f"## {_for_markdown(table.title)}", ""]
-    lines += [_markdown_row([_for_markdown(column.name) for column in table.columns]), _markdown_row(rule)]
-    for number, row in enumerate(table.rows):
-        cells = [_for_markdown(text) for text in _texts(table, row)]
-        lines.append(_markdown_row([f"**{c}**" if c and number in table.ours else c for c in cells]))
-    return "\n".join([*lines, "", *([table.note, ""] if table.note else [])])
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _for_markdown(text: str) -> str:
-    """Numbers stay as they are: their signs and points are no markup inside a cell."""
-    is_plain = text.replace(".", "").replace(",", "").lstrip("+-").isdigit()
-    return text if is_plain else visible(text).translate(_MARKDOWN)
-
-
-def latex(tables: Sequence[Table]) -> str:
-    r"""One ``table`` with ``booktabs`` rules each; needs ``\usepackage{booktabs}``."""
-    return "\n".join(["% \\usepackage{booktabs}", *(_latex_table(table) for table in tables)])
-
-
-def _latex_table(table: Table) -> str:
-    layout = "".join("r" if is_number(column) else "l" for column in table.columns)
-    head = _latex_row([_for_latex(column.name) for column in table.columns])
-    rows = []
-    for number, row in enumerate(table.rows):
-        cells = [_for_latex(text) for text in _texts(table, row)]
-        rows.append(_latex_row([f"\\textbf{{{c}}}" if c and number in table.ours else c for c in cells]))
-    return "\n".join(
-        [
-            *(r"\begin{table}", r"\centering\small", f"\\begin{{tabular}}{{{layout}}}", r"\toprule"),
-            *(head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"),
-            *(
-                f"\\caption{{{_for_latex(' '.join([table.title + '.', table.note]).strip())}}}",
-                r"\end{table}",
-                "",
-            ),
-        ]
-    )
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return f"{' & '.join(cells)} \\\\"
-
-
-def _for_latex(text: str) -> str:
-    return visible(text).translate(_LATEX)
-
-
-def _texts(table: Table, row: Sequence[Value]) -> list[str]:
-    return [shown(value, column.kind) for value, column in zip(row, table.columns, strict=True)]

@@ -49,6 +49,7 @@ class ErrorRow(NamedTuple):
 
 
 class PublishedRow(NamedTuple):
+    source_domain: str  # ours
     target_domain: str
     metric_family: str
     method: str
