@@ -30,6 +30,13 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     "corpus": {
         "conll": "cdner.corpora.conll:ConllReader",
     },
+    "export": {
+        "conll": "cdner.export.conll:write_conll",
+        "jsonl": "cdner.export.json_lines:write_json_lines",
+        "spacy": "cdner.export.spacy_docs:write_doc_bin",
+        "labelstudio": "cdner.export.label_studio:write_label_studio",
+        "datasets": "cdner.export.datasets_folder:write_datasets_folder",
+    },
 }
 
 

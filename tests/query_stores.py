@@ -61,7 +61,7 @@ def random_entities(generator: random.Random) -> Entities:
     )
 
 
-def _guess(generator: random.Random, gold: Entities) -> Entities:
+def guess(generator: random.Random, gold: Entities) -> Entities:
     """Now and then unrelated to the gold entities, else some of their spans, half of them with a random type."""
     if generator.random() < 0.2:
         return random_entities(generator)
@@ -104,7 +104,7 @@ def _add_setting(told: Told, generator: random.Random, part: Part, *, seed: int)
     else:
         run_id = finish_run(told.store, step, *inputs, seed=seed)
     kept = range(0, N_SENTENCES, 2 if step == "extract" else 1)
-    told.predicted[part] = {i: _guess(generator, told.gold[i].entities) for i in kept}
+    told.predicted[part] = {i: guess(generator, told.gold[i].entities) for i in kept}
     _predict(told, run_id, told.predicted[part])
     evaluate = finish_run(told.store, "evaluate", run_id, told.corpus_run, seed=seed)
     _score(told, evaluate, part)

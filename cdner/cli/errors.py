@@ -7,9 +7,9 @@ from typing import get_args
 import click
 
 from cdner.cli.output import format_options, print_rows
-from cdner.cli.runs import chosen_run
+from cdner.cli.runs import experiment_name
 from cdner.config import Setting
-from cdner.errors import unknown_name
+from cdner.errors import UsageError, unknown_name
 
 KINDS = ("type", "missed", "spurious", "boundary")
 
@@ -57,13 +57,19 @@ def errors(
     limit: int,
     output_format: str | None,
 ) -> None:
-    """Errors of the prediction run RUN_ID (a unique beginning suffices), or of --experiment, in text order."""
+    """Errors of the prediction run RUN_ID (a unique beginning suffices), or of --experiment, in text order.
+
+    The same with more filters: cdner sql @pair_errors, @missed, @spurious, @boundaries.
+    """
     from cdner.store import Store
+    from cdner.store.compared_runs import find_prediction_run
     from cdner.store.errors import list_errors
     from cdner.store.lookup import predictable_types
 
+    if (run_id is None) == (experiment is None):
+        raise UsageError("Name one predict run: RUN_ID (see 'cdner runs --step predict') or --experiment.")
     store = Store(ctx.obj["store"])
-    run_id = chosen_run(store, run_id, experiment, step="predict", label=f"predict:{setting}/{split}")
+    run_id = find_prediction_run(store, run_id or f"{experiment_name(experiment or '')}:{setting}/{split}")
     types = predictable_types(store, run_id)
     for name in (gold, predicted):
         if name is not None and name not in types:

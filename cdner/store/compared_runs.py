@@ -9,17 +9,19 @@ from cdner.errors import UsageError
 from cdner.store.connection import Store
 from cdner.store.lookup import find_labelled_run, find_run
 
-_STEPS = ("predict", "evaluate")
+_STEPS = ("predict", "extract", "evaluate")
+_ALONE = "llm_only/"  # the setting whose predictions are an extract run's
 
 
 def find_prediction_run(store: Store, name: str) -> str:
-    """The predict run that is meant by ``EXPERIMENT:SETTING/SPLIT``, or by the unique beginning of a run id.
+    """The predict or extract run meant by ``EXPERIMENT:SETTING/SPLIT``, or by the unique beginning of a run id.
 
     An evaluate run stands for the predictions it scored. UsageError for what names none.
     """
     experiment, colon, label = name.rpartition(":")
     if colon:
-        return find_labelled_run(store, experiment, f"predict:{label}")
+        step = "extract" if label.startswith(_ALONE) else "predict"
+        return find_labelled_run(store, experiment, f"{step}:{label}")
     with store.reading() as connection:
         steps = {
             step
@@ -29,7 +31,7 @@ def find_prediction_run(store: Store, name: str) -> str:
         }
     meant = [step for step in _STEPS if step in steps]
     if len(meant) > 1:
-        raise UsageError(f"A predict and an evaluate run begin with '{name}'. Give more of the id.")
+        raise UsageError(f"A {meant[0]} and an {meant[-1]} run begin with '{name}'. Give more of the id.")
     run_id = find_run(store, name, step=meant[0] if meant else "predict")
     return _scored_predictions(store, run_id) if meant == ["evaluate"] else run_id
 
@@ -38,11 +40,11 @@ def _scored_predictions(store: Store, run_id: str) -> str:
     with store.reading() as connection:
         row = connection.execute(
             "SELECT input_run_id FROM run_input JOIN run ON run.run_id = input_run_id"
-            " WHERE run_input.run_id = ? AND run.step = 'predict'",
+            " WHERE run_input.run_id = ? AND run.step IN ('predict', 'extract')",
             [run_id],
         ).fetchone()
     if row is None:
-        raise UsageError(f"Evaluate run {run_id} has no predict run in {store.path}. Name a predict run.")
+        raise UsageError(f"Evaluate run {run_id} has no predictions in {store.path}. Name a predict run.")
     return str(row[0])
 
 

@@ -1,0 +1,50 @@
+"""``cdner export``: predictions for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cdner.cli.runs import experiment_name
+
+FORMATS = ("conll", "jsonl", "spacy", "labelstudio", "datasets")
+
+
+@click.command("export")
+@click.argument("predictions")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    type=click.Choice(FORMATS),
+    required=True,
+    help="conll: token, gold and predicted BIO tag. jsonl: tokens, text, entities with token and character offsets. "
+    "spacy: DocBin, gold as ents, predicted as spans. labelstudio: tasks with predictions; prints the interface they "
+    "need. datasets: a folder for load_dataset.",
+)
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@click.pass_context
+def export(ctx: click.Context, predictions: str, file: Path, to: str, *, force: bool) -> None:
+    """Write the gold and predicted entities of PREDICTIONS to FILE: a run id or EXPERIMENT:SETTING/SPLIT.
+
+    A unique beginning of the id suffices; an evaluate run stands for the predictions it scored. Works for what the
+    LLM alone extracted too (setting llm_only).
+    """
+    from cdner.export.label_studio import labelling_interface
+    from cdner.pipeline import export as exporting
+    from cdner.store import Store
+    from cdner.store.compared_runs import find_prediction_run
+
+    store = Store(ctx.obj["store"])
+    experiment, colon, label = predictions.rpartition(":")
+    name = f"{experiment_name(experiment)}:{label}" if colon else predictions
+    run_id = find_prediction_run(store, name)
+    exported = exporting.load_exported(store, run_id, model=name if colon else run_id)
+    exporting.export(exported, file, to=to, force=force)
+    if to == "labelstudio":
+        click.echo(labelling_interface(exported.types), nl=False)
+    if not ctx.obj["quiet"]:
+        click.echo(f"{file}: {len(exported.gold)} sentences of {exported.domain}/{exported.split}", err=True)
+
+
+COMMANDS = {"export": export}

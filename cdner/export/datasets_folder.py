@@ -1,0 +1,53 @@
+"""A folder for Hugging Face ``datasets``: ``load_dataset(FOLDER)``, or ``load_dataset("json", data_dir=FOLDER)``.
+
+The card (README.md) says which file is which split, and declares the tags as class labels in a fixed order.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cdner.export.exported import ExportedCorpus
+from cdner.hashing import canonical_json
+from cdner.spans import entities_to_bio
+
+_SPLITS = {"dev": "validation"}  # what datasets calls it
+
+
+def write_datasets_folder(exported: ExportedCorpus, path: Path) -> None:
+    """``<split>.jsonl`` with id, tokens, ner_tags (gold) and predicted_ner_tags, and the card."""
+    path.mkdir()
+    split = _SPLITS.get(exported.split, exported.split)
+    with (path / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+        for position, sentence, predicted in exported.rows():
+            n_tokens = len(sentence.tokens)
+            row = {
+                "id": str(position),
+                "tokens": list(sentence.tokens),
+                "ner_tags": entities_to_bio(n_tokens, sentence.entities),
+                "predicted_ner_tags": entities_to_bio(n_tokens, predicted),
+            }
+            file.write(f"{canonical_json(row)}\n")
+    (path / "README.md").write_text(_card(exported, split), encoding="utf-8", newline="\n")
+
+
+def _card(exported: ExportedCorpus, split: str) -> str:
+    tags = ["O", *(f"{prefix}-{name}" for name in exported.types for prefix in "BI")]
+    labels = [
+        f"          '{number}': {json.dumps(tag, ensure_ascii=False)}" for number, tag in enumerate(tags)
+    ]
+    tagged = ["    sequence:", "      class_label:", "        names:", *labels]
+    front = [
+        *("configs:", "- config_name: default", "  data_files:"),
+        *(f"  - split: {split}", f"    path: {split}.jsonl"),
+        *("dataset_info:", "  features:", "  - name: id", "    dtype: string"),
+        *("  - name: tokens", "    sequence: string"),
+        *("  - name: ner_tags", *tagged),
+        *("  - name: predicted_ner_tags", *tagged),
+    ]
+    text = (
+        f"# {exported.domain}/{exported.split}\n\nGold tags and those predicted by {exported.model} "
+        f"(run {exported.run_id} of cdner), {len(exported.gold)} sentences.\n"
+    )
+    return "\n".join(["---", *front, "---", "", text])

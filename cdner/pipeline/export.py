@@ -1,0 +1,84 @@
+"""Predictions of a run in another tool's format: collects what is exported, and writes it all or nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from cdner.errors import InputError, UsageError
+from cdner.export import ExportedCorpus
+from cdner.registry import resolve
+from cdner.store import Store
+from cdner.store import corpora as stored_corpora
+from cdner.store import predictions as stored_predictions
+
+Writer = Callable[[ExportedCorpus, Path], None]
+
+
+def load_exported(store: Store, run_id: str, *, model: str = "") -> ExportedCorpus:
+    """The sentences a prediction run has predicted, with both kinds of entities. InputError when it has none."""
+    corpus_run = stored_predictions.predicted_corpus(store, run_id)
+    corpus = stored_corpora.load_corpus(store, corpus_run)
+    predictions = stored_predictions.load_predictions(store, run_id)
+    if not predictions:
+        raise InputError(f"Run {run_id} holds no prediction: run it again.")
+    gold = tuple(corpus.sentences[position] for position in predictions)
+    found = tuple(predictions.values())
+    declared = stored_corpora.load_domain(store, corpus_run).types
+    met = {entity.type for sentence in gold for entity in sentence.entities}
+    met |= {entity.type for prediction in found for entity in prediction.entities}
+    return ExportedCorpus(
+        run_id=run_id,
+        model=model or run_id,
+        domain=corpus.domain,
+        split=corpus.split,
+        types=(*declared, *sorted(met - set(declared))),
+        positions=tuple(predictions),
+        gold=gold,
+        predictions=found,
+    )
+
+
+def export(exported: ExportedCorpus, target: Path, *, to: str, force: bool = False) -> None:
+    """Write a file or folder; it appears when it is whole.
+
+    UsageError for an unknown format, a missing folder, and a target that exists, unless forced. A folder is replaced
+    only by a folder, a file only by a file.
+    """
+    write = cast(Writer, resolve("export", to))
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists. Name another, or use --force to replace it.")
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"{target}: there is no such folder.")
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=parent) as folder:
+        made = Path(folder) / "new"
+        try:
+            write(exported, made)
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"The format '{to}' needs a package that is not installed: {error}. pip install 'cdner[export]'."
+            ) from error
+        _move(made, target, aside=Path(folder) / "old")
+
+
+def _move(made: Path, target: Path, *, aside: Path) -> None:
+    """Put what was made in the target's place. Only what an export wrote before is moved away for it."""
+    if not target.exists() or (made.is_file() and target.is_file()):
+        made.replace(target)
+        return
+    kinds = {True: "folder", False: "file"}
+    if made.is_dir() != target.is_dir():
+        raise UsageError(
+            f"{target} is a {kinds[target.is_dir()]}, not a {kinds[made.is_dir()]}: it is not replaced."
+        )
+    if foreign := sorted(path.name for path in target.iterdir() if path.suffix not in (".md", ".jsonl")):
+        raise UsageError(f"{target} holds {foreign[0]}, which no export wrote: it is not replaced.")
+    target.replace(aside)  # no single call replaces a folder that is not empty
+    try:
+        made.replace(target)
+    except OSError:
+        aside.replace(target)
+        raise
