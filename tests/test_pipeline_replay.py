@@ -6,7 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-from pipeline_experiments import CALLS, calls, cdner, copy_of, finished_store, sql, write_experiment
+from pipeline_experiments import (
+    CALLS,
+    GAPS,
+    calls,
+    cdner,
+    copy_of,
+    dump,
+    finished_store,
+    sql,
+    write_experiment,
+)
+
+from cdner.store import Store
 
 SETTINGS = ("without_all", "full")
 
@@ -58,6 +70,65 @@ def test_another_machine_repeats_every_stage_to_identical_tables(
     again = cdner(store, "bundle", "pack", tmp_path / "again.zip", "-e", experiment)
     assert again.code == 0, again.err
     assert (tmp_path / "again.zip").read_bytes() == bundle.read_bytes()
+
+
+def test_a_replay_goes_without_what_the_run_went_without(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a bundle, which brings gaps but no attempts: the run is to be made, and nobody can be asked."""
+    monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
+    store = copy_of(finished_store("seq2seq"), tmp_path / "copy")
+    command = ("reason", "-e", experiment, "--split", "test", "--set", "reason.seed=7", "--json")
+    allowed = (*command, "--set", "execution.max_gaps=1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(GAPS, _first_test_sentence(store))
+        asked = cdner(store, *allowed)
+    assert (asked.code, len(calls())) == (0, 4), asked.err
+    (run,) = asked.rows
+    before = dump(store, tables=("reasoning",))
+    _forget_attempts(store, run["run_id"])
+    refused = cdner(store, *command, "--backend", "replay")
+    assert refused.code == 3
+    assert "the server was busy (1)" in refused.err
+    assert "--set execution.max_gaps=1" in refused.err
+    replayed = cdner(store, *allowed, "--backend", "replay")
+    assert replayed.code == 0, replayed.err
+    assert replayed.rows[0]["state"] == "done"
+    assert len(calls()) == 4
+    assert dump(store, tables=("reasoning",)) == before
+
+
+def test_what_no_run_recorded_as_a_gap_is_still_missing(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
+    store = copy_of(finished_store("seq2seq"), tmp_path / "copy")
+    command = ("reason", "-e", experiment, "--split", "test", "--set", "reason.seed=7", "--json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(GAPS, _first_test_sentence(store))
+        (run,) = cdner(store, *command, "--set", "execution.max_gaps=1").rows
+    _forget_attempts(store, run["run_id"])
+    with Store(store).transaction() as connection:
+        connection.execute("DELETE FROM reasoning WHERE gap_reason IS NOT NULL")
+    replayed = cdner(store, *command, "--set", "execution.max_gaps=1", "--backend", "replay")
+    assert replayed.code == 1
+    assert "1 of 4 completions are not in the store" in replayed.err
+
+
+def _first_test_sentence(store: Path) -> str:
+    ((text,),) = sql(
+        store,
+        "SELECT text FROM reasoning JOIN experiment_run USING (run_id) JOIN run_input USING (run_id)"
+        " JOIN corpus_sentence ON corpus_sentence.run_id = input_run_id"
+        " AND corpus_sentence.position = reasoning.position JOIN sentence USING (sentence_id)"
+        " WHERE label = 'reason:full/test' AND experiment = 'tiny' ORDER BY reasoning.position LIMIT 1",
+    )
+    return str(text)
+
+
+def _forget_attempts(store: Path, run_id: str) -> None:
+    with Store(store).transaction() as connection:
+        connection.execute("DELETE FROM attempt WHERE run_id = ?", [run_id])
 
 
 def _hashes(store: Path, experiment: Path) -> tuple[str, str]:

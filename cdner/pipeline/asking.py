@@ -145,19 +145,29 @@ def _found_or_asked(
     step: Step, context: Context, llm: Llm, questions: Sequence[_Question], *, n_retries: int
 ) -> dict[str, Completion | Gap]:
     """Request id -> outcome, for every question."""
-    found = stored.load_completions(context.store, [question.request_id for question in questions])
-    pending = [question for question in questions if question.request_id not in found]
+    ids = [question.request_id for question in questions]
+    outcomes: dict[str, Completion | Gap] = {**stored.load_completions(context.store, ids)}
     which = f" (retry {n_retries})" if n_retries else ""
+    if context.experiment.execution.replay:
+        outcomes.update(_recorded_gaps(step, context, [q for q in questions if q.request_id not in outcomes]))
+    pending = [question for question in questions if question.request_id not in outcomes]
     if pending and context.experiment.execution.replay:
         raise BackendError(
             f"{step.label}{which}: {len(pending)} of {len(questions)} completions are not in the store; the first "
             f"is request {pending[0].request_id} (number {pending[0].number}). "
             "Run without --backend replay to make them."
         )
-    outcomes: dict[str, Completion | Gap] = dict(found)
     if pending:
         outcomes.update(_ask(step, context, llm, pending, label=f"{step.label}{which}"))
     return outcomes
+
+
+def _recorded_gaps(step: Step, context: Context, questions: Sequence[_Question]) -> dict[str, Gap]:
+    """What this very run went without, here or where a bundle of it was packed; a replay goes without it, too."""
+    if not questions:
+        return {}
+    reasons = stored.load_gap_requests(context.store, step.spec.run_id)
+    return {q.request_id: Gap(reasons[q.request_id]) for q in questions if q.request_id in reasons}
 
 
 def _ask(

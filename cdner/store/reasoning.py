@@ -173,6 +173,12 @@ def load_gaps(store: Store, run_id: str) -> dict[int, str]:
     return {position: reason for position, reason in rows if reason is not None}
 
 
+def load_gap_requests(store: Store, run_id: str) -> dict[str, str]:
+    """Request id -> why the run went on without its answer."""
+    rows = rows_of_run(store, "reasoning", ("request_id", "gap_reason"), run_id, order="position")
+    return {name: reason for name, reason in rows if reason is not None}
+
+
 def _messages(request: ReasoningRequest) -> list[Json]:
     return [{"role": message.role, "content": message.content} for message in request.messages]
 
