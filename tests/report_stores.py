@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 from cli_stores import domain, finish_run
 from random_corpora import seeded_pair
 
@@ -50,6 +52,12 @@ def cell_name(n: int, seed: int) -> str:
     return f"sizes[n_train={n},seed={seed}]"
 
 
+def shared_report_store(factory: pytest.TempPathFactory) -> ReportStore:
+    """The same one for all tests of a session: they only read it."""
+    return report_store(factory.getbasetemp() / "report.duckdb")
+
+
+@cache
 def report_store(path: Path) -> ReportStore:
     """Two sizes, two seeds, two settings on 60 sentences of "ai", of which the first ones attack."""
     store = Store(path)

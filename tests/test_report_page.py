@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from chromium_pages import Page, chromium_page
-from report_stores import ATTACKS, TYPES, ReportStore, report_store
+from report_stores import ATTACKS, TYPES, ReportStore, shared_report_store
 
 from cdner.pipeline.report import gather
 from cdner.report import Report, render_page
@@ -23,7 +23,7 @@ ROWS = "document.querySelectorAll('.errors > li').length"
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> ReportStore:
-    return report_store(tmp_path_factory.mktemp("report") / "cdner.duckdb")
+    return shared_report_store(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
