@@ -239,7 +239,7 @@ def corpus_run(store: Store, name: str, role: str, split: Split, seed: int) -> s
     return import_corpus(store, corpus, domain(name, role, ("x",)), seed)
 
 
-def evaluated(store: Store, *, n_source: int = 0, n_target: int = 0, n: int = 0, llm: str = "big") -> None:
+def evaluated(store: Store, *, n_source: int = 0, n_target: Json = 0, n: int = 0, llm: str = "big") -> None:
     """Experiment "mine": one labelled evaluation of the full setting on ai/test, strict F1 0.6, with its lineage."""
     source = corpus_run(store, "news", "source", "train", 1)
     train, test = corpus_run(store, "ai", "target", "train", 2), corpus_run(store, "ai", "target", "test", 3)
@@ -311,6 +311,8 @@ def test_each_thing_they_do_otherwise_forbids_the_comparison_by_name(ours, chang
     [
         ({"n_source": 1500}, "ours saw only 1500 source sentences"),
         ({"n_target": 20}, "ours saw only 20 target sentences"),
+        ({"n_target": {"n": 30, "seed": 1}}, "ours saw only 30 target sentences"),
+        ({"n_target": {"shots": 20, "unit": "mention"}}, "ours saw 20 shots (mention), theirs shots all"),
         ({"n": 7}, "ours scores only 7 sentences"),
         ({"llm": "tiny"}, "different LLM: theirs big, ours tiny"),
     ],
@@ -318,6 +320,20 @@ def test_each_thing_they_do_otherwise_forbids_the_comparison_by_name(ours, chang
 def test_each_thing_we_do_otherwise_forbids_the_comparison_by_name(store, done, reason):
     evaluated(store, **done)
     assert compared(store) == [(False, reason, None)]
+
+
+def test_the_llm_alone_has_no_backbone_and_an_llm(store):
+    """Its prompt warns of what a trained model confuses: that model is no part of the comparison."""
+    train, test = corpus_run(store, "ai", "target", "train", 2), corpus_run(store, "ai", "target", "test", 3)
+    model = made(store, "train", {"backbone": {"model": "small"}, "n_train": 0}, train)
+    extract = made(store, "extract", {"llm": {"model": "big"}, "n": 7}, model, test)
+    evaluate = made(store, "evaluate", {}, extract, test)
+    save_scores(store, evaluate, [ScoreRow("ai", "test", "strict", "*", 10, 10, 6, 0.6, 0.6, 0.6)])
+    label_experiment(store, "mine", [(evaluate, "evaluate:llm_only/test")])
+    theirs = {"setting": "llm_only", "source_domain": "", "backbone": ""}
+    assert compared(store, **theirs) == [(False, "ours scores only 7 sentences", None)]
+    different = "different backbone: theirs small, ours none; ours scores only 7 sentences"
+    assert compared(store, **{**theirs, "backbone": "small"}) == [(False, different, None)]
 
 
 def test_several_reasons_are_all_given(ours):

@@ -1,7 +1,9 @@
 CREATE VIEW published_comparison AS
 WITH trained AS (
     SELECT lineage.run_id, depth, corpus.role, corpus.domain,
-           settings ->> '$.backbone.model' AS backbone, CAST(settings ->> '$.n_train' AS INTEGER) AS n_train
+           settings ->> '$.backbone.model' AS backbone,  -- n_train is a number, or says how sentences were drawn
+           coalesce(TRY_CAST(settings ->> '$.n_train' AS INTEGER), CAST(settings ->> '$.n_train.n' AS INTEGER)) AS n_train,
+           (settings ->> '$.n_train.shots') || ' shots (' || (settings ->> '$.n_train.unit') || ')' AS shots
     FROM lineage
     JOIN run ON run.run_id = ancestor_run_id AND run.step = 'train'
     JOIN run_input ON run_input.run_id = ancestor_run_id
@@ -10,26 +12,28 @@ WITH trained AS (
 ),
 written AS (
     SELECT lineage.run_id, any_value(settings ->> '$.llm.model') AS llm
-    FROM lineage JOIN run ON run.run_id = ancestor_run_id AND run.step = 'reason'
+    FROM lineage JOIN run ON run.run_id = ancestor_run_id AND run.step IN ('reason', 'extract')
     GROUP BY lineage.run_id
 ),
 predicted AS (
     SELECT lineage.run_id, CAST(settings ->> '$.n' AS INTEGER) AS n
-    FROM lineage JOIN run ON run.run_id = ancestor_run_id AND run.step = 'predict'
+    FROM lineage JOIN run ON run.run_id = ancestor_run_id AND run.step IN ('predict', 'extract')
     WHERE depth = 1
 ),
 made AS (
     SELECT run_id,
            arg_min(backbone, depth) FILTER (role = 'target') AS backbone,
            arg_min(n_train, depth) FILTER (role = 'target') AS n_target_train,
+           arg_min(shots, depth) FILTER (role = 'target') AS our_shots,
            arg_min(domain, depth) FILTER (role = 'source') AS source_domain,
            arg_min(n_train, depth) FILTER (role = 'source') AS n_source_train
     FROM trained GROUP BY run_id
 ),
 ours AS (
     SELECT leaderboard.*, regexp_extract(label, 'evaluate:([a-z_]+)', 1) AS setting,
-           coalesce(made.source_domain, '') AS source_domain, coalesce(backbone, '') AS backbone,
-           coalesce(llm, '') AS llm, n_source_train, n_target_train, predicted.n AS n_scored
+           coalesce(made.source_domain, '') AS source_domain,
+           if(setting = 'llm_only', '', coalesce(backbone, '')) AS backbone,  -- its model measured confusion, no more
+           coalesce(llm, '') AS llm, n_source_train, n_target_train, our_shots, predicted.n AS n_scored
     FROM leaderboard
     LEFT JOIN made USING (run_id)
     LEFT JOIN written USING (run_id)
@@ -47,9 +51,10 @@ paired AS (
                     WHEN scorer <> metric_family THEN 'different scorer: theirs ' || scorer || ', ours ' || metric_family END,
                CASE WHEN theirs.split = 'unknown' THEN 'their split is not stated'
                     WHEN theirs.split <> ours.split THEN 'different split: theirs ' || theirs.split || ', ours ' || ours.split END,
-               CASE WHEN theirs.backbone = '' THEN 'their backbone is not stated'
+               CASE WHEN ours.setting = 'llm_only' AND theirs.backbone = '' THEN NULL
+                    WHEN theirs.backbone = '' THEN 'their backbone is not stated'
                     WHEN theirs.backbone <> ours.backbone
-                    THEN 'different backbone: theirs ' || theirs.backbone || ', ours ' || if(ours.backbone = '', 'not known', ours.backbone) END,
+                    THEN 'different backbone: theirs ' || theirs.backbone || ', ours ' || if(ours.backbone <> '', ours.backbone, if(ours.setting = 'llm_only', 'none', 'not known')) END,
                CASE WHEN theirs.llm <> ours.llm
                     THEN 'different LLM: theirs ' || if(theirs.llm = '', 'none or not stated', theirs.llm)
                          || ', ours ' || if(ours.llm = '', 'none', ours.llm) END,
@@ -58,7 +63,8 @@ paired AS (
                          || ', ours ' || if(ours.source_domain = '', 'none', ours.source_domain) END,
                CASE WHEN n_source_train > 0 THEN 'ours saw only ' || n_source_train || ' source sentences' END,
                CASE WHEN n_target_train > 0 THEN 'ours saw only ' || n_target_train || ' target sentences' END,
-               CASE WHEN shots <> 'all' THEN 'theirs has other training sentences: shots ' || shots END,
+               CASE WHEN our_shots IS NOT NULL THEN 'ours saw ' || our_shots || ', theirs shots ' || shots
+                    WHEN shots <> 'all' THEN 'theirs has other training sentences: shots ' || shots END,
                CASE WHEN n_scored > 0 THEN 'ours scores only ' || n_scored || ' sentences' END,
                CASE WHEN n_seeds IS NULL THEN 'how many seeds theirs has is not stated, ours is one run'
                     WHEN n_seeds > 1 THEN 'theirs is a mean over ' || n_seeds || ' seeds, ours is one run' END
