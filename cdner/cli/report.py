@@ -21,6 +21,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--markdown", type=_FILE, help="Tables: leaderboard, published, ablation, errors per type, usage."
 )
 @click.option("--latex", type=_FILE, help="The same tables for LaTeX, with booktabs.")
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A folder for the charts as PNG and SVG; needs matplotlib (the extra 'figures').",
+)
 @click.option("--title", help="Heading of the page.  [default: the experiments' names]")
 @click.option(
     "--resamples",
@@ -36,19 +41,25 @@ def report(
     html: Path | None,
     markdown: Path | None,
     latex: Path | None,
+    figures: Path | None,
     title: str | None,
     resamples: int,
 ) -> None:
     """Show EXPERIMENTs (default: all in the store): names as in the store, or their files; a matrix with all cells."""
     from cdner.pipeline.report import gather
     from cdner.report import render_page
+    from cdner.report.figures import demand_matplotlib, write_figures
     from cdner.report.printed import latex as as_latex
     from cdner.report.printed import markdown as as_markdown
     from cdner.report.tables import printed_tables
     from cdner.store import Store
 
-    if html is None and markdown is None and latex is None:
-        raise UsageError("Nothing to write: name --html FILE, --markdown FILE or --latex FILE.")
+    if (html, markdown, latex, figures) == (None,) * 4:
+        raise UsageError(
+            "Nothing to write: name --html FILE, --markdown FILE, --latex FILE or --figures FOLDER."
+        )
+    if figures:
+        demand_matplotlib()  # before anything takes time
     names = [experiment_name(name) for name in experiments]
     found = gather(Store(ctx.obj["store"]), names, title=title or "", n_resamples=resamples)
     if html:
@@ -58,6 +69,8 @@ def report(
         _write(markdown, as_markdown(tables))
     if latex:
         _write(latex, as_latex(tables))
+    for path in write_figures(found, figures) if figures else ():
+        click.echo(str(path))
 
 
 def _write(path: Path, text: str) -> None:
