@@ -33,6 +33,7 @@ TEST_STEP = "reason:full/test"
 def _log_of_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))  # what lies in this machine's is no matter
 
 
 @pytest.fixture

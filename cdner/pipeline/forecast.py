@@ -108,6 +108,10 @@ def _lengths(llm: Llm, chats: Chats) -> tuple[list[int], Counter | None]:
 
 
 def _tokenizer(llm: Llm) -> Callable[[Chats], list[int]] | None:
+    if llm.backend == "openai":
+        from cdner.backends.openai_tokens import open_token_counter
+
+        return open_token_counter(llm.model)
     if llm.backend not in _OPEN_WEIGHTS:
         return None
     from cdner.backbone.chat_tokenizer import open_chat_tokenizer  # imports transformers
