@@ -27,11 +27,22 @@ from query_stores import (
 
 from cdner.errors import UsageError
 from cdner.evaluate import score
+from cdner.store import Store
 from cdner.store.confusion import save_confusion, save_rivals
 from cdner.store.named_queries import find_query, named_queries, parse_query
+from cdner.store.reasoning import save_completions, save_reasoning, save_requests
 from cdner.store.runs import label_experiment
 from cdner.store.sealed_sql import query
-from cdner.types import ConfusionMatrix, Entity, Gap
+from cdner.types import (
+    Completion,
+    ConfusionMatrix,
+    Entity,
+    Gap,
+    Message,
+    ReasoningChain,
+    ReasoningRequest,
+    Sampling,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -175,6 +186,7 @@ def test_errors_dropped_are_types_with_fewer_errors_after(told):
     assert expected
     back = ask(told, "errors_dropped", before="full", after="without_backward")
     assert {(r["experiment"], r["entity_type"]) for r in back}.isdisjoint(expected)
+    assert ask(told, "errors_dropped", before="full", after="full") == []  # as many is not fewer
 
 
 def test_disagreements_say_who_is_right_on_every_span_of_either(told):
@@ -222,6 +234,18 @@ def test_cost_per_point_counts_each_answer_once_whichever_run_paid(told):
         )
         signs.add(gain > 0)
     assert signs == {True, False}
+
+
+def test_an_answer_two_runs_use_is_counted_once(tmp_path):
+    """Reasoning for training and for prediction may ask the same."""
+    store = Store(tmp_path / "cdner.duckdb")
+    (asked,) = save_requests(store, "scripted", "m", [ReasoningRequest((Message("user", "?"),), Sampling(9))])
+    reasons = [finish_run(store, "reason", seed=seed) for seed in (1, 2)]
+    save_completions(store, reasons[0], [(asked, Completion("text", "stop", 50, 10, 7))])
+    for reason in reasons:
+        save_reasoning(store, reason, [(0, asked, ReasoningChain("i", "b"))])
+    finish_run(store, "evaluate", finish_run(store, "predict", *reasons))
+    assert query(store, "SELECT n_calls, n_output_tokens FROM llm_cost")[1] == [(1, 7)]
 
 
 def test_missed_by_all_seeds_are_gold_entities_no_seed_found(told):
