@@ -169,6 +169,9 @@ def test_the_help_shows_queries_that_give_the_same_facts(cdner, study):
         ("politician", "party", 0.75),
         ("party", "politician", 0.5),
     ]
+    assert "cdner sql @confusion --run RUN_ID" in shown
+    named = json.loads(cdner("sql", "@confusion", "--run", study.quantify, "--json").out)
+    assert {(row["gold_type"], row["confused_type"]): row["v_conf"] for row in named} == by_query
 
 
 # --- errors ----------------------------------------------------------------------------------------------

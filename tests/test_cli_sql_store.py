@@ -127,6 +127,8 @@ def test_queries_are_listed_and_shown(cdner):
         (("SELECT 1", "--domain", "a"), "has no $domain"),
         (("SELECT $domain",), "--param domain=VALUE"),
         (("SELECT 1", "--list"), "Give one statement"),
+        (("--show", "most_confused", "--domain", "a"), "run no query"),
+        (("SELECT 1", "--force"), "--force goes with --parquet"),
         (("SELECT 1", "--parquet", "x.parquet", "--json"), "not both"),
         (("SELECT 1", "--parquet", "no/such/x.parquet"), "no such folder"),
         (("SELECT 1 AS a, 2 AS a", "--parquet", "x.parquet"), "Two columns are named 'a'"),

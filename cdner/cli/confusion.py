@@ -39,7 +39,10 @@ def confusion() -> None:
 
 def _epilog() -> str:
     queries = "\n\n".join(f'cdner sql "{query}"' for query in EXAMPLE_QUERIES)
-    return f"The same by SQL, with the whole run id: the matrix, the prefixes, the rivals.\n\n{queries}"
+    return (
+        f"The same by SQL, with the whole run id: the matrix, the prefixes, the rivals.\n\n{queries}\n\n"
+        "Every pair with all dimensions side by side:\n\ncdner sql @confusion --run RUN_ID"
+    )
 
 
 @confusion.command("show", epilog=_epilog())

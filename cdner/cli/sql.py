@@ -85,13 +85,18 @@ def sql(
 
     if sum((statement is not None, file is not None, show is not None, list_queries)) != 1:
         raise UsageError('Give one statement or --file: cdner sql "SELECT * FROM leaderboard"; or --list.')
+    given = _given(params, short_forms)
+    if (list_queries or show is not None) and (given or parquet):
+        raise UsageError("--list and --show run no query: they take no parameters and no --parquet.")
+    if force and parquet is None:
+        raise UsageError("--force goes with --parquet FILE.")
     if list_queries:
         return _list(output_format)
     if show is not None:
         return _show(show)
     if parquet is not None and output_format:
         raise UsageError(f"Give --parquet or --{output_format}, not both.")
-    text, values = _question(statement, file, _given(params, short_forms))
+    text, values = _question(statement, file, given)
     limits: dict[str, Any] = {"parameters": values, "seconds": seconds, "memory": memory}
     store = Store(ctx.obj["store"])
     if parquet is None:
