@@ -62,7 +62,7 @@ def report_store(path: Path) -> ReportStore:
     """Two sizes, two seeds, two settings on 60 sentences of "ai", of which the first ones attack."""
     store = Store(path)
     sentences, _ = seeded_pair(7, n_sentences=60, types=TYPES)
-    hostile = tuple(Sentence((attack, "Ann"), (Entity(0, 1, TYPES[2]),)) for attack in ATTACKS)
+    hostile = tuple(Sentence((attack, "Ann", attack), (Entity(0, 1, TYPES[2]),)) for attack in ATTACKS)
     corpus = Corpus("ai", "test", (*hostile, *sentences[len(hostile) :]), types=TYPES)
     imported = finish_run(store, "import", seed=100)
     save_corpus(store, imported, corpus, domain("ai", "target", TYPES))

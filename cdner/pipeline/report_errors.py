@@ -16,7 +16,6 @@ from cdner.evaluate.significance import (
     f1_difference,
     micro_f1,
     percentile_interval,
-    resampled_differences,
     resampled_f1,
 )
 from cdner.report.content import (
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from cdner.pipeline.report import Evaluated
 
 ALL_TYPES = "*"
+_Read = tuple[int, tuple[int, ...]]  # a corpus and the positions predicted of it
 _BASELINES = ("without_all", "without_source")  # the first of them that was evaluated
 
 
@@ -126,13 +126,15 @@ def ablations(
     Seeds of one line, and the settings compared, must have predicted the same sentences; else there is no interval
     to give, and the bar or the difference is left out.
     """
-    counted: dict[Where, tuple[tuple[int, ...], Counts]] = {}
+    counted: dict[_Read, dict[Where, Counts]] = {}
     for where in dict.fromkeys(model.where for model in models):
         seeds = [model for model in models if model.where == where]
-        read = {(model.corpus, *sorted(model.predicted)) for model in seeds}
+        read = {(model.corpus, tuple(sorted(model.predicted))) for model in seeds}
         if len(read) == 1 and seeds[0].predicted:
-            counted[where] = read.pop(), np.stack([_counts(corpora, model) for model in seeds])
-    return tuple(_ablation(where, counted, n_resamples=n_resamples) for where in counted)
+            counts = np.stack([_counts(corpora, model) for model in seeds])
+            counted.setdefault(read.pop(), {})[where] = counts
+    made = {bar.where: bar for group in counted.values() for bar in _bars(group, n_resamples=n_resamples)}
+    return tuple(made[where] for where in dict.fromkeys(model.where for model in models) if where in made)
 
 
 def _counts(corpora: Sequence[Corpus], model: Model) -> Counts:
@@ -142,21 +144,22 @@ def _counts(corpora: Sequence[Corpus], model: Model) -> Counts:
     return sentence_counts(gold, predictions, "strict")
 
 
-def _ablation(
-    where: Where, counted: Mapping[Where, tuple[tuple[int, ...], Counts]], *, n_resamples: int
-) -> Ablation:
-    read, counts = counted[where]
-    low, high = percentile_interval(resampled_f1(counts, n_resamples=n_resamples).mean(1))
-    baseline = next((at for name in _BASELINES if (at := _in_setting(where, name)) in counted), None)
-    difference = None
-    if baseline is not None and baseline != where and counted[baseline][0] == read:
-        before = counted[baseline][1]
-        drawn = resampled_differences(before, counts, n_resamples=n_resamples)
-        found = difference_of(f1_difference(before, counts), drawn)
-        difference = Difference(baseline.setting, found.value, found.low, found.high, found.p_value)
-    f1 = float(micro_f1(counts.sum(axis=1)).mean())
-    return Ablation(where, len(counts), f1, low, high, difference)
-
-
-def _in_setting(where: Where, setting: str) -> Where:
-    return Where(where.study, where.axes, where.domain, where.split, setting)
+def _bars(group: Mapping[Where, Counts], *, n_resamples: int) -> list[Ablation]:
+    """All lines over the same sentences share each resample: drawn once, every difference is a paired one."""
+    scores = resampled_f1(np.concatenate(list(group.values())), n_resamples=n_resamples)
+    ends = np.cumsum([len(counts) for counts in group.values()])
+    drawn = {
+        where: part.mean(1) for where, part in zip(group, np.split(scores, ends[:-1], axis=1), strict=True)
+    }
+    bars = []
+    for where, counts in group.items():
+        low, high = percentile_interval(drawn[where])
+        baseline = next((at for name in _BASELINES if (at := replace(where, setting=name)) in group), None)
+        difference = None
+        if baseline is not None and baseline != where:
+            value = f1_difference(group[baseline], counts)
+            found = difference_of(value, drawn[where] - drawn[baseline])
+            difference = Difference(baseline.setting, found.value, found.low, found.high, found.p_value)
+        f1 = float(micro_f1(counts.sum(axis=1)).mean())
+        bars.append(Ablation(where, len(counts), f1, low, high, difference))
+    return bars

@@ -88,11 +88,11 @@ def size_curves(report: Report) -> list[Curves]:
 
 def ablation_bars(report: Report) -> list[Node]:
     """A bar a setting with its 95 % interval."""
-    return _few([_ablation_figure(group) for group in ablation_groups(report)])
+    longest = max((bar.high for bar in report.ablations), default=0.0) or 1.0  # one scale for all figures
+    return _few([_ablation_figure(group, longest) for group in ablation_groups(report)])
 
 
-def _ablation_figure(bars: Sequence[Ablation]) -> Element:
-    longest = max(bar.high for bar in bars) or 1.0
+def _ablation_figure(bars: Sequence[Ablation], longest: float) -> Element:
     scale = (_WIDTH - 70) / longest
     marks: list[Node] = []
     for number, bar in enumerate(bars):
@@ -201,12 +201,9 @@ def _curve_figure(chart: Curves) -> Element:
         return top + height * (1 - (value - y_low) / (y_high - y_low))
 
     marks: list[Node] = []
-    for step in range(5):
-        value = y_low + step * (y_high - y_low) / 4
+    for value in _ticks(y_low, y_high):
         marks.append(element("path", d=f"M{left} {_n(y(value))}h{width}", class_="grid"))
-        marks.append(
-            element("text", f"{100 * value:.1f}", x=left - 6, y=_n(y(value) + 4), class_="small end")
-        )
+        marks.append(element("text", f"{100 * value:g}", x=left - 6, y=_n(y(value) + 4), class_="small end"))
     for tick in sorted({p.x for p in points}):
         marks.append(element("text", f"{tick:g}", x=_n(x(tick)), y=top + height + 18, class_="small middle"))
     marks.append(element("text", chart.axis, x=left + width, y=top + height + 34, class_="small end"))
@@ -227,6 +224,13 @@ def _curve_figure(chart: Curves) -> Element:
             )
     title = f"F1 by {chart.axis}: {chart.title}"
     return _figure(title, marks, height=top + height + 40, legend=element("p", *keys, class_="legend"))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round values in percent within the range, six at most."""
+    step = next((size for size in (1, 2, 5, 10) if 100 * (high - low) / size <= 6), 20)
+    first = -int(-100 * low // step)
+    return [count * step / 100 for count in range(first, int(100 * high // step) + 1)]
 
 
 def _figure(title: str, marks: Sequence[Node], *, height: float, legend: Node = None) -> Element:

@@ -68,7 +68,7 @@
           }, score.toFixed(2).replace(/^0/, ""));
           const share = high > low ? (score - low) / (high - low) : 0;
           button.style.setProperty("--share", `${Math.round(100 * share)}%`);
-          if (share > 0.55) button.className = "strong";
+          if (share > 0.72) button.className = "strong";
           button.dataset.gold = gold;
           button.dataset.predicted = confused;
           return make("td", rival ? { class: "rival" } : {}, button);
@@ -111,7 +111,7 @@
 
   // spans: [start, end, class, text of the tag]; one that overlaps an earlier one is left out.
   function sentence(tokens, spans) {
-    const line = make("p", { class: "sentence", dir: "auto" });
+    const line = make("span", { class: "sentence", dir: "auto" }); // a summary holds no paragraph
     let at = 0;
     for (const [start, end, kind, tag] of [...spans].sort((a, b) => a[0] - b[0])) {
       if (start < at) continue;
