@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from statistics import mean, stdev
 
 import pytest
@@ -11,7 +12,7 @@ from report_stores import CELLS, SETTINGS, TYPES, ReportStore, cell_name, shared
 from cdner.errors import InputError, UsageError
 from cdner.evaluate import error_proportions, score
 from cdner.pipeline.comparison import by_domain, compare_f1, load_pair
-from cdner.pipeline.report import gather
+from cdner.pipeline.report import domain_averages, gather
 from cdner.report import Report
 from cdner.report.charts import error_groups, size_curves
 from cdner.report.content import DIMENSIONS, Where, cell_of
@@ -57,6 +58,21 @@ def test_seeds_are_averaged_with_their_deviation(filled, found):
         assert (line.f1, line.deviation) == (pytest.approx(mean(f1)), pytest.approx(stdev(f1)))
         assert line.span_f1 == pytest.approx(mean(row["span", "*"].f1 for row in rows))
         assert line.macro_f1 == pytest.approx(mean(row["strict", "macro"].f1 for row in rows))
+
+
+def test_several_domains_of_a_study_have_an_average_and_one_has_none(found):
+    ai = found.scores[0]
+    music = replace(ai, where=replace(ai.where, domain="music"), f1=ai.f1 / 2, n_seeds=1)
+    placed = [
+        replace(score, where=replace(score.where, axes=(("target", score.where.domain), ("shots", "20"))))
+        for score in (ai, music)
+    ]
+    (line,) = domain_averages(placed)
+    assert line.where == Where("sizes", (("shots", "20"),), "average", "test", ai.where.setting)
+    assert line.f1 == pytest.approx(0.75 * ai.f1)
+    assert (line.n_seeds, line.deviation) == (1, None)
+    assert domain_averages(placed[:1]) == ()
+    assert "average" not in {score.where.domain for score in found.scores}
 
 
 def test_errors_are_those_evaluation_counts(filled, found):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from cdner import __version__
 from cdner.errors import StoreError
 from cdner.pipeline.report_errors import ablations, errors_per_type, gather_models, prediction_errors
 from cdner.report.content import (
+    AVERAGE,
     ConfusionMap,
     Provenance,
     PublishedScore,
@@ -48,6 +50,7 @@ def gather(store: Store, names: Sequence[str] = (), *, title: str = "", n_resamp
         for row in reported.score_rows(store, _runs(labels, "evaluate"))
     }
     evaluated = _evaluated(store, labels, scores)
+    lines = _scores(evaluated, scores)
     corpora, models = gather_models(store, evaluated)
     errors = prediction_errors(store, models)
     return Report(
@@ -55,7 +58,7 @@ def gather(store: Store, names: Sequence[str] = (), *, title: str = "", n_resamp
         version=__version__,
         made_utc=datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00"),
         experiments=tuple(labels),
-        scores=_scores(evaluated, scores),
+        scores=(*lines, *domain_averages(lines)),
         published=_published(store, [item.run_id for item in evaluated]),
         ablations=ablations(corpora, models, n_resamples=n_resamples),
         errors_per_type=errors_per_type(corpora, models, errors),
@@ -122,6 +125,29 @@ def _scores(evaluated: Sequence[Evaluated], rows: ScoreRows) -> tuple[Score, ...
             )
         )
     return tuple(found)
+
+
+def domain_averages(scores: Sequence[Score]) -> tuple[Score, ...]:
+    """One line a setting of a study with several target domains: their unweighted mean, as tables' "Avg." is."""
+    groups: dict[Where, list[Score]] = {}
+    for score in scores:
+        axes = tuple(axis for axis in score.where.axes if axis[1] != score.where.domain)
+        groups.setdefault(replace(score.where, axes=axes, domain=AVERAGE), []).append(score)
+    return tuple(
+        Score(
+            where,
+            n_seeds=min(score.n_seeds for score in group),
+            n_gold=sum(score.n_gold for score in group),
+            precision=fmean(score.precision for score in group),
+            recall=fmean(score.recall for score in group),
+            f1=fmean(score.f1 for score in group),
+            deviation=None,  # seeds of different domains do not belong together
+            span_f1=fmean(score.span_f1 for score in group),
+            macro_f1=fmean(score.macro_f1 for score in group),
+        )
+        for where, group in groups.items()
+        if len({score.where.domain for score in group}) > 1
+    )
 
 
 def _published(store: Store, run_ids: Sequence[str]) -> tuple[PublishedScore, ...]:

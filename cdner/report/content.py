@@ -14,6 +14,7 @@ from typing import Literal
 from cdner.types import Corpus, Entity, ReasoningChain
 
 SEED_AXIS = "seed"
+AVERAGE = "average"  # as a domain: the mean over all
 ErrorKind = Literal["type", "boundary", "missed", "spurious"]
 # As the paper's equations 4, 8, 9, 10, 11, 12 and 13 name them.
 DIMENSIONS: Mapping[str, str] = {
