@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ settings.register_profile("cdner", deadline=None)
 settings.load_profile("cdner")
 
 pytest_plugins = ("vllm_servers",)
+
+# A job that a shell started in the background ignores Ctrl-C, and so would every child that a test sends one to.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -117,7 +117,7 @@ def test_an_unknown_name_gets_a_suggestion_on_one_line_and_exit_code_2(arguments
     assert captured.out == ""
 
 
-GROUPS = ("confusion", "corpora", "import", "models", "prompts", "store")
+GROUPS = ("batches", "bundle", "confusion", "corpora", "import", "models", "prompts", "store")
 
 
 @pytest.mark.parametrize("path", [(), *((name,) for name in GROUPS)])

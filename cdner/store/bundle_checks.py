@@ -41,7 +41,7 @@ _REFERENCES = (
 )
 
 
-class BadRowError(Exception):
+class BadRowError(InputError):
     """A row that is not what it says; ``check`` makes the user's error of it."""
 
     def __init__(self, table: str, index: int, message: str) -> None:

@@ -104,12 +104,12 @@ class BatchBackend:
         except KeyboardInterrupt as error:
             error.add_note(self._left_behind(flights))
             raise
-        except BackendError as error:
-            raise BackendError(f"{error} {self._left_behind(flights)}".strip()) from error
         except UnreachableError as error:
             raise BackendError(
                 f"Cannot reach the server of the batches: {error}. {self._left_behind(flights)}".strip()
             ) from error
+        except BackendError as error:
+            raise BackendError(f"{error} {self._left_behind(flights)}".strip()) from error
 
     def _outcomes(self, asked: Requests, flights: list[_Flight]) -> Iterator[tuple[str, Completion | Gap]]:
         """``flights`` always holds what is at the server and not collected."""

@@ -35,7 +35,7 @@ _PASSING_STATUS = frozenset({408, 409, 425, 429})
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class UnreachableError(Exception):
+class UnreachableError(BackendError):
     """The server could not be asked just now."""
 
 
