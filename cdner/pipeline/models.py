@@ -51,9 +51,7 @@ def train(step: Step, context: Context) -> None:
         rows = score(dev_sentences, [predicted[index] for index in range(len(dev_sentences))], types)
         return next(row.f1 for row in rows if (row.metric, row.entity_type) == ("strict", "*"))
 
-    corpus_run = context.input_run(step, "train")
-    chosen = chosen_positions(context.corpus_of(corpus_run), settings["n_train"])
-    stored_models.save_training_sentences(context.store, step.spec.run_id, corpus_run, chosen)
+    _remember_sample(step, context)
     context.progress.start(f"{step.label} on {len(train_sentences)} sentences")
     result = fit(
         backbone,
@@ -67,6 +65,14 @@ def train(step: Step, context: Context) -> None:
     )
     context.release()  # its weights have changed under the cached identity
     stored_models.save_checkpoint(context.store, step.spec.run_id, result)
+
+
+def _remember_sample(step: Step, context: Context) -> None:
+    """Store which sentences the model is trained on."""
+    corpus_run = context.input_run(step, "train")
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    chosen = chosen_positions(context.corpus_of(corpus_run), settings["n_train"])
+    stored_models.save_training_sentences(context.store, step.spec.run_id, corpus_run, chosen)
 
 
 def predict(step: Step, context: Context) -> None:
