@@ -49,7 +49,8 @@ def test_continuous_integration_runs_the_readmes_test_command():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_command_of_the_readme_succeeds(tmp_path: Path, request: pytest.FixtureRequest):
-    request.addfinalizer(lambda: (ROOT / "demo.zip").unlink(missing_ok=True))
+    for made in ("demo.zip", "report.html"):
+        request.addfinalizer((ROOT / made).unlink)
     environment = {
         **os.environ,
         "CDNER_STORE": str(tmp_path / "cdner.duckdb"),
