@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from chromium_pages import Page, chromium_page
+from cli_stores import study_store
 from report_stores import ATTACKS, TYPES, ReportStore, shared_report_store
 
 from cdner.pipeline.report import gather
@@ -188,6 +189,21 @@ def test_ten_thousand_errors_stay_responsive(browser, found, tmp_path):
     browser.run("document.querySelector('.more').scrollIntoView({behavior: 'instant'})")
     browser.run("new Promise(done => setTimeout(done, 300))")
     assert before < browser.run(ROWS) < 1000
+
+
+def test_an_experiment_without_scores_shows_what_there_is(browser, tmp_path):
+    study = study_store(tmp_path / "study.duckdb")
+    path = tmp_path / "study.html"
+    path.write_text(render_page(gather(Store(study.path), ["study"])), encoding="utf-8")
+    browser.open(path)
+    assert browser.run("[...document.querySelectorAll('main section')].map(s => s.id)") == [
+        "confusion",
+        "runs",
+    ]
+    browser.run("document.querySelector('.heat button').click()")
+    rows = browser.run("[...document.querySelectorAll('.heat tbody th')].map(it => it.textContent)")
+    assert rows == ["PER → politician", "ORG → party", "PER → [red]law"]
+    assert browser.complaints == []
 
 
 def test_print_shows_content_without_controls(page):
