@@ -37,7 +37,7 @@ class OpenAIBackend:
 
     @property
     def n_ready(self) -> int:
-        """See ``cdner.types.ReadyOutcomes``."""
+        """Outcomes at hand: see ``cdner.types.ReasoningBackend.complete``."""
         return self._client.n_ready
 
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:

@@ -26,7 +26,7 @@ class Engine(Protocol):
 
     @property
     def n_ready(self) -> int:
-        """See ``cdner.types.ReadyOutcomes``."""
+        """Outcomes at hand: see ``cdner.types.ReasoningBackend.complete``."""
 
     def ensure_running(self, arguments: Sequence[str], placement: Placement) -> None:
         """Started or awake with these vLLM arguments. BackendError if it cannot be."""

@@ -73,7 +73,7 @@ class VllmBackend:
 
     @property
     def n_ready(self) -> int:
-        """See ``cdner.types.ReadyOutcomes``."""
+        """Outcomes at hand: see ``cdner.types.ReasoningBackend.complete``."""
         return self._place.n_ready
 
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
