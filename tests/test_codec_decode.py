@@ -190,4 +190,4 @@ def test_a_megabyte_of_noise_is_read_in_linear_time(unit: str, start: str) -> No
         return time.process_time() - begun
 
     wire = wire_for(byte_level_vocabulary())
-    assert seconds(1_000_000) < 1.0 + 10 * seconds(100_000)  # quadratic time would be 100 times as much
+    assert seconds(1_000_000) < 2.0 + 30 * seconds(100_000)  # quadratic time would be 100 times as much

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -180,3 +182,11 @@ def test_a_place_where_no_store_can_be_is_one_line(tmp_path):
         pass
     with pytest.raises(StoreError, match="cannot be opened"), Store(tmp_path).transaction():
         pass
+
+
+def test_ctrl_c_inside_a_query_is_an_interrupt(store):
+    with store.transaction():
+        pass
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt), store.reading() as connection:
+        connection.execute("SELECT count(*) FROM range(100000000) a, range(10000) b").fetchall()

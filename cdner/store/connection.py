@@ -170,6 +170,10 @@ def _as_store_error(path: Path) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         raise StoreError(f"{path}: {first_line(error)}") from error
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":  # what DuckDB makes of a Ctrl-C while it computes
+            raise KeyboardInterrupt from error
+        raise
 
 
 def first_line(error: BaseException) -> str:
