@@ -24,6 +24,7 @@ Setting = Literal[
     "without_initial",
     "without_initial_and_backward",
     "full",
+    "full_without_source",  # full's reasoning texts, but no training on source (figure 4)
     "llm_only",  # no backbone: the LLM's own entities (table 7)
 ]
 REASONING_SETTINGS: tuple[Setting, ...] = (
@@ -32,6 +33,11 @@ REASONING_SETTINGS: tuple[Setting, ...] = (
     "without_initial_and_backward",
     "full",
 )
+# setting -> the setting whose reasoning texts stand in its inputs; the others have none
+REASONING_OF: Mapping[Setting, Setting] = {
+    **{setting: setting for setting in REASONING_SETTINGS},
+    "full_without_source": "full",
+}
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]

@@ -6,7 +6,15 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
-from pipeline_experiments import CALLS, cdner, sql, write_experiment
+from pipeline_experiments import (
+    CALLS,
+    calls,
+    cdner,
+    copy_of,
+    finished_store,
+    sql,
+    write_experiment,
+)
 
 from cdner.corpora.sampling import sampled_positions
 from cdner.pipeline.summary import SCORE_COLUMNS, averaged_scores
@@ -93,3 +101,31 @@ def test_the_sentences_of_a_few_shot_sample_are_stored(varied: Path, tmp_path: P
     )
     assert sorted(samples) == sorted(sampled_positions(corpus, 3, seed=seed) for seed in (0, 1))
     assert cdner(store, "store", "verify").code == 0
+
+
+@pytest.mark.slow
+def test_the_method_without_source_training_reads_fulls_texts_and_starts_from_the_plain_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
+    store = copy_of(finished_store("seq2seq"), tmp_path / "copy")
+    experiment = write_experiment(tmp_path, settings=("full", "full_without_source"))
+    ran = cdner(store, "run", experiment, "--json")
+    assert ran.code == 0, ran.err
+    assert calls() == []  # it has no text of its own
+
+    def inputs(label: str) -> list[str]:
+        """Labels of the runs that a run reads."""
+        join = "run_input i USING (run_id) JOIN experiment_run r ON r.run_id = i.input_run_id"
+        return [
+            row[0]
+            for row in sql(
+                store,
+                f"SELECT r.label FROM experiment_run l JOIN {join} WHERE l.label = '{label}' ORDER BY position",
+            )
+        ]
+
+    assert inputs("train:full_without_source") == inputs("train:full")[1:]
+    assert inputs("train:full")[0] == "train:source"
+    assert "reason:full/test" in inputs("predict:full_without_source/test")
+    assert {row["setting"] for row in ran.rows} == {"full", "full_without_source"}

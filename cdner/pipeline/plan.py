@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from cdner.config import REASONING_SETTINGS, Experiment, Prediction, Setting, Training
+from cdner.config import REASONING_OF, Experiment, Prediction, Setting, Training
 from cdner.errors import UsageError
 from cdner.hashing import Json
 from cdner.pipeline.identity import Identities, entries_identity, with_weights
@@ -69,7 +69,7 @@ def build_plan(experiment: Experiment, identities: Identities) -> Plan:
     """All steps of an experiment, in an order in which each can be executed."""
     builder = _Builder(experiment, identities)
     settings = experiment.settings
-    reasoned = [setting for setting in settings if setting in REASONING_SETTINGS]
+    reasoned = [setting for setting in settings if setting in REASONING_OF]
     if "without_source" in settings:
         builder.add_train("without_source", base=None)
     asks_llm = bool(reasoned) or "llm_only" in settings
@@ -78,8 +78,8 @@ def build_plan(experiment: Experiment, identities: Identities) -> Plan:
     if asks_llm:
         builder.add_confusion()
     for setting in reasoned:
-        builder.add_reasoning(setting)
-        builder.add_train(setting, base="train:source")
+        builder.add_reasoning(REASONING_OF[setting])
+        builder.add_train(setting, base=None if setting == "full_without_source" else "train:source")
     for setting in settings:
         for split in experiment.splits:
             if setting == "llm_only":
@@ -157,11 +157,11 @@ class _Builder:
         inputs["train"] = self._corpus(corpora.target, "train")
         inputs["dev"] = self._corpus(corpora.target, "dev")
         training = self.experiment.train_target
-        if setting in REASONING_SETTINGS:
+        if setting in REASONING_OF:
             training = self.experiment.train_augmented
-            inputs["train_reasoning"] = f"reason:{setting}/train"
+            inputs["train_reasoning"] = f"reason:{REASONING_OF[setting]}/train"
             if training.select != "last":  # else nobody looks at dev while training
-                inputs["dev_reasoning"] = f"reason:{setting}/dev"
+                inputs["dev_reasoning"] = f"reason:{REASONING_OF[setting]}/dev"
         settings: dict[str, Json] = {
             **self._model(),
             **self._training(training),
@@ -187,8 +187,8 @@ class _Builder:
             "model": f"train:{setting}",
             "corpus": self._corpus(self.experiment.corpora.target, split),
         }
-        if setting in REASONING_SETTINGS:
-            inputs["reasoning"] = f"reason:{setting}/{split}"
+        if setting in REASONING_OF:
+            inputs["reasoning"] = f"reason:{REASONING_OF[setting]}/{split}"
         settings = self._predict_settings(self.experiment.predict, self.target, split)
         return self._add(f"predict:{setting}/{split}", settings, inputs, setting=setting)
 
