@@ -73,14 +73,26 @@ def publish(rows: Sequence[Row], output: Path | None, details: Mapping[str, Any]
     sys.exit(EXIT_MISSED if any(row.met is False for row in rows) else EXIT_MET)
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The README's table of rows as they stand in the JSON."""
+def read(document: Mapping[str, Any]) -> list[Row]:
+    """The rows of a benchmark's JSON. ValueError where it has another shape."""
+    found = document.get("rows")
+    if not isinstance(found, list) or not found:
+        raise ValueError("no rows in its JSON")
+    names = {field.name for field in dataclasses.fields(Row)}
+    try:
+        return [Row(**{name: row[name] for name in names}) for row in found]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"a row without its {error}") from error
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The README's table."""
     lines = ["| what | against | measured | demanded | met | measured on |", "|---|---|---|---|---|---|"]
     for row in rows:
-        demanded = f"{row['bound']} {_figure(row['demanded'], row['unit'])}" if row["bound"] else "-"
-        met = {True: "yes", False: "**no**", None: "-"}[row["met"]]
-        cells = (row["what"], row["against"] or "-", _figure(row["value"], row["unit"]), demanded, met)
-        lines.append("| " + " | ".join([*cells, row["measured_on"]]) + " |")
+        demanded = "-" if row.demanded is None else f"{row.bound} {_figure(row.demanded, row.unit)}"
+        met = {True: "yes", False: "**no**", None: "-"}[row.met]
+        cells = (row.what, row.against or "-", _figure(row.value, row.unit), demanded, met, row.measured_on)
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
