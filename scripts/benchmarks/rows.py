@@ -45,7 +45,7 @@ class Row:
         return self.value >= self.demanded if self.bound == "at least" else self.value <= self.demanded
 
 
-def at_least(what: str, value: float, demanded: float, *, unit: str = "x", against: str, on: str) -> Row:
+def at_least(what: str, value: float, demanded: float, *, unit: str = "x", against: str = "", on: str) -> Row:
     return Row(what, against, value, unit, demanded, "at least", on)
 
 
