@@ -8,7 +8,7 @@ or of what answers mean; the caller counts what an answer lacks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cdner.config import Llm
@@ -26,6 +26,7 @@ CUT_OFF = "length"  # finish reason
 N_REASONS = 3  # named in an error; the rest is counted
 
 Defects = Callable[[Completion], int]  # 0: as asked for; the more, the worse
+Identify = Callable[[Sequence[ReasoningRequest]], list[str]]  # the request ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,13 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class Question:
     number: int  # where it first stands among the requests of the step
     request_id: str
     request: ReasoningRequest
+
+
+Ask = Callable[[Sequence[Question], int], Mapping[str, Completion | Gap]]  # of the n-th retry; by request id
 
 
 def complete(
@@ -52,12 +56,25 @@ def complete(
     backend. Used is the one with the fewest; of equals the earliest, which was asked as the settings say. A retry that
     fails is a gap as any other: the next run goes on there.
     """
-    ids = _request_ids(context, llm, requests)
+    return best_answers(
+        requests,
+        identify=lambda asked: _request_ids(context, llm, asked),
+        ask=lambda asked, n_retries: _found_or_asked(step, context, llm, asked, n_retries=n_retries),
+        n_retries=llm.retries,
+        defects=defects,
+    )
+
+
+def best_answers(
+    requests: Sequence[ReasoningRequest], *, identify: Identify, ask: Ask, n_retries: int, defects: Defects
+) -> list[Answer]:
+    """What ``complete`` promises, wherever ``ask`` has its outcomes from: it gives one for every question."""
+    ids = identify(requests)
     best: dict[str, Answer] = {}
     waiting = _distinct(ids, requests)
-    for n_retries in range(llm.retries + 1):
-        asked = _retries(context, llm, waiting, n_retries)
-        outcomes = _found_or_asked(step, context, llm, asked, n_retries=n_retries)
+    for n in range(n_retries + 1):
+        asked = _retries(identify, waiting, n)
+        outcomes = ask(asked, n)
         again = []
         for original, question in zip(waiting, asked, strict=True):
             key, outcome = original.request_id, outcomes[question.request_id]
@@ -76,9 +93,13 @@ def to_send(
 ) -> list[ReasoningRequest]:
     """What ``complete`` would send first: the requests, or their retries, that the store has no answer to."""
     missing: list[ReasoningRequest] = []
-    waiting = _distinct(_request_ids(context, llm, requests), requests)
+
+    def identify(asked: Sequence[ReasoningRequest]) -> list[str]:
+        return _request_ids(context, llm, asked)
+
+    waiting = _distinct(identify(requests), requests)
     for n_retries in range(llm.retries + 1):
-        asked = _retries(context, llm, waiting, n_retries)
+        asked = _retries(identify, waiting, n_retries)
         found = stored.load_completions(context.store, [question.request_id for question in asked])
         missing += [question.request for question in asked if question.request_id not in found]
         waiting = [
@@ -121,28 +142,26 @@ def _is_better(outcome: Completion | Gap, best: Answer | None, defects: Defects)
     return defects(outcome) < defects(best.outcome)
 
 
-def _distinct(ids: Sequence[str], requests: Sequence[ReasoningRequest]) -> list[_Question]:
-    first: dict[str, _Question] = {}
+def _distinct(ids: Sequence[str], requests: Sequence[ReasoningRequest]) -> list[Question]:
+    first: dict[str, Question] = {}
     for number, (key, request) in enumerate(zip(ids, requests, strict=True)):
-        first.setdefault(key, _Question(number, key, request))
+        first.setdefault(key, Question(number, key, request))
     return list(first.values())
 
 
-def _retries(
-    context: Context, llm: Llm, questions: Sequence[_Question], n_retries: int
-) -> Sequence[_Question]:
+def _retries(identify: Identify, questions: Sequence[Question], n_retries: int) -> Sequence[Question]:
     if not n_retries:
         return questions
     requests = [retried(question.request, n_retries) for question in questions]
-    ids = _request_ids(context, llm, requests)
+    ids = identify(requests)
     return [
-        _Question(question.number, key, request)
+        Question(question.number, key, request)
         for question, key, request in zip(questions, ids, requests, strict=True)
     ]
 
 
 def _found_or_asked(
-    step: Step, context: Context, llm: Llm, questions: Sequence[_Question], *, n_retries: int
+    step: Step, context: Context, llm: Llm, questions: Sequence[Question], *, n_retries: int
 ) -> dict[str, Completion | Gap]:
     """Request id -> outcome, for every question."""
     ids = [question.request_id for question in questions]
@@ -162,7 +181,7 @@ def _found_or_asked(
     return outcomes
 
 
-def _recorded_gaps(step: Step, context: Context, questions: Sequence[_Question]) -> dict[str, Gap]:
+def _recorded_gaps(step: Step, context: Context, questions: Sequence[Question]) -> dict[str, Gap]:
     """What this very run went without, here or where a bundle of it was packed; a replay goes without it, too."""
     if not questions:
         return {}
@@ -171,7 +190,7 @@ def _recorded_gaps(step: Step, context: Context, questions: Sequence[_Question])
 
 
 def _ask(
-    step: Step, context: Context, llm: Llm, pending: Sequence[_Question], *, label: str
+    step: Step, context: Context, llm: Llm, pending: Sequence[Question], *, label: str
 ) -> dict[str, Completion | Gap]:
     """Send them. The backend is asked for its next outcome only when those it gave before are in the store."""
     requests = [question.request for question in pending]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -233,14 +234,22 @@ def requests_about(
     texts: Sequence[str], context: Context, *, setting: Setting, quantify_run: str, template: str
 ) -> tuple[ReasoningRequest, ...]:
     """The reasoning request of each text, in order, with the prefixes and rivals of a quantify run."""
+    ask_about = request_maker(context, setting=setting, quantify_run=quantify_run, template=template)
+    return ask_about(texts)
+
+
+def request_maker(
+    context: Context, *, setting: Setting, quantify_run: str, template: str
+) -> Callable[[Sequence[str]], tuple[ReasoningRequest, ...]]:
+    """``requests_about`` with everything read that the store and the prompt files have to say: needs neither again."""
     corpora = context.experiment.corpora
     source, target = context.domain(corpora.source, "source"), context.domain(corpora.target, "target")
     hierarchy = load_hierarchy(context.store, quantify_run)
     short = {entry.name: entry.short for entry in source.entries}
     rivals = stored_confusion.load_rivals(context.store, quantify_run)
-    return reasoning_requests(
-        texts,
-        prompts.load_template(template),
+    return partial(
+        reasoning_requests,
+        template=prompts.load_template(template),
         setting=setting,
         source=source,
         target=target,
