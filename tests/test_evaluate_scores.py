@@ -252,9 +252,11 @@ def test_the_oracles_saw_every_kind_of_error() -> None:
     assert min(kinds) >= 20
 
 
-def test_a_hundred_thousand_sentences_take_seconds() -> None:
+def test_a_hundred_thousand_sentences_take_about_half_a_second() -> None:
+    """Loops over Counters take 4 s; the bound allows for a busy machine."""
     sentences, predictions = seeded_pair(0, n_sentences=5_000, types=TYPES)
+    sentences, predictions = sentences * 20, predictions * 20
     started = time.process_time()
-    score(sentences * 20, predictions * 20, TYPES)
-    error_proportions(sentences * 20, predictions * 20, TYPES)
-    assert time.process_time() - started < 20
+    score(sentences, predictions, TYPES)
+    error_proportions(sentences, predictions, TYPES)
+    assert time.process_time() - started < 2

@@ -8,7 +8,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from random_corpora import seeded_pair
+from hypothesis import given
+from random_corpora import paired_corpora, seeded_pair
 from scipy import stats
 
 from cdner.evaluate import score, significance
@@ -50,6 +51,18 @@ def test_sentence_counts_add_up_to_the_micro_row(metric) -> None:
     assert counts.shape == (50, 3)
     assert counts.sum(0).tolist() == [row.n_gold, row.n_predicted, row.n_correct]
     assert float(micro_f1(counts.sum(0))) == pytest.approx(row.f1)
+
+
+@pytest.mark.parametrize("metric", ["strict", "span", "mention_multiset", "mention_set"])
+@given(pair=paired_corpora(TYPES, TYPES, "test"))
+def test_each_sentence_s_counts_are_those_of_the_sentence_alone(metric, pair) -> None:
+    sentences, predictions = pair[0].sentences, pair[1]
+    alone = [
+        [(row.n_gold, row.n_predicted, row.n_correct) for row in score([gold], [predicted], TYPES)
+         if (row.metric, row.entity_type) == (metric, "*")]
+        for gold, predicted in zip(sentences, predictions, strict=True)
+    ]  # fmt: skip
+    assert sentence_counts(sentences, predictions, metric).tolist() == [list(row) for (row,) in alone]
 
 
 def test_nothing_found_of_nothing_is_zero() -> None:

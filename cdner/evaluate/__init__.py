@@ -5,7 +5,8 @@ Pure counting: knows no model and no store.
 
 from __future__ import annotations
 
-from cdner.evaluate.scores import MACRO, MICRO, ErrorRow, Metric, ScoreRow, error_proportions, f1_score, score
+from cdner.evaluate.entity_arrays import Metric
+from cdner.evaluate.scores import MACRO, MICRO, ErrorRow, ScoreRow, error_proportions, f1_score, score
 
 __all__ = [
     "MACRO",

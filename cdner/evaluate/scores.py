@@ -7,19 +7,23 @@ and are named apart so that nobody takes one for the other.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cdner.errors import InputError
-from cdner.spans import index_by_span
-from cdner.types import Entity, Prediction, Sentence
+from cdner.evaluate.entity_arrays import (
+    CountArray,
+    Metric,
+    count_items,
+    pair_entities,
+    predicted_on_gold_spans,
+    touching,
+)
+from cdner.types import Prediction, Sentence
 
-Metric = Literal["strict", "span", "mention_multiset", "mention_set"]
 MICRO = "*"
 MACRO = "macro"
 
@@ -62,12 +66,12 @@ def score(
     lists differ in length or a type is not among ``types``.
     """
     _check(gold, predictions, types)
+    pair = pair_entities(gold, predictions, types, mentions=True)
     rows: list[ScoreRow] = []
-    for metric, items in _ITEMS.items():
-        counts = _Counts()
-        for sentence, prediction in zip(gold, predictions, strict=True):
-            counts.add(items(sentence, sentence.entities), items(sentence, prediction.entities))
-        rows += counts.rows(metric, types if metric != "span" else ())
+    for metric in get_args(Metric):
+        items = count_items(pair, metric)
+        counts = items.summed_by(items.type_index, len(types))
+        rows += _score_rows(metric, types if metric != "span" else (), counts)
     return tuple(rows)
 
 
@@ -76,46 +80,34 @@ def error_proportions(
 ) -> tuple[ErrorRow, ...]:
     """Figure 6 per gold type, "*" first, with boundary errors and spurious predictions told apart."""
     _check(gold, predictions, types)
-    outcomes: Counter[tuple[str, str]] = Counter()
-    for sentence, prediction in zip(gold, predictions, strict=True):
-        predicted = index_by_span(prediction.entities)
-        gold_tokens = _covered(sentence.entities)
-        predicted_tokens = _covered(prediction.entities)
-        for entity in sentence.entities:
-            found = predicted.get((entity.start, entity.end))
-            if found is not None:
-                outcome = "correct" if found == entity.type else "misclassified"
-            else:
-                outcome = (
-                    "not_found"
-                    if predicted_tokens.isdisjoint(range(entity.start, entity.end))
-                    else "boundary"
-                )
-            outcomes[entity.type, outcome] += 1
-        for entity in prediction.entities:
-            if gold_tokens.isdisjoint(range(entity.start, entity.end)):
-                outcomes[entity.type, "spurious"] += 1
-    totals: Counter[tuple[str, str]] = Counter()
-    for (_, outcome), n in outcomes.items():
-        totals[MICRO, outcome] += n
-    return tuple(_error_row(name, outcomes if name != MICRO else totals) for name in (MICRO, *types))
+    pair = pair_entities(gold, predictions, types, mentions=False)
+    found, gold_types = predicted_on_gold_spans(pair), pair.gold.type_index
+    touched = touching(pair.gold, pair.predicted, pair.n_positions)
+    spurious = ~touching(pair.predicted, pair.gold, pair.n_positions)
+    chosen = (
+        gold_types[found == gold_types],
+        gold_types[(found >= 0) & (found != gold_types)],
+        gold_types[(found < 0) & touched],
+        gold_types[(found < 0) & ~touched],
+        pair.predicted.type_index[spurious],
+    )
+    outcomes = np.stack([np.bincount(of_types, minlength=len(types)) for of_types in chosen], axis=1)
+    total = _error_row(MICRO, outcomes.sum(axis=0).tolist())
+    return total, *(_error_row(name, row) for name, row in zip(types, outcomes.tolist(), strict=True))
 
 
 def sentence_counts(
     gold: Sequence[Sentence], predictions: Sequence[Prediction], metric: Metric
-) -> NDArray[np.int64]:
+) -> CountArray:
     """(n_sentences, 3): gold, predicted and correct items of every sentence, all types together.
 
     Their sums over the sentences are the metric's micro row. InputError when the lists differ in length.
     """
     _check_lengths(gold, predictions)
-    items = _ITEMS[metric]
-    rows = []
-    for sentence, prediction in zip(gold, predictions, strict=True):
-        counts = _Counts()
-        counts.add(items(sentence, sentence.entities), items(sentence, prediction.entities))
-        rows.append((counts.gold.total(), counts.predicted.total(), counts.correct.total()))
-    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+    types = sorted(_types_of(gold, predictions))
+    pair = pair_entities(gold, predictions, types, mentions=metric.startswith("mention"))
+    items = count_items(pair, metric)
+    return items.summed_by(items.sentence, len(gold))
 
 
 def f1_score(precision: float, recall: float) -> float:
@@ -123,72 +115,28 @@ def f1_score(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
-# --- counting ---------------------------------------------------------------------------------------------
-
-_Item = tuple[str, Hashable]  # (type, what must agree beside it)
-_Items = Callable[[Sentence, Iterable[Entity]], Counter[_Item]]
+# --- rows -------------------------------------------------------------------------------------------------
 
 
-def _typed_spans(_: Sentence, entities: Iterable[Entity]) -> Counter[_Item]:
-    return Counter((entity.type, (entity.start, entity.end)) for entity in entities)
-
-
-def _bare_spans(_: Sentence, entities: Iterable[Entity]) -> Counter[_Item]:
-    return Counter((MICRO, (entity.start, entity.end)) for entity in entities)
-
-
-def _mentions(sentence: Sentence, entities: Iterable[Entity]) -> Counter[_Item]:
-    return Counter((entity.type, sentence.tokens[entity.start : entity.end]) for entity in entities)
-
-
-def _distinct_mentions(sentence: Sentence, entities: Iterable[Entity]) -> Counter[_Item]:
-    return Counter(set(_mentions(sentence, entities)))
-
-
-_ITEMS: dict[Metric, _Items] = {
-    "strict": _typed_spans,
-    "span": _bare_spans,
-    "mention_multiset": _mentions,
-    "mention_set": _distinct_mentions,
-}
-
-
-class _Counts:
-    """Gold, predicted and correct items per type, summed over sentences."""
-
-    def __init__(self) -> None:
-        self.gold: Counter[str] = Counter()
-        self.predicted: Counter[str] = Counter()
-        self.correct: Counter[str] = Counter()
-
-    def add(self, gold: Counter[_Item], predicted: Counter[_Item]) -> None:
-        for (name, _), n in gold.items():
-            self.gold[name] += n
-        for item, n in predicted.items():
-            self.predicted[item[0]] += n
-            if item in gold:
-                self.correct[item[0]] += min(n, gold[item])
-
-    def rows(self, metric: Metric, types: Sequence[str]) -> list[ScoreRow]:
-        micro = _row(metric, MICRO, self.gold.total(), self.predicted.total(), self.correct.total())
-        if not types:
-            return [micro]
-        per_type = [
-            _row(metric, name, self.gold[name], self.predicted[name], self.correct[name]) for name in types
-        ]
-        present = [row for row in per_type if row.n_gold + row.n_predicted > 0]
-        n = max(len(present), 1)
-        macro = ScoreRow(
-            metric,
-            MACRO,
-            micro.n_gold,
-            micro.n_predicted,
-            micro.n_correct,
-            precision=sum(row.precision for row in present) / n,
-            recall=sum(row.recall for row in present) / n,
-            f1=sum(row.f1 for row in present) / n,
-        )
-        return [micro, macro, *per_type]
+def _score_rows(metric: Metric, types: Sequence[str], counts: CountArray) -> list[ScoreRow]:
+    """Of (K, 3) counts per type; without ``types`` the micro row alone."""
+    micro = _row(metric, MICRO, *counts.sum(axis=0).tolist())
+    if not types:
+        return [micro]
+    per_type = [_row(metric, name, *row) for name, row in zip(types, counts.tolist(), strict=True)]
+    present = [row for row in per_type if row.n_gold + row.n_predicted > 0]
+    n = max(len(present), 1)
+    macro = ScoreRow(
+        metric,
+        MACRO,
+        micro.n_gold,
+        micro.n_predicted,
+        micro.n_correct,
+        precision=sum(row.precision for row in present) / n,
+        recall=sum(row.recall for row in present) / n,
+        f1=sum(row.f1 for row in present) / n,
+    )
+    return [micro, macro, *per_type]
 
 
 def _row(metric: Metric, entity_type: str, n_gold: int, n_predicted: int, n_correct: int) -> ScoreRow:
@@ -198,9 +146,9 @@ def _row(metric: Metric, entity_type: str, n_gold: int, n_predicted: int, n_corr
     )
 
 
-def _error_row(name: str, outcomes: Counter[tuple[str, str]]) -> ErrorRow:
-    n_correct, n_misclassified = outcomes[name, "correct"], outcomes[name, "misclassified"]
-    n_boundary, n_not_found = outcomes[name, "boundary"], outcomes[name, "not_found"]
+def _error_row(name: str, outcomes: Sequence[int]) -> ErrorRow:
+    """Of correct, misclassified, boundary, not found and spurious."""
+    n_correct, n_misclassified, n_boundary, n_not_found, n_spurious = outcomes
     n_missed = n_boundary + n_not_found
     n_gold = n_correct + n_misclassified + n_missed
     return ErrorRow(
@@ -211,7 +159,7 @@ def _error_row(name: str, outcomes: Counter[tuple[str, str]]) -> ErrorRow:
         n_missed=n_missed,
         n_boundary=n_boundary,
         n_not_found=n_not_found,
-        n_spurious=outcomes[name, "spurious"],
+        n_spurious=n_spurious,
         error_proportion=_share(n_missed + n_misclassified, n_gold),
         missed_proportion=_share(n_missed, n_gold),
         misclassified_proportion=_share(n_misclassified, n_gold),
@@ -222,16 +170,15 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _covered(entities: Iterable[Entity]) -> set[int]:
-    return {position for entity in entities for position in range(entity.start, entity.end)}
-
-
 def _check(gold: Sequence[Sentence], predictions: Sequence[Prediction], types: Sequence[str]) -> None:
     _check_lengths(gold, predictions)
-    found = {entity.type for sentence in gold for entity in sentence.entities}
-    found |= {entity.type for prediction in predictions for entity in prediction.entities}
-    if unknown := sorted(found.difference(types)):
+    if unknown := sorted(_types_of(gold, predictions).difference(types)):
         raise InputError(f"Types outside the domain: {', '.join(unknown)}. Known: {', '.join(types)}.")
+
+
+def _types_of(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> set[str]:
+    found = {entity.type for sentence in gold for entity in sentence.entities}
+    return found | {entity.type for prediction in predictions for entity in prediction.entities}
 
 
 def _check_lengths(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> None:
