@@ -101,11 +101,11 @@ def test_loss_and_gradients_equal_transformers_on_the_same_batch(opened: Open) -
 
 
 def test_the_shared_prefix_of_a_packed_row_is_really_shared(tiny_llama: Path) -> None:
-    from cdner.backbone.causal import _common_prefix, _Layout
+    from cdner.backbone.causal import _Layout, common_prefix
 
     backbone = open_backbone(BackboneChoice(family="causal", model=str(tiny_llama), dtype="float32"))
     examples = _encoded(backbone)[:3]
-    prefix = _common_prefix([example.source[:-1] for example in examples])
+    prefix = common_prefix([example.source[:-1] for example in examples])
     layout = _Layout(prefix, examples, torch.device("cpu"))
     assert len(prefix) >= 16
     assert layout.ids.shape[1] == sum(e.n_tokens - 1 for e in examples) - 2 * len(prefix)

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from cdner.backbone.attention import RAGGED, RaggedCache, register
 from cdner.backbone.generation import StopRule, outputs
-from cdner.backbone.inputs import Budget, EncodedInput, InputEncoder
+from cdner.backbone.inputs import SEPARATOR, Budget, EncodedInput, InputEncoder, causal_input
 from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
 from cdner.backbone.vocabulary import TokenizerVocabulary, neutralised, special_strings
 from cdner.config import BackboneChoice
 from cdner.types import FloatArray, Generation, Message, ModelInput, TokenConstraint, TrainingExample
 
-SEPARATOR = "\n"
 MIN_SHARED_PREFIX = 16  # tokens; below this sharing costs more than it saves
 _MAX_BATCH_TOKENS = 1 << 16  # rows x (own input + output): 3 GB of keys and values for SmolLM2 in bf16
 
@@ -64,9 +63,9 @@ class CausalBackbone:
         A rendered chat (``Segment.special``) gets no separator behind it. ModelError if an input cannot fit.
         """
         encoded = [self._encode(source, max_new_tokens, index) for index, source in enumerate(inputs)]
-        ends = end_ids(self.model, self._vocabulary.end_id)
+        ends = end_ids(self.model.generation_config, self._vocabulary.end_id)
         rule = StopRule(ends, max_new_tokens, tuple(stop), self._vocabulary.decode)
-        prefix = _common_prefix([item.ids for item in encoded])
+        prefix = common_prefix([item.ids for item in encoded])
         rests = [item.ids[len(prefix) :] for item in encoded]
         with torch.inference_mode():
             shared = self._prefill(prefix) if prefix else []
@@ -129,7 +128,7 @@ class CausalBackbone:
         The examples stand in one row behind their common prefix, each seeing the prefix and itself: no
         padding, and what is common is computed once, gradients included. Logits at target positions only.
         """
-        prefix = _common_prefix([example.source[:-1] for example in examples])
+        prefix = common_prefix([example.source[:-1] for example in examples])
         layout = _Layout(prefix, examples, self.device)
         hidden = self.model.model(
             input_ids=layout.ids, position_ids=layout.positions, attention_mask=layout.mask, use_cache=False
@@ -140,10 +139,15 @@ class CausalBackbone:
     # --- inside -------------------------------------------------------------------------------------------
 
     def _encode(self, source: ModelInput, max_new_tokens: int, index: int) -> EncodedInput:
-        separator = [] if source and source[-1].special else self._separator
-        hard = self.window - max_new_tokens - len(separator)
-        found = self._inputs.encode(source, Budget(soft=self.max_input_tokens, hard=hard), index=index)
-        return EncodedInput(ids=(*found.ids, *separator), n_truncated=found.n_truncated)
+        room = self.window - max_new_tokens
+        return causal_input(
+            self._inputs,
+            source,
+            separator=self._separator,
+            soft=self.max_input_tokens,
+            room=room,
+            index=index,
+        )
 
     def _prefill(self, prefix: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         cache = RaggedCache(
@@ -238,7 +242,7 @@ class _Layout:
         self.labels = torch.tensor(labels, device=device)
 
 
-def _common_prefix(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+def common_prefix(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Longest common prefix that leaves every row a token; empty if short or if there is one row."""
     if len(rows) < 2:
         return ()

@@ -1,17 +1,21 @@
 """Turns the segments of an input into token ids inside a budget, and counts every token that had to go.
 
 Segments are read as one text (a space at a seam belongs to the token it starts), but each token keeps the
-priority of its segment: the tail of the highest priority is cut first, priority 0 never. Knows no model.
+priority of its segment: the tail of the highest priority is cut first, priority 0 never. Says how an input of each
+family ends, for every engine that runs it. Knows no model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cdner.backbone.vocabulary import encode_plain, neutralised, special_strings
 from cdner.errors import ModelError
 from cdner.types import ModelInput, Segment
+
+SEPARATOR = "\n"  # between input and target of a decoder-only model
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,45 @@ class InputEncoder:
             text = f"{text[:seam]} {text[seam:]}"
             owner.insert(seam, owner[seam - 1])
         return text
+
+
+def causal_input(
+    encoder: InputEncoder,
+    source: ModelInput,
+    *,
+    separator: Sequence[int],
+    soft: int | None,
+    room: int,
+    index: int,
+) -> EncodedInput:
+    """An input of a decoder-only model with its separator, which a rendered chat does not get.
+
+    ``soft`` counts tokens in front of the separator, ``room`` all the window has beside the output.
+    """
+    end = () if source and source[-1].special else separator
+    found = encoder.encode(source, Budget(soft=soft, hard=room - len(end)), index=index)
+    return EncodedInput(ids=(*found.ids, *end), n_truncated=found.n_truncated)
+
+
+def seq2seq_input(
+    encoder: InputEncoder,
+    source: ModelInput,
+    *,
+    end_id: int,
+    soft: int | None,
+    window: int | None,
+    index: int,
+) -> EncodedInput:
+    """An input of an encoder with its end token, which both limits count."""
+    soft, hard = (None if limit is None else limit - 1 for limit in (soft, window))
+    found = encoder.encode(source, Budget(soft=soft, hard=hard), index=index)
+    return EncodedInput(ids=(*found.ids, end_id), n_truncated=found.n_truncated)
+
+
+def seq2seq_window(config: Any) -> int | None:
+    """Most tokens an encoder takes; None where positions are relative, as in T5."""
+    relative = hasattr(config, "relative_attention_num_buckets")
+    return None if relative else int(config.max_position_embeddings)
 
 
 def _runs(source: ModelInput) -> list[list[Segment]]:

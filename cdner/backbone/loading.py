@@ -64,9 +64,9 @@ def load(choice: BackboneChoice, auto_class: Any, *, device: str, checkpoint: Pa
     )
 
 
-def end_ids(model: Any, end_id: int) -> frozenset[int]:
+def end_ids(generation_config: Any, end_id: int) -> frozenset[int]:
     """Every token that ends an output: the tokenizer's, and those a chat model names besides."""
-    named = model.generation_config.eos_token_id
+    named = generation_config.eos_token_id
     return frozenset({end_id, *([] if named is None else [named] if isinstance(named, int) else named)})
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cdner.backbone.generation import StopRule, outputs
-from cdner.backbone.inputs import Budget, EncodedInput, InputEncoder
+from cdner.backbone.inputs import Budget, EncodedInput, InputEncoder, seq2seq_input, seq2seq_window
 from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
 from cdner.backbone.vocabulary import TokenizerVocabulary
@@ -35,8 +35,7 @@ class Seq2SeqBackbone:
         self.dtype = loaded.dtype
         self.choice = loaded.choice
         self.max_input_tokens = loaded.max_input_tokens
-        relative = hasattr(self.model.config, "relative_attention_num_buckets")
-        self.window = None if relative else int(self.model.config.max_position_embeddings)
+        self.window = seq2seq_window(self.model.config)
         self._inputs = InputEncoder(self.tokenizer)
         self._vocabulary = TokenizerVocabulary(self.tokenizer)
 
@@ -55,7 +54,7 @@ class Seq2SeqBackbone:
     ) -> Iterator[tuple[int, Generation]]:
         """Greedy; an iterator of (index into inputs, generation). ModelError if an input cannot fit."""
         encoded = [self._encode(source, index) for index, source in enumerate(inputs)]
-        ends = end_ids(self.model, self._vocabulary.end_id)
+        ends = end_ids(self.model.generation_config, self._vocabulary.end_id)
         rule = StopRule(ends, max_new_tokens, tuple(stop), self._vocabulary.decode)
         return outputs(
             lambda batch: _Seq2SeqDecoder(self, [encoded[index].ids for index in batch]),
@@ -117,10 +116,10 @@ class Seq2SeqBackbone:
         return ids, mask.long()
 
     def _encode(self, source: ModelInput, index: int) -> EncodedInput:
-        soft = None if self.max_input_tokens is None else self.max_input_tokens - 1
-        budget = Budget(soft=soft, hard=None if self.window is None else self.window - 1)
-        found = self._inputs.encode(source, budget, index=index)
-        return EncodedInput(ids=(*found.ids, self._vocabulary.end_id), n_truncated=found.n_truncated)
+        end = self._vocabulary.end_id
+        return seq2seq_input(
+            self._inputs, source, end_id=end, soft=self.max_input_tokens, window=self.window, index=index
+        )
 
 
 class _Seq2SeqDecoder:
