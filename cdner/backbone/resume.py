@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from cdner.backbone.checkpoint import write_folder
 from cdner.backbone.packing import EncodedExample
 from cdner.config import BackboneChoice, Training
+from cdner.errors import ModelError
 from cdner.hashing import content_hash
 from cdner.types import EpochLog
 
@@ -55,6 +56,32 @@ def fingerprint(
     return content_hash(
         [digest.hexdigest(), len(train), settings.identity(), torch.__version__.split("+")[0]]
     )
+
+
+def selected(
+    state: TrainingState, log: EpochLog, *, settings: Training, trainable: Mapping[str, torch.nn.Parameter]
+) -> TrainingState:
+    """The state with this epoch's log, and its weights if it is the best so far (a tie keeps the earlier)."""
+    logs = (*state.logs, log)
+    if settings.select == "last":
+        better = log.epoch == settings.epochs
+    elif state.best_epoch == 0:
+        better = True
+    else:
+        better = _quality(log, settings) > _quality(state.logs[state.best_epoch - 1], settings)
+    if not better:
+        return replace(state, logs=logs)
+    if log.epoch == settings.epochs:  # the model already holds them
+        return replace(state, logs=logs, best={}, best_epoch=log.epoch)
+    weights = {name: parameter.detach().cpu().clone() for name, parameter in trainable.items()}
+    return replace(state, logs=logs, best=weights, best_epoch=log.epoch)
+
+
+def _quality(log: EpochLog, settings: Training) -> float:
+    value = log.dev_metric if settings.select == "dev_metric" else log.dev_loss
+    if value is None:
+        raise ModelError(f"Epoch {log.epoch} has no {settings.select} to select by.")
+    return value if settings.select == "dev_metric" else -value
 
 
 def save_state(folder: Path, state: TrainingState) -> None:

@@ -16,12 +16,14 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from cdner.backbone import distributed
 from cdner.backbone.checkpoint import Card, read_card, weights_sha256, write_card, write_folder
+from cdner.backbone.launched import announce
 from cdner.backbone.loading import quiet
-from cdner.backbone.lora import attach
+from cdner.backbone.lora import Adapters, attach
 from cdner.backbone.optimiser import MasterAdamW, learning_rate_factor
 from cdner.backbone.packing import EncodedExample, epoch_batches
-from cdner.backbone.resume import TrainingState, discard, fingerprint, load_state, save_state
+from cdner.backbone.resume import TrainingState, discard, fingerprint, load_state, save_state, selected
 from cdner.config import BackboneChoice, Training
 from cdner.errors import ModelError, UsageError
 from cdner.types import (
@@ -69,16 +71,17 @@ Metric = Callable[[B], float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Job(Generic[B]):
-    """One call of ``fit``."""
+class Job(Generic[B]):
+    """One call of ``fit``, in each of the processes that share it; only the leader tells, measures and saves."""
 
     backbone: B
     train: tuple[EncodedExample, ...]
     dev: tuple[EncodedExample, ...]
     settings: Training
-    on_epoch: Callable[[EpochLog], None]
-    progress: Progress | None
-    metric: Metric[B] | None
+    state_folder: Path
+    on_epoch: Callable[[EpochLog], None] = lambda _log: None
+    progress: Progress | None = None
+    metric: Metric[B] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -106,15 +109,19 @@ def fit(
     not finite. Epochs 0 writes the weights as they are.
     """
     _check(settings, train, dev, metric)
-    encoded = _encode(backbone, train, settings), _encode(backbone, dev, settings)
-    job = _Job(backbone, *encoded, settings=settings, on_epoch=on_epoch, progress=progress, metric=metric)
+    job = Job(
+        backbone,
+        train=_encode(backbone, train, settings),
+        dev=_encode(backbone, dev, settings),
+        settings=settings,
+        state_folder=output.parent / f".{output.name}.training",
+        on_epoch=on_epoch,
+        progress=progress,
+        metric=metric,
+    )
     backbone.max_input_tokens = settings.max_input_tokens
-    state_folder = output.parent / f".{output.name}.training"
-    with torch.random.fork_rng(devices=[backbone.device] if backbone.device.type == "cuda" else []):
-        torch.manual_seed(settings.seed)
-        identity = fingerprint(backbone, job.train, job.dev, settings)
-        adapters = attach(backbone.model, settings)
-        state = _train(job, state_folder, identity)
+    announce(job)
+    state, adapters = carry_out(job)
     if state.best:
         _load_weights(backbone.model, state.best)
     if adapters is not None:
@@ -122,15 +129,26 @@ def fit(
         backbone.model.requires_grad_(True)
     backbone.model.eval()
     _save(backbone, output, settings=settings, best_epoch=state.best_epoch)
-    discard(state_folder)
+    discard(job.state_folder)
     return FitResult(output, state.logs, state.best_epoch, read_card(output).weights_sha256)
 
 
-def _train(job: _Job[B], folder: Path, identity: str) -> TrainingState:
+def carry_out(job: Job[B]) -> tuple[TrainingState, Adapters | None]:
+    """All epochs, from the saved state on where there is one; the same weights in every process afterwards."""
+    device, settings = job.backbone.device, job.settings
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(settings.seed)
+        identity = fingerprint(job.backbone, job.train, job.dev, settings)
+        adapters = attach(job.backbone.model, settings)
+        return _train(job, identity), adapters
+
+
+def _train(job: Job[B], identity: str) -> TrainingState:
     settings = job.settings
     trainable = {name: p for name, p in job.backbone.model.named_parameters() if p.requires_grad}
     optimiser = MasterAdamW(trainable, settings)
-    state = load_state(folder, identity) or TrainingState(identity)
+    state = load_state(job.state_folder, identity) or TrainingState(identity)
+    distributed.agree(f"{identity} {len(state.logs)}")
     if state.last:
         optimiser.load_state(state.last, n_steps=state.logs[-1].step)
         state = replace(state, last={})
@@ -141,27 +159,29 @@ def _train(job: _Job[B], folder: Path, identity: str) -> TrainingState:
     for epoch in range(len(state.logs) + 1, settings.epochs + 1):
         started = time.monotonic()
         loss = _epoch(job, optimiser, epoch)
-        dev_loss, dev_metric = _measure(job)
+        dev_loss = _dev_loss(job)
+        if not distributed.processes().leads:
+            continue
         log = EpochLog(
             epoch=epoch,
             step=epoch * job.steps_per_epoch,
             train_loss=loss,
             dev_loss=dev_loss,
-            dev_metric=dev_metric,
+            dev_metric=None if job.metric is None else float(job.metric(job.backbone)),
             seconds=time.monotonic() - started,
             n_truncated_tokens=sum(example.n_truncated for example in job.train),
         )
-        state = _selected(state, log, settings=settings, trainable=trainable)
+        state = selected(state, log, settings=settings, trainable=trainable)
         if epoch < settings.epochs:
-            save_state(folder, replace(state, last=optimiser.state()))
+            save_state(job.state_folder, replace(state, last=optimiser.state()))
         job.on_epoch(log)
     return state
 
 
-def _epoch(job: _Job[B], optimiser: MasterAdamW, epoch: int) -> float:
+def _epoch(job: Job[B], optimiser: MasterAdamW, epoch: int) -> float:
     """One pass over the training examples; the mean loss per target token."""
     settings, n_steps = job.settings, job.steps_per_epoch
-    torch.manual_seed(settings.seed * 100_003 + epoch)
+    torch.manual_seed(settings.seed * 100_003 + epoch + (distributed.processes().rank << 40))
     batches = epoch_batches(job.train, settings.batch_size, seed=settings.seed, epoch=epoch)
     per_step = settings.gradient_accumulation
     total, n_tokens = 0.0, 0
@@ -169,9 +189,11 @@ def _epoch(job: _Job[B], optimiser: MasterAdamW, epoch: int) -> float:
     for rank in range(n_steps):
         group = [[job.train[index] for index in batch] for batch in batches[rank * per_step :][:per_step]]
         n_group = sum(len(example.target) for batch in group for example in batch)
-        group_loss = _accumulate(job.backbone, group, optimiser, n_tokens=n_group)
+        own_loss = _accumulate(job.backbone, distributed.share(group), optimiser, n_tokens=n_group)
+        group_loss = distributed.total(own_loss)
         if not math.isfinite(group_loss):
             raise ModelError(f"The loss is {group_loss} in epoch {epoch}: lower the learning rate.")
+        distributed.add_gradients(optimiser.masters.values())
         step = (epoch - 1) * n_steps + rank
         optimiser.step(learning_rate_factor(step, n_steps * settings.epochs, settings))
         total, n_tokens = total + group_loss, n_tokens + n_group
@@ -198,45 +220,18 @@ def _accumulate(
     return total
 
 
-def _measure(job: _Job[B]) -> tuple[float | None, float | None]:
-    """Mean dev loss per target token and the caller's metric, each None where there is nothing to measure."""
+def _dev_loss(job: Job[B]) -> float | None:
+    """Mean loss per target token on dev, None without dev; leaves the model in evaluation mode."""
     job.backbone.model.eval()
-    loss = None
-    if job.dev:
-        order = sorted(job.dev, key=lambda example: example.n_tokens)
-        size = job.settings.batch_size
-        with torch.inference_mode():
-            batches = [order[i : i + size] for i in range(0, len(order), size)]
-            groups = [group for batch in batches for group in job.backbone.microbatches(batch)]
-            total = sum(job.backbone.loss_sum(group).item() for group in groups)
-        loss = total / sum(len(example.target) for example in job.dev)
-    return loss, None if job.metric is None else float(job.metric(job.backbone))
-
-
-def _selected(
-    state: TrainingState, log: EpochLog, *, settings: Training, trainable: dict[str, torch.nn.Parameter]
-) -> TrainingState:
-    """The state with this epoch's log, and its weights if it is the best so far (a tie keeps the earlier)."""
-    logs = (*state.logs, log)
-    if settings.select == "last":
-        better = log.epoch == settings.epochs
-    elif state.best_epoch == 0:
-        better = True
-    else:
-        better = _quality(log, settings) > _quality(state.logs[state.best_epoch - 1], settings)
-    if not better:
-        return replace(state, logs=logs)
-    if log.epoch == settings.epochs:  # the model already holds them
-        return replace(state, logs=logs, best={}, best_epoch=log.epoch)
-    weights = {name: parameter.detach().cpu().clone() for name, parameter in trainable.items()}
-    return replace(state, logs=logs, best=weights, best_epoch=log.epoch)
-
-
-def _quality(log: EpochLog, settings: Training) -> float:
-    value = log.dev_metric if settings.select == "dev_metric" else log.dev_loss
-    if value is None:
-        raise ModelError(f"Epoch {log.epoch} has no {settings.select} to select by.")
-    return value if settings.select == "dev_metric" else -value
+    if not job.dev:
+        return None
+    order = sorted(job.dev, key=lambda example: example.n_tokens)
+    size = job.settings.batch_size
+    batches = distributed.share([order[i : i + size] for i in range(0, len(order), size)])
+    with torch.inference_mode():
+        groups = [group for batch in batches for group in job.backbone.microbatches(batch)]
+        total = sum(job.backbone.loss_sum(group).item() for group in groups)
+    return distributed.total(total) / sum(len(example.target) for example in job.dev)
 
 
 def _save(backbone: TrainableBackbone, output: Path, *, settings: Training, best_epoch: int) -> None:
