@@ -147,12 +147,21 @@ def replace_run(
 
 
 def rows_of_run(
-    store: Store, table: str, columns: Sequence[str], run_id: str, *, order: str
+    store: Store,
+    table: str,
+    columns: Sequence[str],
+    run_id: str,
+    *,
+    order: str,
+    positions: Sequence[int] | None = None,
 ) -> list[tuple[Any, ...]]:
-    """A run's rows of one table, sorted."""
-    statement = f"SELECT {', '.join(columns)} FROM {table} WHERE run_id = ? ORDER BY {order}"  # noqa: S608
+    """A run's rows of one table, sorted; those at these positions only, where they are given."""
+    which, values = "run_id = ?", [run_id, list(positions or ())]
+    if positions is not None:
+        which += " AND position IN (SELECT unnest(?))"
+    statement = f"SELECT {', '.join(columns)} FROM {table} WHERE {which} ORDER BY {order}"  # noqa: S608
     with store.reading() as connection:
-        return connection.execute(statement, [run_id]).fetchall()
+        return connection.execute(statement, values[: which.count("?")]).fetchall()
 
 
 def demand_rows(rows: Sequence[object], store: Store, run_id: str, what: str) -> None:

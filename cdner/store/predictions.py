@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cdner.errors import StoreError
 from cdner.hashing import canonical_json
-from cdner.store.connection import Row, Store, insert_rows
-from cdner.types import Entity, Generation, Prediction
+from cdner.store.connection import Row, Store, insert_rows, rows_of_run
+from cdner.types import Entity, Generation, Prediction, Sentence
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -22,14 +22,27 @@ _ENTITY_COLUMNS = "run_id position start_token end_token entity_type mention"
 Predicted = tuple[int, Prediction, Generation]  # position in the corpus, what it says, how it was generated
 
 
-def save_predictions(store: Store, run_id: str, items: Sequence[Predicted], *, corpus_run_id: str) -> None:
+def save_predictions(
+    store: Store,
+    run_id: str,
+    items: Sequence[Predicted],
+    *,
+    corpus_run_id: str,
+    sentences: Mapping[int, Sentence] | None = None,
+) -> None:
     """Store a chunk of predictions for sentences of a stored corpus; a position again replaces what it had.
 
-    StoreError when a position or an entity lies outside the corpus.
+    ``sentences``: those at the items' positions, where the caller has them; looking up a few takes a pass over all
+    sentences of the store. StoreError when a position or an entity lies outside the corpus.
     """
     with store.transaction() as connection:
         _remember_corpus(connection, store, run_id, corpus_run_id)
-        tokens = _tokens(connection, corpus_run_id, [position for position, _, _ in items])
+        positions = [position for position, _, _ in items]
+        tokens: Mapping[int, Sequence[str]]
+        if sentences is None:
+            tokens = _tokens(connection, corpus_run_id, positions)
+        else:
+            tokens = {position: sentences[position].tokens for position in positions}
         entities = [
             (run_id, position, entity.start, entity.end, entity.type, _mention(tokens, position, entity))
             for position, prediction, _ in items
@@ -44,27 +57,28 @@ def save_predictions(store: Store, run_id: str, items: Sequence[Predicted], *, c
         insert_rows(connection, "predicted_entity", _ENTITY_COLUMNS.split(), entities)
 
 
-def predicted_positions(store: Store, run_id: str) -> set[int]:
-    """Positions that need no prediction any more; empty without a store."""
+def predicted_positions(store: Store, run_id: str, among: Sequence[int] | None = None) -> set[int]:
+    """Positions (of ``among``, None: all) that need no prediction any more; empty without a store."""
     if not store.path.exists():
         return set()
-    with store.reading() as connection:
-        rows = connection.execute("SELECT position FROM prediction WHERE run_id = ?", [run_id]).fetchall()
+    rows = rows_of_run(store, "prediction", ("position",), run_id, order="position", positions=among)
     return {position for (position,) in rows}
 
 
-def load_predictions(store: Store, run_id: str) -> dict[int, Prediction]:
-    """Position -> prediction, positions ascending; empty when the run has none."""
-    with store.reading() as connection:
-        rows = connection.execute(
-            "SELECT position, generated, malformed FROM prediction WHERE run_id = ? ORDER BY position",
-            [run_id],
-        ).fetchall()
-        entities = connection.execute(
-            "SELECT position, start_token, end_token, entity_type FROM predicted_entity WHERE run_id = ?"
-            " ORDER BY ALL",
-            [run_id],
-        ).fetchall()
+def count_predictions(store: Store, run_id: str) -> int:
+    """Sentences the run has predicted."""
+    ((n,),) = rows_of_run(store, "prediction", ("count(*)",), run_id, order="ALL")
+    return int(n)
+
+
+def load_predictions(
+    store: Store, run_id: str, positions: Sequence[int] | None = None
+) -> dict[int, Prediction]:
+    """Position -> prediction, ascending; empty when the run has none (at these positions, None: anywhere)."""
+    columns: tuple[str, ...] = ("position", "generated", "malformed")
+    rows = rows_of_run(store, "prediction", columns, run_id, order="position", positions=positions)
+    columns = ("position", "start_token", "end_token", "entity_type")
+    entities = rows_of_run(store, "predicted_entity", columns, run_id, order="ALL", positions=positions)
     by_position = defaultdict(list)
     for position, start, end, entity_type in entities:
         by_position[position].append(Entity(start, end, entity_type))
@@ -111,7 +125,7 @@ def _tokens(
     return found
 
 
-def _mention(tokens: dict[int, list[str]], position: int, entity: Entity) -> str:
+def _mention(tokens: Mapping[int, Sequence[str]], position: int, entity: Entity) -> str:
     if not 0 <= entity.start < entity.end <= len(tokens[position]):
         raise StoreError(f"{entity} lies outside the {len(tokens[position])} tokens of sentence {position}.")
     return " ".join(tokens[position][entity.start : entity.end])

@@ -134,14 +134,19 @@ def load_completions(store: Store, request_ids: Collection[str]) -> dict[str, Co
     if not store.path.exists():
         return {}
     with store.reading() as connection:
+        # Found by the id alone, then fetched by row id: else the texts of all completions are read, too.
+        found = connection.execute(
+            "SELECT arg_max(rowid, attempt_n) FROM completion WHERE request_id IN (SELECT unnest(?))"
+            " GROUP BY request_id",
+            [list(request_ids)],
+        ).fetchall()
         rows = connection.execute(
             """
             SELECT request_id, text, finish_reason, n_input_tokens, n_cached_tokens, n_output_tokens,
                    coalesce(seconds, 0), cost_usd
-            FROM completion WHERE request_id IN (SELECT unnest(?))
-            QUALIFY row_number() OVER (PARTITION BY request_id ORDER BY attempt_n DESC) = 1
+            FROM completion WHERE rowid IN (SELECT unnest(?))
             """,
-            [list(request_ids)],
+            [[row for (row,) in found]],
         ).fetchall()
     return {row[0]: Completion(*row[1:]) for row in rows}
 
@@ -160,10 +165,12 @@ def save_reasoning(store: Store, run_id: str, items: Sequence[tuple[int, str, Re
         insert_rows(connection, "reasoning", columns, rows, on_conflict="replace")
 
 
-def load_reasoning(store: Store, run_id: str) -> dict[int, ReasoningChain]:
-    """Position -> reasoning, positions ascending; gaps are left out."""
+def load_reasoning(
+    store: Store, run_id: str, positions: Sequence[int] | None = None
+) -> dict[int, ReasoningChain]:
+    """Position (of these, None: all) -> reasoning, ascending; gaps are left out."""
     columns = ("position", "initial", "bidirectional", "malformed", "gap_reason")
-    rows = rows_of_run(store, "reasoning", columns, run_id, order="position")
+    rows = rows_of_run(store, "reasoning", columns, run_id, order="position", positions=positions)
     return {row[0]: ReasoningChain(row[1], row[2], json.loads(row[3])) for row in rows if row[4] is None}
 
 
