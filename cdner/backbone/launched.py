@@ -33,8 +33,8 @@ def alone_unawares() -> str:
     if not on_cpu or "MASTER_ADDR" not in os.environ or "RANK" in os.environ:
         return ""
     return (
-        "accelerate launch --cpu has started one process only, whatever --num_processes says. For several: "
-        "accelerate launch --multi_gpu --num_processes N -m cdner ... --device cpu (the same as torchrun), "
+        "accelerate launch --cpu starts one process, whatever --num_processes says. For several on the CPU "
+        "use --multi_gpu instead of --cpu: it runs torchrun, and without GPUs the CPU is used."
     )
 
 

@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run_cli(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     try:
-        return _invoke(arguments)
+        return _carried_out(arguments)
     except CdnerError as error:
         _complain(str(error))
         return error.exit_code
@@ -109,6 +109,19 @@ def run_cli(arguments: list[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename is not None else ""
         _complain(f"{where}{error.strerror or error}.")
         return CdnerError.exit_code
+
+
+def _carried_out(arguments: list[str] | None) -> int:
+    """The command; where a launcher started several processes, in one of them, and the others help it train."""
+    if not {"WORLD_SIZE", "MASTER_ADDR"} & os.environ.keys():
+        return _invoke(arguments)
+    from cdner.backbone import distributed, launched
+
+    if distributed.several_started():
+        return launched.run(lambda: _invoke(arguments))
+    if warning := launched.alone_unawares():
+        click.echo(f"Warning: {warning}", err=True)
+    return _invoke(arguments)
 
 
 def _invoke(arguments: list[str] | None) -> int:
