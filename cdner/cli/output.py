@@ -202,3 +202,11 @@ def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return value.hex()
     return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def readable_seconds(seconds: float) -> str:
+    """A duration as people say it: '40 s', '12 min', '2 h 05 min'."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

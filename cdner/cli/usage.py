@@ -7,28 +7,31 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdner.cli.output import print_rows, visible
+from cdner.cli.output import print_rows, readable_seconds, visible
 from cdner.errors import BackendError, PartialError
 
 if TYPE_CHECKING:
     from cdner.pipeline.context import Context
-    from cdner.pipeline.execute import Outcome
+    from cdner.pipeline.execute import Outcome, Preview
     from cdner.pipeline.forecast import Forecast
     from cdner.pipeline.plan import Plan
     from cdner.store.usage import LlmUsage
 
-DRY_RUN_HELP = "Print the plan: what is done, what is to do, LLM calls, tokens, cost."
+DRY_RUN_HELP = "Print the plan: what is done, what is to do, LLM calls, tokens, cost, time."
 _PREVIEW_COLUMNS = (
     *("step", "run_id", "state", "llm_calls", "stored", "prompt_tokens", "counted_by"),
-    *("max_output_tokens", "cost_usd_from", "cost_usd_to"),
+    *("max_output_tokens", "cost_usd_from", "cost_usd_to", "seconds"),
 )
-_SHOWN_COLUMNS = ("step", "run_id", "state", "llm calls", "stored", "prompt tokens", "output tokens", "cost")
+_SHOWN_COLUMNS = (
+    *("step", "run_id", "state", "llm calls", "stored", "prompt tokens", "output tokens", "cost", "time"),
+)
 
 
 def print_plans(plans: Sequence[tuple[Plan, Context]], output_format: str | None) -> None:
     """Every step with what it would ask of an LLM, on stdout; what cannot work here as warnings on stderr.
 
-    Of several plans each step stands once, in the first plan that has it, and its experiment beside it.
+    Of several plans each step stands once, in the first plan that has it, and its experiment beside it. The time all
+    will take is told on stderr.
     """
     from cdner.pipeline.execute import preview
     from cdner.pipeline.preflight import problems
@@ -36,17 +39,39 @@ def print_plans(plans: Sequence[tuple[Plan, Context]], output_format: str | None
     shown = _cells if output_format else _words
     names = ("experiment",) if len(plans) > 1 else ()
     rows: dict[str, tuple[object, ...]] = {}
+    seconds: dict[str, float | None] = {}
     warnings: dict[str, None] = {}
     for plan, context in plans:
         named = (plan.experiment.name,) if names else ()
         for step in preview(plan, context):
-            row = (*named, step.label, step.run_id, step.state, *shown(step.forecast))
+            time = step.seconds if output_format else _duration(step)
+            row = (*named, step.label, step.run_id, step.state, *shown(step.forecast), time)
             rows.setdefault(step.run_id, row)
+            if step.state != "done":
+                seconds[step.run_id] = step.seconds
         warnings.update(dict.fromkeys(str(problem) for problem in problems(plan, context)))
     columns = _PREVIEW_COLUMNS if output_format else _SHOWN_COLUMNS
     print_rows((*names, *columns), list(rows.values()), output_format)
+    if seconds:
+        click.echo(_time_to_go(list(seconds.values())), err=True)
     for problem in warnings:  # a plan can be read on a machine that cannot run it
         click.echo(f"Warning: {problem}", err=True)
+
+
+def _duration(step: Preview) -> str | None:
+    return None if step.state == "done" or step.seconds is None else readable_seconds(step.seconds)
+
+
+def _time_to_go(seconds: Sequence[float | None]) -> str:
+    """What is known of the time, and of how many steps nothing is known."""
+    known = [each for each in seconds if each is not None]
+    n_unknown = len(seconds) - len(known)
+    told = f"Time to go: about {readable_seconds(sum(known))} for {len(known)} of {len(seconds)} steps, as before here."
+    if n_unknown:
+        told += (
+            f" {n_unknown} unknown: nothing of the kind was done here yet, or its amount is not known yet."
+        )
+    return told
 
 
 def _cells(expected: Forecast | None) -> tuple[object, ...]:

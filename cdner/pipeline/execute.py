@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from cdner.errors import CdnerError, PartialError, RunBusyError
 from cdner.pipeline import corpora, extraction, measure, models, reasoning
 from cdner.pipeline.context import Context
+from cdner.pipeline.durations import expected_seconds
 from cdner.pipeline.forecast import NOTHING, Forecast, forecast
 from cdner.pipeline.plan import LLM_KINDS, Plan, Step
 from cdner.store import Store, runs
+from cdner.store.durations import seconds_per_unit
 
 _ACTIONS: Mapping[str, Callable[[Step, Context], None]] = {
     "import": corpora.import_corpus,
@@ -44,6 +46,7 @@ class Preview:
     run_id: str
     state: str
     forecast: Forecast | None  # None: the step asks no LLM
+    seconds: float | None  # None: nothing of the kind was done on this machine, or how much it is is unknown
 
 
 def execute(plan: Plan, context: Context, *, force: set[str] | None = None) -> list[Outcome]:
@@ -109,9 +112,13 @@ def preview(plan: Plan, context: Context) -> list[Preview]:
     """State of every step, and what is still to be asked of an LLM. Executes nothing."""
     rows = []
     context.look_up([step.spec.run_id for step in plan.steps])
+    rates = seconds_per_unit(context.store)
     for step in plan.steps:
-        state, expected = context.run_state(step.spec.run_id), None
+        state, asked = context.run_state(step.spec.run_id), None
+        seconds: float | None = 0.0
         if step.kind in LLM_KINDS:
-            expected = NOTHING if state == "done" else forecast(step, context)
-        rows.append(Preview(step.label, step.spec.run_id, state, expected))
+            asked = NOTHING if state == "done" else forecast(step, context)
+        if state != "done":
+            seconds = expected_seconds(step, plan, context, rates=rates, asked=asked)
+        rows.append(Preview(step.label, step.spec.run_id, state, asked, seconds))
     return rows
