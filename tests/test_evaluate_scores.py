@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from seqeval.metrics.v1 import precision_recall_fscore_support
 from seqeval.scheme import IOB2
 
 from cdner.errors import InputError
-from cdner.evaluate import ErrorRow, ScoreRow, error_proportions, score
+from cdner.evaluate import ErrorRow, ScoreRow, error_proportions, evaluate_predictions, score
 from cdner.spans import entities_to_bio
 from cdner.types import Corpus, Entity, Prediction, Sentence
 
@@ -192,6 +194,21 @@ def test_errors_equal_plain_loops(pair: tuple[Corpus, tuple[Prediction, ...]]) -
         assert row.error_proportion == (
             (row.n_missed + row.n_misclassified) / n["gold"] if n["gold"] else 0.0
         )
+
+
+@given(PAIRS)
+def test_all_tables_at_once_are_the_tables_one_by_one(pair: tuple[Corpus, tuple[Prediction, ...]]) -> None:
+    sentences, predictions = pair[0].sentences, pair[1]
+    found = evaluate_predictions(sentences, predictions, TYPES)
+    assert found.scores == score(sentences, predictions, TYPES)
+    assert found.errors == error_proportions(sentences, predictions, TYPES)
+    counted = Counter(
+        (gold.type, seen.type)
+        for sentence, prediction in zip(sentences, predictions, strict=True)
+        for gold, seen in product(sentence.entities, prediction.entities)
+        if (gold.start, gold.end) == (seen.start, seen.end)
+    )
+    assert found.confusion.tolist() == [[counted[gold, seen] for seen in TYPES] for gold in TYPES]
 
 
 @given(PAIRS)

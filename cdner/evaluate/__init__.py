@@ -6,15 +6,27 @@ Pure counting: knows no model and no store.
 from __future__ import annotations
 
 from cdner.evaluate.entity_arrays import Metric
-from cdner.evaluate.scores import MACRO, MICRO, ErrorRow, ScoreRow, error_proportions, f1_score, score
+from cdner.evaluate.scores import (
+    MACRO,
+    MICRO,
+    ErrorRow,
+    Evaluation,
+    ScoreRow,
+    error_proportions,
+    evaluate_predictions,
+    f1_score,
+    score,
+)
 
 __all__ = [
     "MACRO",
     "MICRO",
     "ErrorRow",
+    "Evaluation",
     "Metric",
     "ScoreRow",
     "error_proportions",
+    "evaluate_predictions",
     "f1_score",
     "score",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 
@@ -17,7 +16,8 @@ from cdner.errors import InputError
 from cdner.evaluate.entity_arrays import (
     CountArray,
     Metric,
-    count_items,
+    PairedEntities,
+    items_by_metric,
     pair_entities,
     predicted_on_gold_spans,
     touching,
@@ -57,6 +57,32 @@ class ErrorRow:
     misclassified_proportion: float  # the paper's type-classification error proportion
 
 
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class Evaluation:
+    """Everything that is counted of one set of predictions."""
+
+    scores: tuple[ScoreRow, ...]  # as ``score`` has them
+    errors: tuple[ErrorRow, ...]  # as ``error_proportions`` has them
+    confusion: (
+        CountArray  # (K, K) entities predicted on exactly a gold span; the diagonal holds the correct ones
+    )
+
+
+def evaluate_predictions(
+    gold: Sequence[Sentence], predictions: Sequence[Prediction], types: Sequence[str]
+) -> Evaluation:
+    """All tables in one pass over the entities. InputError as ``score``."""
+    pair = _paired(gold, predictions, types)
+    found = predicted_on_gold_spans(pair)
+    exact = found >= 0
+    cells = np.bincount(pair.gold.type_index[exact] * len(types) + found[exact], minlength=len(types) ** 2)
+    return Evaluation(
+        scores=_scores(pair, types),
+        errors=_errors(pair, found, types),
+        confusion=cells.reshape(len(types), len(types)),
+    )
+
+
 def score(
     gold: Sequence[Sentence], predictions: Sequence[Prediction], types: Sequence[str]
 ) -> tuple[ScoreRow, ...]:
@@ -65,25 +91,70 @@ def score(
     The macro average is over types that occur in gold or predictions (as seqeval does). InputError when the
     lists differ in length or a type is not among ``types``.
     """
-    _check(gold, predictions, types)
-    pair = pair_entities(gold, predictions, types, mentions=True)
-    rows: list[ScoreRow] = []
-    for metric in get_args(Metric):
-        items = count_items(pair, metric)
-        counts = items.summed_by(items.type_index, len(types))
-        rows += _score_rows(metric, types if metric != "span" else (), counts)
-    return tuple(rows)
+    return _scores(_paired(gold, predictions, types), types)
 
 
 def error_proportions(
     gold: Sequence[Sentence], predictions: Sequence[Prediction], types: Sequence[str]
 ) -> tuple[ErrorRow, ...]:
     """Figure 6 per gold type, "*" first, with boundary errors and spurious predictions told apart."""
-    _check(gold, predictions, types)
-    pair = pair_entities(gold, predictions, types, mentions=False)
-    found, gold_types = predicted_on_gold_spans(pair), pair.gold.type_index
-    touched = touching(pair.gold, pair.predicted, pair.n_positions)
-    spurious = ~touching(pair.predicted, pair.gold, pair.n_positions)
+    pair = _paired(gold, predictions, types)
+    return _errors(pair, predicted_on_gold_spans(pair), types)
+
+
+def sentence_counts(
+    gold: Sequence[Sentence], predictions: Sequence[Prediction], metric: Metric
+) -> CountArray:
+    """(n_sentences, 3): gold, predicted and correct items of every sentence, all types together.
+
+    Their sums over the sentences are the metric's micro row. InputError when the lists differ in length.
+    """
+    pair = _paired(gold, predictions, sorted(_types_of(gold, predictions)))
+    items = items_by_metric(pair)[metric]
+    return items.summed_by(items.start // pair.stride, len(gold))
+
+
+def f1_score(precision: float, recall: float) -> float:
+    """Harmonic mean, 0 when both are 0."""
+    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+# --- counting ---------------------------------------------------------------------------------------------
+
+
+def _paired(
+    gold: Sequence[Sentence], predictions: Sequence[Prediction], types: Sequence[str]
+) -> PairedEntities:
+    if len(gold) != len(predictions):
+        raise InputError(
+            f"{len(gold)} gold sentences but {len(predictions)} predictions: predict the whole split again."
+        )
+    try:
+        return pair_entities(gold, predictions, types)
+    except KeyError as error:
+        unknown = sorted(_types_of(gold, predictions).difference(types))
+        raise InputError(
+            f"Types outside the domain: {', '.join(unknown)}. Known: {', '.join(types)}."
+        ) from error
+
+
+def _types_of(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> set[str]:
+    found = {entity.type for sentence in gold for entity in sentence.entities}
+    return found | {entity.type for prediction in predictions for entity in prediction.entities}
+
+
+def _scores(pair: PairedEntities, types: Sequence[str]) -> tuple[ScoreRow, ...]:
+    rows: list[ScoreRow] = []
+    for metric, items in items_by_metric(pair).items():
+        counts = items.summed_by(items.type_index, len(types))
+        rows += _score_rows(metric, types if metric != "span" else (), counts)
+    return tuple(rows)
+
+
+def _errors(pair: PairedEntities, found: CountArray, types: Sequence[str]) -> tuple[ErrorRow, ...]:
+    """``found``: the type predicted on each gold span, -1 for none."""
+    gold_types = pair.gold.type_index
+    touched, spurious = touching(pair.gold, pair.predicted), ~touching(pair.predicted, pair.gold)
     chosen = (
         gold_types[found == gold_types],
         gold_types[(found >= 0) & (found != gold_types)],
@@ -94,25 +165,6 @@ def error_proportions(
     outcomes = np.stack([np.bincount(of_types, minlength=len(types)) for of_types in chosen], axis=1)
     total = _error_row(MICRO, outcomes.sum(axis=0).tolist())
     return total, *(_error_row(name, row) for name, row in zip(types, outcomes.tolist(), strict=True))
-
-
-def sentence_counts(
-    gold: Sequence[Sentence], predictions: Sequence[Prediction], metric: Metric
-) -> CountArray:
-    """(n_sentences, 3): gold, predicted and correct items of every sentence, all types together.
-
-    Their sums over the sentences are the metric's micro row. InputError when the lists differ in length.
-    """
-    _check_lengths(gold, predictions)
-    types = sorted(_types_of(gold, predictions))
-    pair = pair_entities(gold, predictions, types, mentions=metric.startswith("mention"))
-    items = count_items(pair, metric)
-    return items.summed_by(items.sentence, len(gold))
-
-
-def f1_score(precision: float, recall: float) -> float:
-    """Harmonic mean, 0 when both are 0."""
-    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
 # --- rows -------------------------------------------------------------------------------------------------
@@ -168,21 +220,3 @@ def _error_row(name: str, outcomes: Sequence[int]) -> ErrorRow:
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
-
-
-def _check(gold: Sequence[Sentence], predictions: Sequence[Prediction], types: Sequence[str]) -> None:
-    _check_lengths(gold, predictions)
-    if unknown := sorted(_types_of(gold, predictions).difference(types)):
-        raise InputError(f"Types outside the domain: {', '.join(unknown)}. Known: {', '.join(types)}.")
-
-
-def _types_of(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> set[str]:
-    found = {entity.type for sentence in gold for entity in sentence.entities}
-    return found | {entity.type for prediction in predictions for entity in prediction.entities}
-
-
-def _check_lengths(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> None:
-    if len(gold) != len(predictions):
-        raise InputError(
-            f"{len(gold)} gold sentences but {len(predictions)} predictions: predict the whole split again."
-        )

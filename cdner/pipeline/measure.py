@@ -7,7 +7,7 @@ from dataclasses import replace
 from cdner.confusion.mcqm import Quantification, transfer_evidence
 from cdner.confusion.mcqm import quantify as measure_confusion
 from cdner.errors import InputError
-from cdner.evaluate import ErrorRow, error_proportions, score
+from cdner.evaluate import ErrorRow, evaluate_predictions
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Step
 from cdner.store import confusion as stored_confusion
@@ -81,8 +81,7 @@ def evaluate(step: Step, context: Context) -> None:
             f"{', '.join(unknown)}. Import train again with all labels named: --types A,B,..."
         )
     context.progress.start(step.label)
-    scores = score(corpus.sentences, predictions, types)
-    errors = error_proportions(corpus.sentences, predictions, types)
+    found = evaluate_predictions(corpus.sentences, predictions, types)
     stored_scores.save_scores(
         context.store,
         step.spec.run_id,
@@ -99,9 +98,9 @@ def evaluate(step: Step, context: Context) -> None:
                 recall=row.recall,
                 f1=row.f1,
             )
-            for row in scores
+            for row in found.scores
         ],
-        errors=[_error_row(row, corpus) for row in errors],
+        errors=[_error_row(row, corpus) for row in found.errors],
     )
 
 
