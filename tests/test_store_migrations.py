@@ -141,10 +141,10 @@ def test_changed_new_and_dropped_views_are_remade_without_a_backup(store, sql_fi
         "CREATE VIEW spurious_entity AS SELECT 42 AS answer;", encoding="utf-8"
     )
     (root / "views" / "1_added.sql").write_text("CREATE VIEW added AS SELECT 1 AS one;", encoding="utf-8")
-    (root / "views" / "1_llm_usage.sql").unlink()
+    (root / "views" / "2_step_duration.sql").unlink()
     names = view_names(store)
     switch()
-    assert view_names(store) == names - {"llm_usage"} | {"added"}
+    assert view_names(store) == names - {"step_duration"} | {"added"}
     with store.reading() as connection:
         assert connection.execute("SELECT answer FROM spurious_entity").fetchone() == (42,)
     assert list(store.directory.glob("*backup*")) == []

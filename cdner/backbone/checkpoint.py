@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from pydantic import ValidationError
 from cdner.config import BackboneChoice, Settings, Training
 from cdner.errors import ModelError
 from cdner.hashing import canonical_json, file_sha256
+from cdner.unfinished import replacing
 
 CARD = "cdner.json"
 
@@ -57,34 +55,21 @@ def weights_sha256(folder: Path) -> str:
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Let ``fill`` write into a scratch folder, then put it in ``target``'s place, whole or not at all."""
+    """Let ``fill`` write into a scratch folder, then put it in ``target``'s place, whole or not at all.
+
+    ModelError where weights cannot be written; other files raise OSError.
+    """
+    from safetensors import SafetensorError
+
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        fill(scratch)
-        for path in [*scratch.rglob("*"), scratch]:
-            _synchronise(path)
-        scratch.chmod(0o755)  # mkdtemp's 0700 would hide checkpoints from a shared machine's group
-        if target.exists():
-            aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-            target.rename(aside / target.name)
-            scratch.rename(target)
-            shutil.rmtree(aside)
-        else:
-            scratch.rename(target)
-        _synchronise(target.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with replacing(target) as scratch:
+            scratch.mkdir()
+            fill(scratch)
+    except SafetensorError as error:  # a full disk among them: its own library knows no OSError
+        raise ModelError(f"{target} cannot be written: {error}.") from error
 
 
 def read_json(path: Path) -> dict[str, object]:
     found: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-def _synchronise(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,6 +8,7 @@ import click
 
 from cdner.cli.runs import experiment_name
 from cdner.errors import UsageError
+from cdner.unfinished import replacing
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -74,7 +75,8 @@ def report(
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
     click.echo(str(path))
 
 

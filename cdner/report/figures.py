@@ -14,6 +14,7 @@ from cdner.errors import UsageError
 from cdner.report.charts import Curves, ablation_groups, error_groups, size_curves
 from cdner.report.content import Ablation, ConfusionMap, ErrorShare, Report, name_of
 from cdner.report.tables import setting_name
+from cdner.unfinished import replacing
 from cdner.visible import visible
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def _write(path: Path, size: tuple[float, float], draw: Draw) -> list[Path]:
         files = [path.with_name(f"{path.name}.{form}") for form in _FORMATS]
         for file in files:
             dated = {"Date": None} if file.suffix == ".svg" else {}
-            figure.savefig(file, dpi=200, metadata=dated)
+            with replacing(file) as unfinished:
+                figure.savefig(unfinished, format=file.suffix[1:], dpi=200, metadata=dated)
     return files
 
 

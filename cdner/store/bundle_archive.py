@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 import zipfile
 import zlib
@@ -23,6 +22,7 @@ from cdner import __version__
 from cdner.errors import InputError, UsageError
 from cdner.hashing import Json, canonical_json
 from cdner.store.migrations import latest_version
+from cdner.unfinished import replacing
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -86,15 +86,8 @@ def write_archive(
         parts=sums,
     )
     content[MANIFEST] = canonical_json(manifest.model_dump()).encode() + b"\n"
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.new")
-    try:
-        with unfinished.open("wb") as target:
-            target.write(_zipped(content))
-            target.flush()
-            os.fsync(target.fileno())
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(file) as unfinished:
+        unfinished.write_bytes(_zipped(content))
     return manifest
 
 

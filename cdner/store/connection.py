@@ -6,6 +6,8 @@ file locked tries again with jitter. Knows nothing of what the tables mean.
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import re
 import threading
@@ -29,6 +31,7 @@ _NO_DOWNLOADS: Mapping[str, str | bool] = {
     "autoload_known_extensions": False,
 }
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries on the lock
+_DISK_FULL = os.strerror(errno.ENOSPC)
 _HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 Row = tuple[object, ...]
 
@@ -178,7 +181,7 @@ def _as_store_error(path: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise StoreError(f"{path}: {first_line(error)}") from error
+        raise StoreError(_why_failed(path, error)) from error
     except RuntimeError as error:
         if str(error) == "Query interrupted":  # what DuckDB makes of a Ctrl-C while it computes
             raise KeyboardInterrupt from error
@@ -188,6 +191,12 @@ def _as_store_error(path: Path) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """An error's first line of text."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _why_failed(path: Path, error: BaseException) -> str:
+    if _DISK_FULL in str(error):
+        return f"The disk of {path} is full; the store is as it was before. Make space and run the command again."
+    return f"{path}: {first_line(error)}"
 
 
 def _why_unusable(path: Path, error: BaseException) -> str:

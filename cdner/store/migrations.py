@@ -7,11 +7,10 @@ table of published numbers (``cdner.store.published``).
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from cdner.hashing import content_hash
 from cdner.resources import resource_root
 from cdner.store import published
 from cdner.store.connection import Store, connect, insert_rows
-from cdner.store.origin import pid_exists
+from cdner.unfinished import remove, settle, unfinished_path
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -68,28 +67,22 @@ def is_current(connection: DuckDBPyConnection, path: Path) -> bool:
 
 def create(path: Path) -> None:
     """Make an empty store all at once: whoever looks sees none or a finished one, even after a kill."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")
+    unfinished = unfinished_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
-        with closing(connect(Store(unfinished), read_only=False)) as connection:
-            _migrate(connection, migration_files())
+        settle(path)
         try:
-            os.link(unfinished, path)
-        except FileExistsError:
-            return  # another process was first: its store is as good as ours
+            with closing(connect(Store(unfinished), read_only=False)) as connection:
+                _migrate(connection, migration_files())
+                # Closing does so too, but on a full disk it fails in silence, and only the main file is linked.
+                connection.execute("CHECKPOINT")
+            with suppress(FileExistsError):  # another process was first: its store is as good as ours
+                os.link(unfinished, path)
         finally:
-            unfinished.unlink()
+            for left in (unfinished, unfinished.with_name(f"{unfinished.name}.wal")):
+                remove(left)
     except OSError as error:
         raise StoreError(f"The store {path} cannot be created: {error}.") from error
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Delete what killed processes left of stores they were making (and their write-ahead logs), and our own."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new*"):
-        pid = left.name.removeprefix(f".{path.name}.").partition(".")[0]
-        if pid.isdecimal() and (int(pid) == os.getpid() or not pid_exists(int(pid))):
-            left.unlink(missing_ok=True)
 
 
 def upgrade(store: Store) -> None:

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cdner import __version__
+from cdner.unfinished import pid_exists
 
 _LIBRARIES = ("torch", "transformers", "duckdb", "numpy", "vllm", "openai")
 
@@ -31,17 +32,6 @@ def is_alive(host: str, pid: int, start: str) -> bool:
     if host != platform.node():
         return True
     return pid_exists(pid) and (not start or _start_time(pid) == start)
-
-
-def pid_exists(pid: int) -> bool:
-    """Whether some process of this machine has the pid now."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's process: it exists
-    return True
 
 
 @cache
