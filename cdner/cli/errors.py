@@ -20,6 +20,7 @@ KINDS = ("type", "missed", "spurious", "boundary")
 @click.option(
     "--setting",
     type=click.Choice(get_args(Setting)),
+    metavar="SETTING",
     default="full",
     show_default=True,
     help="Which setting of the experiment.",

@@ -95,7 +95,12 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
         )(command)
     if setting:
         command = click.option(
-            "--setting", type=click.Choice(choices), default="full", show_default=True, help="Which setting."
+            "--setting",
+            type=click.Choice(choices),
+            metavar="SETTING",
+            default="full",
+            show_default=True,
+            help=f"One of {', '.join(choices)}.",
         )(command)
     command = click.option("--dry-run", is_flag=True, help=DRY_RUN_HELP)(command)
     command = click.option("--force", is_flag=True, help="Do it again and replace the outputs.")(command)
