@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from cdner.codec.wire import Wire, fold
 from cdner.types import Entity, Sentence
 
 Span = tuple[int, int]  # [start, end) in tokens
+Placed = tuple["Placed", Span] | None  # the last span and those before it: another one costs no copy of them
 MAX_PLACEMENTS = 64
 MAX_SPANS = 8
 
@@ -42,12 +43,12 @@ class Alignment:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Disjoint spans for the mentions so far, in the order they were given."""
+    """Disjoint spans for the mentions so far. Equal placements allow the same from here on."""
 
     used: int  # bit i: token i is covered
     end: int  # where the last mention of the current type ends
     cost: int  # sum of covered positions: smaller is further left, longer mentions first
-    spans: tuple[Span, ...] = ()
+    placed: Placed = field(default=None, compare=False, repr=False)  # as deep as there are mentions
 
 
 NOTHING_PLACED: tuple[Placement, ...] = (Placement(used=0, end=0, cost=0),)
@@ -98,38 +99,40 @@ def place(placements: Iterable[Placement], spans: Sequence[Span]) -> tuple[Place
     """
     best: dict[tuple[int, int], Placement] = {}
     for placement in placements:
-        later = spans[bisect_left(spans, (placement.end, 0)) :]
-        free = (span for span in later if not placement.used & _bits(*span))
-        for start, end in islice(free, MAX_SPANS):
-            longer = Placement(
-                used=placement.used | _bits(start, end),
-                end=end,
-                cost=placement.cost + sum(range(start, end)),
-                spans=(*placement.spans, (start, end)),
-            )
-            key = (longer.used, longer.end)
-            if key not in best or longer.cost < best[key].cost:
-                best[key] = longer
+        for start, end in islice(_free(placement, spans), MAX_SPANS):
+            key = (placement.used | _bits(start, end), end)
+            cost = placement.cost + (end - start) * (start + end - 1) // 2
+            if key not in best or cost < best[key].cost:
+                best[key] = Placement(*key, cost, (placement.placed, (start, end)))
     return tuple(sorted(best.values(), key=_cost)[:MAX_PLACEMENTS])
+
+
+def _free(placement: Placement, spans: Sequence[Span]) -> Iterator[Span]:
+    """Spans behind the current type's last mention whose tokens are all free, left to right."""
+    for index in range(bisect_left(spans, (placement.end, 0)), len(spans)):
+        if not placement.used & _bits(*spans[index]):
+            yield spans[index]
 
 
 def next_type(placements: Iterable[Placement]) -> tuple[Placement, ...]:
     """The same placements at the start of another type: its mentions begin again at the left."""
     best: dict[int, Placement] = {}
     for placement in placements:
-        fresh = Placement(used=placement.used, end=0, cost=placement.cost, spans=placement.spans)
-        best.setdefault(placement.used, fresh)
+        best.setdefault(placement.used, replace(placement, end=0))
     return tuple(best.values())
 
 
 def align(mentions: Sequence[Mention], index: SentenceIndex) -> Alignment:
     """Spans for mentions in the order of the text they came from; what cannot be placed is counted."""
     grounded: list[tuple[Mention, tuple[Span, ...]]] = []
+    known: dict[str, tuple[Span, ...]] = {}
     seen: Counter[str] = Counter()
     n_ungrounded = n_excess = 0
     for mention in mentions:
-        spans = index.occurrences(mention.text)
         surface = fold(mention.text)
+        if surface not in known:
+            known[surface] = index.occurrences(surface)
+        spans = known[surface]
         seen[surface] += 1
         if not spans:
             n_ungrounded += 1
@@ -162,15 +165,27 @@ def _search(grounded: Sequence[tuple[Mention, tuple[Span, ...]]], n_tokens: int)
         placements = place(placements, spans)
         if not placements:
             return None
-    leftmost = min(placements, key=_cost)
-    return [Entity(start, end, m.type) for (m, _), (start, end) in zip(grounded, leftmost.spans, strict=True)]
+    leftmost = _placed_spans(min(placements, key=_cost))
+    return [Entity(start, end, m.type) for (m, _), (start, end) in zip(grounded, leftmost, strict=True)]
+
+
+def _placed_spans(placement: Placement) -> list[Span]:
+    """One a mention, in the order they were given."""
+    spans = []
+    placed = placement.placed
+    while placed is not None:
+        placed, span = placed
+        spans.append(span)
+    return spans[::-1]
 
 
 def _longest_first(grounded: Sequence[tuple[Mention, tuple[Span, ...]]]) -> list[Entity]:
     used = 0
     entities = []
+    untried: dict[str, Iterator[Span]] = {}  # by text: a span that was not free once never is again
     for mention, spans in sorted(grounded, key=lambda pair: pair[1][0][0] - pair[1][0][1]):
-        free = next((span for span in spans if not used & _bits(*span)), None)
+        later = untried.setdefault(mention.text, iter(spans))
+        free = next((span for span in later if not used & _bits(*span)), None)
         if free is not None:
             used |= _bits(*free)
             entities.append(Entity(*free, mention.type))

@@ -16,9 +16,9 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-_PUNCTUATION = r"""(?:\.{2,}|-{2,}|[^\w\s])"""
-_OPENING = re.compile(rf"{_PUNCTUATION}(?=.*\w)")
-_CLOSING = re.compile(r"(?<=.)(?:\.{2,}|-{2,}|[^\w\s-])\Z")  # "pre- and post-war" keeps its dash
+_LETTER = re.compile(r"\w")
+_OPENING = re.compile(r"\.{2,}|-{2,}|[^\w\s]")
+_CLOSING = re.compile(r"[^\w\s-]")  # "pre- and post-war" keeps its dash
 _APOSTROPHE = re.compile(r"(?<=\w)['’](?=[^\W\d_])")
 _KEPT_IN_FRONT = re.compile(r"['’](?:s|t|re|ve|ll|d|m)\Z|[-.@+]\w", re.IGNORECASE)  # "'s", "-based", ".NET"
 _INITIALS = re.compile(r"(?:\w{1,2}\.){2,}")
@@ -30,27 +30,42 @@ _ABBREVIATION = re.compile(
 def tokenise(text: str) -> tuple[str, ...]:
     """Tokens in order; no character but white space is lost. Empty for a text without any other."""
     words = text.split()
+    n_until_last = max((n for n, word in enumerate(words, start=1) if _LETTER.search(word)), default=0)
     return tuple(
         token
-        for index, word in enumerate(words)
-        for token in _cut(word, is_last=not any(map(_has_letters, words[index + 1 :])))
+        for number, word in enumerate(words, start=1)
+        for token in _cut(word, is_last=number >= n_until_last)
     )
 
 
-def _has_letters(word: str) -> bool:
-    return re.search(r"\w", word) is not None
-
-
 def _cut(word: str, *, is_last: bool) -> list[str]:
+    """By offsets and not by slices, so that a ruler of a hundred thousand dashes is no trouble."""
+    letter = _LETTER.search(word)
+    start, end = 0, len(word)
     in_front: list[str] = []
     behind: list[str] = []
-    while (found := _OPENING.match(word)) and not _KEPT_IN_FRONT.match(word):
-        in_front.append(found[0])
-        word = word[found.end() :]
-    while (found := _CLOSING.search(word)) and not (_INITIALS if is_last else _ABBREVIATION).fullmatch(word):
-        behind.insert(0, found[0])
-        word = word[: found.start()]
-    return [*in_front, *_at_apostrophes(word), *behind]
+    while letter and start < letter.start() and not _KEPT_IN_FRONT.match(word, start):
+        mark = _OPENING.match(word, start)
+        if mark is None:
+            break
+        in_front.append(mark[0])
+        start = mark.end()
+    kept_whole = _INITIALS if is_last else _ABBREVIATION
+    while (cut := _closing_mark(word, start, end)) < end and not kept_whole.fullmatch(word, start, end):
+        behind.append(word[cut:end])
+        end = cut
+    return [*in_front, *_at_apostrophes(word[start:end]), *reversed(behind)]
+
+
+def _closing_mark(word: str, start: int, end: int) -> int:
+    """Where the mark begins that ends ``word[start:end]`` and has something before it; ``end`` without one."""
+    last = word[end - 1]
+    cut = end
+    while last in ".-" and cut > start + 1 and word[cut - 1] == last:
+        cut -= 1
+    if end - cut >= 2:
+        return cut
+    return end - 1 if end - start >= 2 and _CLOSING.match(last) else end
 
 
 def _at_apostrophes(word: str) -> list[str]:
