@@ -20,6 +20,7 @@ from cdner.types import Entity, Prediction, Sentence
 
 Metric = Literal["strict", "span", "mention_multiset", "mention_set"]
 CountArray = NDArray[np.int64]
+_MIXER = 0x9E3779B97F4A7C1  # odd and large: spreads groups over all 64 bits; equal sums are compared exactly
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +80,7 @@ def pair_entities(
 def items_by_metric(pair: PairedEntities) -> dict[Metric, CountedItems]:
     """How often gold and predictions hold each thing that each metric compares."""
     strict = _typed_spans(pair)
-    mentions = _merged(strict, _mention_groups(strict, pair))
+    mentions = _merged(strict, _mentions(strict, pair))
     return {
         "strict": strict,
         "span": _merged(strict, strict.start * pair.stride + strict.end % pair.stride),
@@ -152,28 +153,33 @@ def _merged(items: CountedItems, keys: CountArray) -> CountedItems:
     )
 
 
-def _mention_groups(items: CountedItems, pair: PairedEntities) -> CountArray:
-    """(m,): equal for items of the same sentence, type and tokens.
+def _mentions(items: CountedItems, pair: PairedEntities) -> CountArray:
+    """(m,): the same number for items of the same sentence, type and tokens.
 
-    Groups of the same sentence, type and length are split by their first token, their second and so on. Most have one
-    member at once, so that few tokens are looked at.
+    Whole mentions are compared only where sentence, type, length and the hash of the first token are the same.
     """
     sentence, first = np.divmod(items.start, pair.stride)
-    length = items.end - items.start
-    keys = (sentence * pair.n_types + items.type_index) * pair.stride + length
-    words: dict[str, int] = {}
-    group, n_groups, offset = np.zeros_like(keys), 0, 0
-    unsettled, tokens = np.arange(len(keys)), pair.tokens
-    while len(unsettled):
-        _, split, size = np.unique(keys, return_inverse=True, return_counts=True)
-        group[unsettled] = n_groups + split
-        n_groups += len(size)
-        unsettled = unsettled[(size[split] > 1) & (length[unsettled] > offset)]
-        places = zip(sentence[unsettled].tolist(), (first[unsettled] + offset).tolist(), strict=True)
-        word = [words.setdefault(tokens[s][token], len(words)) for s, token in places]
-        keys = group[unsettled] * (len(words) + 1) + np.array(word, dtype=np.int64)
-        offset += 1
-    return group
+    length, tokens = items.end - items.start, pair.tokens
+    alike, group = _sharing((sentence * pair.n_types + items.type_index) * pair.stride + length)
+    places = zip(sentence[alike].tolist(), first[alike].tolist(), strict=True)
+    hashes = np.fromiter([hash(tokens[s][token]) for s, token in places], np.int64, len(alike))
+    chosen, _ = _sharing(hashes + group * _MIXER)
+    alike, group = alike[chosen], group[chosen]
+    columns = (group, sentence[alike], first[alike], (first + length)[alike], alike)
+    seen: dict[tuple[int, tuple[str, ...]], int] = {}
+    mention = np.arange(len(items.start))
+    mention[alike] = [
+        seen.setdefault((g, tokens[s][a:b]), item)
+        for g, s, a, b, item in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+    return mention
+
+
+def _sharing(keys: CountArray) -> tuple[CountArray, CountArray]:
+    """Indices of the keys that occur more than once, and a number for the key of each."""
+    _, group, size = np.unique(keys, return_inverse=True, return_counts=True)
+    chosen = np.flatnonzero(size[group] > 1)
+    return chosen, group[chosen]
 
 
 def _sums(group: CountArray, counts: CountArray, n_groups: int) -> CountArray:
