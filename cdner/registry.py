@@ -37,6 +37,9 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "labelstudio": "cdner.export.label_studio:write_label_studio",
         "datasets": "cdner.export.datasets_folder:write_datasets_folder",
     },
+    "engine": {
+        "local": "cdner.pipeline.annotate.worker:annotate_here",
+    },
 }
 
 

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "errors": ("errors", "List prediction errors of a run."),
     "compare": ("compare", "Say whether one setting is better than another, and what changed."),
     "explain": ("explain", "Run one sentence through the whole method, step by step."),
+    "annotate": ("annotate", "Annotate the sentences of a file with a trained model."),
     "export": ("export", "Write predictions in the formats of other tools."),
     "report": ("report", "Write a page or tables of what experiments found."),
     "prompts": ("prompts", "Show exactly what an LLM is asked."),

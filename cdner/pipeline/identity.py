@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Protocol, cast
 
 from cdner.backbone.identity import EMBEDDED
-from cdner.config import BackboneChoice, Llm
+from cdner.config import BackboneChoice, Experiment, Llm
 from cdner.hashing import Json, content_hash
 from cdner.store.runs import RunSpec
 from cdner.types import Domain, Split
@@ -47,3 +47,15 @@ def entries_identity(domain: Domain) -> Json:
     """Identity of a label set with its explanations (they are part of what an LLM is asked)."""
     names = ("name", "short", "phrase", "lemma", "synset", "definition")
     return content_hash([[getattr(entry, name) for name in names] for entry in domain.entries])
+
+
+def prompt_changes(settings: Mapping[str, Json], experiment: Experiment, identities: Identities) -> list[str]:
+    """What the prompt of this experiment is made of that was another for a reason run with these settings: names."""
+    reason, corpora = experiment.reason, experiment.corpora
+    now = {
+        "template": identities.template(reason.template),
+        "examples": identities.examples(corpora.target, reason.n_examples),
+        "source_entries": entries_identity(identities.domain(corpora.source, "source")),
+        "entries": entries_identity(identities.domain(corpora.target, "target")),
+    }
+    return [name for name, identity in now.items() if settings[name] != identity]

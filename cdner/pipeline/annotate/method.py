@@ -1,0 +1,171 @@
+"""What a trained run needs to annotate a sentence, read from the store once: a worker opens no store.
+
+A run's settings decide everything but who runs the LLM and where: types, decoding, and whether there is a reasoning
+text, with the prompt its model was trained with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Reasoning, Setting
+from cdner.errors import InputError, UsageError
+from cdner.hashing import Json
+from cdner.pipeline.context import Context, open_context
+from cdner.pipeline.identity import prompt_changes
+from cdner.pipeline.plan import FROM_FILE
+from cdner.pipeline.reasoning import request_maker
+from cdner.store import Store, runs
+from cdner.store import models as stored_models
+from cdner.store.reasoning import request_id
+from cdner.store.runs import RunSpec
+from cdner.types import Progress, ReasoningRequest
+
+_OPEN_WEIGHTS_MARK = "@"  # folders are named "name@hash" in identities; where they lie is not recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How a sentence gets its reasoning text."""
+
+    setting: Setting
+    weights: str  # the LLM's, as in the identity of a request
+    requests: Callable[[Sequence[str]], tuple[ReasoningRequest, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """Everything but the sentences; may be handed to another process. Holds no key."""
+
+    model_run: str
+    checkpoint: Path
+    weights_sha256: str
+    types: tuple[str, ...]
+    experiment: Experiment  # its backbone, predict, reason and execution count
+    asking: Asking | None
+
+    def identity(self) -> Json:
+        """What decides the entities, and nothing that only decides where and how fast they are found."""
+        made: dict[str, Json] = {
+            "model": {"run_id": self.model_run, "weights_sha256": self.weights_sha256},
+            "dtype": self.experiment.backbone.dtype,
+            "types": list(self.types),
+            "predict": self.experiment.predict.identity(),
+            "reasoning": None,
+        }
+        if self.asking is not None:
+            llm, (request,) = self.experiment.reason, self.asking.requests([""])
+            prompt = request_id(llm.backend, self.asking.weights, request)
+            made["reasoning"] = {"llm": llm.identity(), "weights": self.asking.weights, "prompt": prompt}
+        return made
+
+
+def load_method(
+    store: Store, run_id: str, execution: Execution, *, llm: Mapping[str, str], progress: Progress
+) -> Method:
+    """Of a train run, or of a predict run with its decoding. ``llm``: another "backend" or "model" for the texts.
+
+    InputError for a model that is not there, UsageError for reasoning that nobody can be asked for.
+    """
+    run = runs.load_run(store, run_id)
+    if run.step == "extract":
+        raise UsageError(
+            f"Run {run_id} is an LLM's own entities: there is no trained model to annotate with."
+        )
+    trained = run if run.step == "train" else _input(store, run, "model")
+    role = "train_reasoning" if run.step == "train" else "reasoning"
+    reasoning = _input(store, run, role) if role in _settings(run)["roles"] else None
+    # A train run has decoding settings where its epochs were chosen by predictions, else the defaults hold.
+    settings: dict[str, Any] = {
+        "name": "annotate",
+        "backbone": BackboneChoice.model_validate(_settings(trained)["backbone"]),
+        "predict": Prediction.model_validate(_settings(run).get("predict", {})),
+        "execution": execution,
+    }
+    asking = None
+    if reasoning is not None:
+        settings |= {"corpora": _corpora(store, reasoning), "reason": _llm(reasoning, llm)}
+        experiment = Experiment(**settings)
+        with open_context(store.path, experiment, progress=progress) as context:
+            asking = _asking(reasoning, context)
+    elif llm:
+        raise UsageError(f"Run {run_id} needs no reasoning text, so no LLM: leave --backend and --model off.")
+    checkpoint = _checkpoint(store, trained)
+    return Method(
+        model_run=trained.run_id,
+        checkpoint=stored_models.checkpoint_directory(store, checkpoint),
+        weights_sha256=checkpoint.weights_sha256,
+        types=tuple(_settings(trained)["types"]),
+        experiment=Experiment(**settings),
+        asking=asking,
+    )
+
+
+def _checkpoint(store: Store, trained: RunSpec) -> stored_models.Checkpoint:
+    if runs.run_state(store, trained.run_id) == "done":
+        checkpoint = stored_models.load_checkpoint(store, trained.run_id)
+        if stored_models.checkpoint_directory(store, checkpoint).is_dir():
+            return checkpoint
+    raise InputError(
+        f"The model of run {trained.run_id} is not there: not trained, or its folder is gone. "
+        "Make it with: cdner train --force, and the options or -e EXPERIMENT of that run."
+    )
+
+
+def _llm(reasoning: RunSpec, given: Mapping[str, str]) -> Reasoning:
+    """Who wrote the texts the model was trained with, or who is to write instead."""
+    settings = _settings(reasoning)
+    if settings["llm"]["backend"] == FROM_FILE:
+        raise UsageError(
+            f"The reasoning texts of run {reasoning.run_id} come from a file: "
+            "there is no prompt to ask an LLM about a new sentence."
+        )
+    known = Reasoning.model_validate({"retries": 0, **settings["llm"]})  # 0 is left out of identities
+    if "model" not in given and known.model == settings["weights"] and _OPEN_WEIGHTS_MARK in known.model:
+        raise UsageError(
+            f"Where do the weights {known.model} lie, which wrote the reasoning? --model FOLDER."
+        )
+    return known.model_copy(update=dict(given))
+
+
+def _asking(reasoning: RunSpec, context: Context) -> Asking:
+    """Read the prompt's parts; what is no longer as it was when the model was trained is told."""
+    settings, llm = _settings(reasoning), context.experiment.reason
+    weights = context.model("llm", llm.model)
+    told = [
+        f"the prompt's {name} has changed" for name in prompt_changes(settings, context.experiment, context)
+    ]
+    if (llm.backend, weights) != (settings["llm"]["backend"], settings["weights"]):
+        told.append(f"its texts were written by {settings['llm']['backend']} {settings['weights']}")
+    if told:
+        context.progress.start(f"Warning: since the model was trained with reasoning: {', '.join(told)}")
+    requests = request_maker(
+        context,
+        setting=settings["setting"],
+        quantify_run=reasoning.inputs[settings["roles"].index("confusion")],
+        template=llm.template,
+    )
+    return Asking(settings["setting"], weights, requests)
+
+
+def _corpora(store: Store, reasoning: RunSpec) -> Corpora:
+    """Source and target domain of the prompt."""
+    if "confusion" not in _settings(reasoning)["roles"]:
+        return Corpora()  # texts from a file: `_llm` refuses them
+    coarse = _input(store, _input(store, reasoning, "confusion"), "train_predictions")
+    source_model = _input(store, coarse, "model")
+    return Corpora(
+        source=_settings(_input(store, source_model, "train"))["domain"],
+        target=_settings(_input(store, reasoning, "corpus"))["domain"],
+    )
+
+
+def _input(store: Store, run: RunSpec, role: str) -> RunSpec:
+    return runs.load_run(store, run.inputs[_settings(run)["roles"].index(role)])
+
+
+def _settings(run: RunSpec) -> Mapping[str, Any]:
+    return cast(Mapping[str, Any], run.settings)
