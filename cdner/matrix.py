@@ -48,6 +48,13 @@ def with_profile(experiment: Experiment, profile: Mapping[str, object], *, name:
     return parse_experiment(table, where=where)
 
 
+def axes_of(name: str) -> tuple[str, dict[str, str]]:
+    """``figure4@cpu[n_train=20,seed=0]`` -> ``figure4@cpu`` and what its axes are; a name without cells has none."""
+    study, _, rest = name.partition("[")
+    pairs = [part.partition("=") for part in rest.removesuffix("]").split(",") if "=" in part]
+    return study, {axis: value for axis, _, value in pairs}
+
+
 def _cell(experiment: Experiment, combination: tuple[tuple[Axis, object], ...]) -> Experiment:
     if not combination:
         return experiment

@@ -94,6 +94,12 @@ def compared_store(path: Path) -> ComparedStore:
     matrix = _quantify(store, first.train, corpora["rivers/dev"], imports["rivers/dev"])
     labels = [(first.predict, "predict:without_all/test"), (last.predict, "predict:full/test")]
     label_experiment(store, "brooks", labels)
+    for name in ("rivers", "odes"):
+        for seed in (0, 1):
+            sides = [settings[f"{name}/test/{side}/{seed}"].predict for side in ("before", "after")]
+            named = list(zip(sides, ("predict:without_all/test", "predict:full/test"), strict=True))
+            for n in (5, 9):  # cells that differ in name only
+                label_experiment(store, f"varied@cpu[target={name},n={n},seed={seed}]", named)
     finish_run(store, "quantify", settings["odes/test/before/0"].predict, seed=51)  # on test: no evidence
     evaluate = finish_run(store, "evaluate", last.predict, imports["rivers/test"])
     partial = predicted_setting(store, corpora["rivers/test"], imports["rivers/test"], seed=99, luck=0.5, n=7)

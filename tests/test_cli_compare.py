@@ -121,3 +121,28 @@ def test_different_corpora_are_one_line_and_exit_code_2(cdner, found):
     refused = cdner("compare", LABELS[0], other)
     assert (refused.code, refused.out) == (2, "")
     assert "only predictions for the same corpus can be compared" in refused.err
+
+
+def test_a_name_without_axes_stands_for_every_cell(cdner, found):
+    sides = [f"varied@cpu[n=5]:{setting}/test" for setting in ("without_all", "full")]
+    pooled = cdner("compare", *sides, "--show", "f1", "--resamples", 200, "--json")
+    ids = [
+        found.settings[f"{name}/test/{side}/{seed}"].predict
+        for name in ("odes", "rivers")
+        for seed in (0, 1)
+        for side in ("before", "after")
+    ]
+    by_hand = cdner("compare", *ids, "--show", "f1", "--resamples", 200, "--json")
+    assert json.loads(pooled.out) == json.loads(by_hand.out)
+    assert {(row["domain"], row["n_seeds"]) for row in json.loads(pooled.out)} >= {("odes", 2), ("rivers", 2)}
+    one = [f"varied@cpu[target=odes,n=9,seed=1]:{setting}/test" for setting in ("without_all", "full")]
+    (strict, *_) = json.loads(cdner("compare", *one, "--show", "f1", "--resamples", 200, "--json").out)
+    assert (strict["domain"], strict["n_seeds"]) == ("odes", 1)
+
+
+def test_cells_that_differ_in_more_than_seed_and_target_are_not_pooled(cdner):
+    refused = cdner("compare", "varied@cpu:without_all/test", "varied@cpu:full/test")
+    assert refused.code == 2
+    assert "differ in n:" in refused.err and "'varied@cpu[n=5]:without_all/test'" in refused.err
+    apart = cdner("compare", "varied@cpu[n=5]:without_all/test", "varied@cpu[n=9]:full/test")
+    assert apart.code == 2 and "no cell in common" in apart.err

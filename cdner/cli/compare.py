@@ -66,11 +66,12 @@ def compare(
 ) -> None:
     """Compare predictions of the same sentences BEFORE and AFTER; each further pair is another seed or domain.
 
-    A run is EXPERIMENT:SETTING/SPLIT, or the beginning of the id of a predict or evaluate run.
+    A run is EXPERIMENT:SETTING/SPLIT, or the beginning of the id of a predict or evaluate run. An experiment that
+    varies, such as table2@cpu or figure4@cpu[n_train=10], stands for all its cells: one pair each.
     """
     from cdner.pipeline.comparison import by_domain, load_pair
     from cdner.store import Store
-    from cdner.store.compared_runs import find_prediction_run
+    from cdner.store.compared_runs import find_prediction_pairs
 
     if len(runs) % 2:
         raise UsageError(
@@ -79,8 +80,10 @@ def compare(
     if output_format in ("csv", "nl") and show is None:
         raise UsageError(f"--{output_format} holds one listing: choose it with --show {'|'.join(_TITLES)}.")
     store = Store(ctx.obj["store"])
-    names = [find_prediction_run(store, _with_experiment_name(run)) for run in runs]
-    groups = by_domain([load_pair(store, *pair) for pair in zip(names[::2], names[1::2], strict=True)])
+    names = [_with_experiment_name(run) for run in runs]
+    asked = zip(names[::2], names[1::2], strict=True)
+    pairs = [pair for before, after in asked for pair in find_prediction_pairs(store, before, after)]
+    groups = by_domain([load_pair(store, *pair) for pair in pairs])
     listings = {
         name: _listing(name, store, groups, resamples=resamples, seed=seed)
         for name in ([show] if show else _TITLES)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from cdner.matrix import axes_of
 from cdner.types import Corpus, Entity, ReasoningChain
 
 SEED_AXIS = "seed"
@@ -211,10 +212,9 @@ class Report:
 
 def cell_of(experiment: str) -> Cell:
     """``figure4[n_train=20,seed=0]`` -> study figure4, axes n_train=20, seed 0; a name without cells is a study."""
-    study, _, rest = experiment.partition("[")
-    pairs = [part.partition("=") for part in rest.removesuffix("]").split(",") if "=" in part]
-    axes = tuple((name, value) for name, _, value in pairs if name != SEED_AXIS)
-    return Cell(experiment, study, axes, next((value for name, _, value in pairs if name == SEED_AXIS), ""))
+    study, axes = axes_of(experiment)
+    seed = axes.pop(SEED_AXIS, "")
+    return Cell(experiment, study, tuple(axes.items()), seed)
 
 
 def name_of(where: Where) -> str:
