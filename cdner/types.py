@@ -8,7 +8,7 @@ Conventions, stated once:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -230,6 +230,8 @@ class ReasoningRequest:
     messages: tuple[Message, ...]  # everything fixed first, the sentence last
     sampling: Sampling
     schema: str | None = None  # JSON schema as canonical JSON text
+    # Hears the answer piece by piece, in any thread, where the backend can tell it; from the start again if sent again.
+    on_text: Callable[[str], None] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +282,8 @@ class ReasoningChain:
     malformed: Mapping[str, int] = field(default_factory=dict)
 
 
-class Backbone(Protocol):
-    """A text-to-text model; knows nothing of entities."""
+class TextGenerator(Protocol):
+    """What predicts: a text for a text. Knows nothing of entities."""
 
     @property
     def vocabulary(self) -> Vocabulary: ...
@@ -295,6 +297,10 @@ class Backbone(Protocol):
         constraints: Sequence[TokenConstraint] | None = None,
     ) -> Iterator[tuple[int, Generation]]:
         """Greedy. Yields (index into inputs, generation) as rows finish, in any order."""
+
+
+class Backbone(TextGenerator, Protocol):
+    """A text-to-text model that can be trained; knows nothing of entities."""
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """(n, d): masked mean of the last hidden layer (eq. 6-7)."""
