@@ -103,7 +103,7 @@ def test_a_beginning_counts_as_cached_from_its_second_request_on() -> None:
     fixed = Message("system", "fixed")
     requests = [ReasoningRequest((fixed, Message("user", str(n))), Sampling(9)) for n in range(3)]
     alone = [ReasoningRequest((Message("user", str(n)),), Sampling(9)) for n in range(3)]
-    assert forecast._shared_beginnings([*requests, *alone]) == [(fixed,), (fixed,)]
+    assert forecast._shared_beginnings([*requests, *alone], set()) == [(fixed,), (fixed,)]
 
 
 @pytest.mark.slow

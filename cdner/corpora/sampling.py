@@ -7,8 +7,9 @@ part is identified by its size, its unit and a seed alone.
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from cdner.errors import UsageError
@@ -20,14 +21,26 @@ def chosen_positions(corpus: Corpus, sample: Json) -> list[int]:
     """Ascending positions of a sample as run settings name it: a number of sentences (0 = all, seed 0), or
     ``{"n": ..., "seed": ...}``, or ``{"shots": K, "unit": "mention" | "sentence", "seed": ...}``.
     """
+    by_size = positions_by_size(len(corpus.sentences), sample, name=_name(corpus))
+    if by_size is not None:
+        return list(by_size)
+    asked = cast(Mapping[str, int], sample)
+    return shot_positions(corpus, asked["shots"], seed=asked["seed"])
+
+
+def positions_by_size(n_present: int, sample: Json, *, name: str) -> Sequence[int] | None:
+    """As ``chosen_positions``, where the number of a corpus's sentences is enough to tell: None for shots of mentions.
+
+    ``name`` is the corpus's in errors.
+    """
     if isinstance(sample, int):
-        return sampled_positions(corpus, sample, seed=0)
+        return _sampled(n_present, sample, seed=0, name=name)
     asked = cast(Mapping[str, int], sample)
     if "shots" not in asked:
-        return sampled_positions(corpus, asked["n"], seed=asked["seed"])
+        return _sampled(n_present, asked["n"], seed=asked["seed"], name=name)
     if cast(Mapping[str, str], sample)["unit"] == "sentence":
-        return sampled_positions(corpus, asked["shots"], seed=asked["seed"])
-    return shot_positions(corpus, asked["shots"], seed=asked["seed"])
+        return _sampled(n_present, asked["shots"], seed=asked["seed"], name=name)
+    return None
 
 
 def shot_positions(corpus: Corpus, shots: int, *, seed: int) -> list[int]:
@@ -66,16 +79,21 @@ def sampled_positions(corpus: Corpus, n_sentences: int, *, seed: int) -> list[in
     Sentences are ranked by a hash of (seed, position), so with one seed a smaller sample lies within a
     larger. UsageError when n is negative or more than there are.
     """
-    n_present = len(corpus.sentences)
+    return list(_sampled(len(corpus.sentences), n_sentences, seed=seed, name=_name(corpus)))
+
+
+def _sampled(n_present: int, n_sentences: int, *, seed: int, name: str) -> Sequence[int]:
     if not 0 <= n_sentences <= n_present:
         raise UsageError(
-            f"Cannot take {n_sentences} sentences of {corpus.domain} {corpus.split}:"
-            f" it has {n_present} (0 means all of them)."
+            f"Cannot take {n_sentences} sentences of {name}: it has {n_present} (0 means all of them)."
         )
     if n_sentences in (0, n_present):
-        return list(range(n_present))
-    ranked = sorted(range(n_present), key=lambda position: _rank(seed, position))
-    return sorted(ranked[:n_sentences])
+        return range(n_present)
+    return sorted(heapq.nsmallest(n_sentences, range(n_present), key=lambda position: _rank(seed, position)))
+
+
+def _name(corpus: Corpus) -> str:
+    return f"{corpus.domain} {corpus.split}"
 
 
 def _rank(seed: int, position: int) -> bytes:

@@ -48,18 +48,27 @@ Ask = Callable[[Sequence[Question], int], Mapping[str, Completion | Gap]]  # of 
 
 
 def complete(
-    step: Step, context: Context, llm: Llm, requests: Sequence[ReasoningRequest], *, defects: Defects
+    step: Step,
+    context: Context,
+    llm: Llm,
+    requests: Sequence[ReasoningRequest],
+    *,
+    defects: Defects,
+    which: str = "",
 ) -> list[Answer]:
     """The answer to each request, in order; equal requests are one, and what the store has is not sent.
 
     An answer with defects is asked for again, ``llm.retries`` times at most, all of one round in one call of the
     backend. Used is the one with the fewest; of equals the earliest, which was asked as the settings say. A retry that
-    fails is a gap as any other: the next run goes on there.
+    fails is a gap as any other: the next run goes on there. ``which`` is shown behind the step's label, where these are
+    not all of its requests.
     """
     return best_answers(
         requests,
         identify=lambda asked: _request_ids(context, llm, asked),
-        ask=lambda asked, n_retries: _found_or_asked(step, context, llm, asked, n_retries=n_retries),
+        ask=lambda asked, n_retries: _found_or_asked(
+            step, context, llm, asked, label=f"{step.label}{which}{_nth_retry(n_retries)}"
+        ),
         n_retries=llm.retries,
         defects=defects,
     )
@@ -160,24 +169,27 @@ def _retries(identify: Identify, questions: Sequence[Question], n_retries: int) 
     ]
 
 
+def _nth_retry(n_retries: int) -> str:
+    return f" (retry {n_retries})" if n_retries else ""
+
+
 def _found_or_asked(
-    step: Step, context: Context, llm: Llm, questions: Sequence[Question], *, n_retries: int
+    step: Step, context: Context, llm: Llm, questions: Sequence[Question], *, label: str
 ) -> dict[str, Completion | Gap]:
     """Request id -> outcome, for every question."""
     ids = [question.request_id for question in questions]
     outcomes: dict[str, Completion | Gap] = {**stored.load_completions(context.store, ids)}
-    which = f" (retry {n_retries})" if n_retries else ""
     if context.experiment.execution.replay:
         outcomes.update(_recorded_gaps(step, context, [q for q in questions if q.request_id not in outcomes]))
     pending = [question for question in questions if question.request_id not in outcomes]
     if pending and context.experiment.execution.replay:
         raise BackendError(
-            f"{step.label}{which}: {len(pending)} of {len(questions)} completions are not in the store; the first "
+            f"{label}: {len(pending)} of {len(questions)} completions are not in the store; the first "
             f"is request {pending[0].request_id} (number {pending[0].number}). "
             "Run without --backend replay to make them."
         )
     if pending:
-        outcomes.update(_ask(step, context, llm, pending, label=f"{step.label}{which}"))
+        outcomes.update(_ask(step, context, llm, pending, label=label))
     return outcomes
 
 

@@ -18,7 +18,7 @@ from cdner.backends import open_backend
 from cdner.backends.batch import open_batch
 from cdner.config import BackboneChoice, Experiment, Llm
 from cdner.corpora import crossner, demo
-from cdner.corpora.sampling import chosen_positions
+from cdner.corpora.sampling import chosen_positions, positions_by_size
 from cdner.errors import InputError
 from cdner.hashing import Json, content_hash, file_sha256
 from cdner.pipeline.plan import FROM_FILE, Step
@@ -26,6 +26,7 @@ from cdner.store import Store, runs
 from cdner.store import corpora as stored_corpora
 from cdner.store.batches import BatchLedger
 from cdner.store.runs import RunSpec, run_spec
+from cdner.store.sentences import count_texts, load_head
 from cdner.types import Corpus, Domain, Progress, ReasoningBackend, Role, Split
 
 if TYPE_CHECKING:
@@ -140,11 +141,16 @@ class Context:
         run_id = self.corpus(domain, split).run_id
         if self.run_state(run_id) != "done":
             return sample if isinstance(sample, int) and sample else None
-        corpus = self.corpus_of(run_id)
-        return len({corpus.sentences[position].text for position in chosen_positions(corpus, sample)})
+        return count_texts(self.store, run_id, self.positions(run_id, sample))
+
+    def positions(self, run_id: str, sample: Json) -> Sequence[int]:
+        """Ascending positions of a sample of an imported corpus. Shots of mentions need to see all its sentences."""
+        head = load_head(self.store, run_id)
+        by_size = positions_by_size(head.n_sentences, sample, name=f"{head.domain} {head.split}")
+        return chosen_positions(self.corpus_of(run_id), sample) if by_size is None else by_size
 
     def corpus_of(self, run_id: str) -> Corpus:
-        """An imported corpus, read from the store once."""
+        """An imported corpus as a whole, read from the store once: for what trains on it or counts over it."""
         if run_id not in self._corpora:
             self._corpora[run_id] = stored_corpora.load_corpus(self.store, run_id)
         return self._corpora[run_id]

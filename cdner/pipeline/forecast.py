@@ -14,13 +14,14 @@ from typing import Literal
 from cdner.backends.prices import Price, cost_usd, price_of
 from cdner.config import Llm
 from cdner.errors import InputError, ModelError
-from cdner.pipeline import reasoning
+from cdner.pipeline import pending
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Step
 from cdner.types import Message, ReasoningRequest
 
 Counter = Literal["tokenizer", "estimate", "unknown"]
 Chats = Sequence[Sequence[Message]]
+Beginning = tuple[Message, ...]
 
 CHARACTERS_PER_TOKEN = 4  # English prose, by OpenAI's own rule of thumb
 # Backends that run open weights: the model is a folder or a hub name, and its tokenizer counts.
@@ -49,25 +50,38 @@ NOTHING = Forecast(0, None, 0, None, 0)  # of a step that is done, or whose text
 
 def forecast(step: Step, context: Context) -> Forecast:
     """Of a describe or reason step that is not done."""
-    llm = reasoning.llm_of(step, context)
+    llm = pending.llm_of(step, context)
     if llm is None:
         return NOTHING
+    price, seen = _price(llm, context), set[Beginning]()
     try:
-        missing = reasoning.unanswered(step, context)
+        missing = pending.unanswered(step, context)
+        if missing is None:
+            return Forecast(pending.n_texts(step, context), None)
+        parts = [_of_requests(window, llm, price, seen=seen, context=context) for window in missing]
     except InputError:  # no WordNet on this machine: the prompts are unknown, their number is not
-        missing = None
-    if missing is None:
-        return Forecast(reasoning.n_texts(step, context), None)
-    n_distinct = len({request.messages for request in reasoning.requests_of(step, context)[1]})
-    return _of_requests(
-        missing, llm, _price(llm, context), n_stored=n_distinct - len(missing), context=context
+        return Forecast(pending.n_texts(step, context), None)
+    n_texts, n_calls = pending.n_texts(step, context), sum(part.n_calls or 0 for part in parts)
+    return Forecast(
+        n_calls,
+        None if n_texts is None else n_texts - n_calls,
+        sum(part.n_prompt_tokens or 0 for part in parts),
+        next((part.counted_by for part in parts if part.counted_by), None),
+        sum(part.max_output_tokens or 0 for part in parts),
+        None if price is None else sum(part.cost_usd_from or 0.0 for part in parts),
+        None if price is None else sum(part.cost_usd_to or 0.0 for part in parts),
     )
 
 
 def _of_requests(
-    requests: Sequence[ReasoningRequest], llm: Llm, price: Price | None, *, n_stored: int, context: Context
+    requests: Sequence[ReasoningRequest],
+    llm: Llm,
+    price: Price | None,
+    *,
+    seen: set[Beginning],
+    context: Context,
 ) -> Forecast:
-    shared = _shared_beginnings(requests)
+    shared = _shared_beginnings(requests, seen)
     lengths, counted_by = _lengths(llm, [request.messages for request in requests] + shared)
     n_prompt = sum(lengths[: len(requests)])
     n_cached = sum(lengths[len(requests) :])
@@ -79,12 +93,14 @@ def _of_requests(
             cost_usd(price, input_tokens=n_prompt, cached_tokens=cached, output_tokens=output, batch=batch)
             for cached, output in ((n_cached, 0), (0, n_output))
         ]
-    return Forecast(len(requests), n_stored, n_prompt, counted_by, n_output, *costs)
+    return Forecast(len(requests), None, n_prompt, counted_by, n_output, *costs)
 
 
-def _shared_beginnings(requests: Sequence[ReasoningRequest]) -> list[Sequence[Message]]:
-    """The messages before the last one of every request whose beginning an earlier request has had."""
-    seen: set[tuple[Message, ...]] = set()
+def _shared_beginnings(requests: Sequence[ReasoningRequest], seen: set[Beginning]) -> list[Sequence[Message]]:
+    """The messages before the last one of every request whose beginning an earlier request has had.
+
+    ``seen``: beginnings of requests before these; those of these are added.
+    """
     shared: list[Sequence[Message]] = []
     for beginning in (request.messages[:-1] for request in requests):
         if beginning in seen and beginning:

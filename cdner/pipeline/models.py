@@ -14,10 +14,12 @@ from cdner.evaluate import score
 from cdner.hashing import Json
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Step
+from cdner.pipeline.windows import PREDICTED, windows
 from cdner.store import descriptions as stored_descriptions
 from cdner.store import models as stored_models
 from cdner.store import predictions as stored_predictions
 from cdner.store import reasoning as stored_reasoning
+from cdner.store.sentences import load_sentences
 from cdner.types import Backbone, Generation, Prediction, ReasoningChain, Sentence, TrainingExample
 
 CHUNK = 64  # predictions a transaction; a kill loses at most these
@@ -76,39 +78,54 @@ def _remember_sample(step: Step, context: Context) -> None:
 
 
 def predict(step: Step, context: Context) -> None:
-    """Predict what is not predicted yet; every chunk is stored before the next is counted."""
+    """Predict what is not predicted yet, a window at a time; every chunk is stored before the next is counted."""
     settings = cast(Mapping[str, Any], step.spec.settings)
-    corpus_run = context.input_run(step, "corpus")
-    sentences, chains = _sentences(step, context, "corpus", settings["n"])
-    positions = chosen_positions(context.corpus_of(corpus_run), settings["n"])
-    done = stored_predictions.predicted_positions(context.store, step.spec.run_id)
-    pending = [index for index, position in enumerate(positions) if position not in done]
-    if not pending:
+    positions = context.positions(context.input_run(step, "corpus"), settings["n"])
+    n_left = len(positions) - stored_predictions.count_predictions(context.store, step.spec.run_id)
+    if not n_left:
         return
     backbone = context.backbone(context.experiment.backbone, _checkpoint(step, context, "model"))
-    context.progress.start(step.label, len(pending))
+    context.progress.start(step.label, n_left)
+    for window in windows(positions, PREDICTED):
+        done = stored_predictions.predicted_positions(context.store, step.spec.run_id, window)
+        if pending := [position for position in window if position not in done]:
+            _predict_window(step, context, backbone, pending)
+
+
+def _predict_window(step: Step, context: Context, backbone: Backbone, positions: Sequence[int]) -> None:
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    corpus_run = context.input_run(step, "corpus")
+    sentences = load_sentences(context.store, corpus_run, positions)
+    by_position = dict(zip(positions, sentences, strict=True))
+    chains: Mapping[int, ReasoningChain] = {}
+    if "reasoning" in step.inputs:
+        run_id = context.input_run(step, "reasoning")
+        chains = stored_reasoning.load_reasoning(context.store, run_id, positions)
     chunk: list[tuple[int, Prediction, Generation]] = []
 
     def keep(index: int, prediction: Prediction, generation: Generation) -> None:
-        chunk.append((positions[pending[index]], prediction, generation))
+        chunk.append((positions[index], prediction, generation))
         if len(chunk) >= CHUNK:
             flush()
 
     def flush() -> None:
-        stored_predictions.save_predictions(context.store, step.spec.run_id, chunk, corpus_run_id=corpus_run)
+        stored_predictions.save_predictions(
+            context.store, step.spec.run_id, chunk, corpus_run_id=corpus_run, sentences=by_position
+        )
         chunk.clear()
 
     predict_all(
         backbone,
-        [sentences[index] for index in pending],
-        [chains[index] for index in pending],
+        sentences,
+        [chains.get(position) for position in positions],
         types=tuple(settings["types"]),
-        wire=wire_for(backbone.vocabulary),
+        wire=wire_for(backbone.vocabulary),  # anew: it remembers every word that it has spelled
         context=context,
         settings=PredictionSettings.model_validate(settings["predict"]),
         keep=keep,
     )
-    flush()
+    if chunk:
+        flush()
 
 
 def embed(step: Step, context: Context) -> None:
@@ -139,13 +156,13 @@ def _checkpoint(step: Step, context: Context, role: str) -> Path | None:
 def _sentences(
     step: Step, context: Context, role: str, sample: Json
 ) -> tuple[list[Sentence], list[ReasoningChain | None]]:
-    """Sentences of an input corpus (sampled), each with its reasoning text where the step has one."""
+    """Sentences a model is trained with (sampled), each with its reasoning text where the step has one."""
     corpus = context.corpus_of(context.input_run(step, role))
     positions = chosen_positions(corpus, sample)
-    reasoning_role = "reasoning" if role == "corpus" else f"{role}_reasoning"
     chains: Mapping[int, ReasoningChain] = {}
-    if reasoning_role in step.inputs:
-        chains = stored_reasoning.load_reasoning(context.store, context.input_run(step, reasoning_role))
+    if f"{role}_reasoning" in step.inputs:
+        run_id = context.input_run(step, f"{role}_reasoning")
+        chains = stored_reasoning.load_reasoning(context.store, run_id)
     return [corpus.sentences[p] for p in positions], [chains.get(p) for p in positions]
 
 

@@ -13,7 +13,7 @@ from cdner.backbone.embedded import embedded_path
 from cdner.backbone.identity import EMBEDDED
 from cdner.confusion.descriptions import gloss, read_descriptions
 from cdner.errors import CdnerError, ModelError, UsageError, unknown_name
-from cdner.pipeline import reasoning
+from cdner.pipeline import pending
 from cdner.pipeline.context import Context
 from cdner.pipeline.imported_reasoning import check_file
 from cdner.pipeline.plan import FROM_FILE, Plan, Step
@@ -97,7 +97,7 @@ def _check_examples(context: Context) -> None:
 def _check_llm(step: Step, context: Context) -> None:
     """Open the backend where it will be asked; what the store can answer needs none."""
     llm = context.experiment.describe if step.kind == "describe" else context.experiment.reason
-    if context.experiment.execution.replay or reasoning.n_calls_to_make(step, context) == 0:
+    if context.experiment.execution.replay or not pending.must_ask(step, context):
         return
     context.llm(llm)
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from cdner import prompts
-from cdner.config import Describing, Llm, Setting
+from cdner.config import Describing, Setting
 from cdner.confusion.descriptions import Gloss, description_text, gloss, read_descriptions
-from cdner.corpora.sampling import chosen_positions
 from cdner.errors import PartialError
-from cdner.pipeline.asking import CUT_OFF, Defects, complete, reasons_in_words, to_send
+from cdner.pipeline.asking import CUT_OFF, Defects, complete, reasons_in_words
 from cdner.pipeline.context import Context
 from cdner.pipeline.imported_reasoning import import_reasoning
 from cdner.pipeline.plan import DESCRIBE_TEMPLATE, EXTRACT_TEMPLATE, FROM_FILE, Step
+from cdner.pipeline.windows import ASKED, windows
 from cdner.reasoning import (
     description_requests,
     entities_text,
@@ -28,12 +29,23 @@ from cdner.store import descriptions as stored_descriptions
 from cdner.store import reasoning as stored
 from cdner.store.descriptions import TypeDescription
 from cdner.store.ratios import load_hierarchy
-from cdner.types import Completion, Gap, ReasoningChain, ReasoningRequest, Split
+from cdner.store.sentences import load_sentences
+from cdner.types import Completion, Gap, ReasoningChain, ReasoningRequest, Sentence
 
 # Lacking a part is worse than ending in the middle of a sentence, whatever else is wrong can be used.
 MISSING_PART, ENDS_EARLY = 2, 1
 _MISSING = ("missing_initial", "missing_bidirectional")
 NO_LLM = "none"  # describe.backend = "none": C_e is the gloss itself
+
+
+@dataclass(frozen=True, slots=True)
+class RequestWindow:
+    """Sentences that are asked about together."""
+
+    positions: Sequence[int]
+    sentences: Sequence[Sentence]
+    requests: Sequence[ReasoningRequest]
+    which: str  # which of all they are, in words; "" for all
 
 
 def describe(step: Step, context: Context) -> None:
@@ -54,8 +66,8 @@ def describe(step: Step, context: Context) -> None:
 
 def _described(step: Step, context: Context, glosses: Mapping[str, Gloss]) -> list[TypeDescription]:
     settings = context.experiment.describe
-    requests = _description_requests(context)
-    answers = complete(step, context, settings, requests, defects=_description_defects(settings))
+    requests = description_requests_of(context)
+    answers = complete(step, context, settings, requests, defects=description_defects(settings))
     rows: list[TypeDescription] = []
     gaps = []
     for (name, found), answer in zip(glosses.items(), answers, strict=True):
@@ -76,7 +88,7 @@ def _description_of(completion: Completion, settings: Describing) -> str:
     return parse_description(completion.text) if settings.structured else completion.text
 
 
-def _description_defects(settings: Describing) -> Defects:
+def description_defects(settings: Describing) -> Defects:
     nothing = Gloss("", "hand")
 
     def defects(completion: Completion) -> int:
@@ -95,36 +107,46 @@ def reason(step: Step, context: Context) -> None:
     if context.experiment.reason.backend == FROM_FILE:
         import_reasoning(step, context)
         return
-    settings = cast(Mapping[str, Any], step.spec.settings)
-    positions, requests = _reasoning_requests(step, context)
     template = prompts.load_template(context.experiment.reason.template)
     stored.save_template(context.store, template.name, template.text)
-    llm = context.experiment.reason
-    defects = reasoning_defects(settings["setting"], structured=llm.structured)
-    answers = complete(step, context, llm, requests, defects=defects)
-    rows: list[tuple[int, str, ReasoningChain | Gap]] = []
-    for position, answer in zip(positions, answers, strict=True):
-        outcome: ReasoningChain | Gap
-        if isinstance(answer.outcome, Gap):
-            outcome = answer.outcome
-        else:
-            outcome = parse_reasoning(answer.outcome.text, settings["setting"], structured=llm.structured)
-        rows.append((position, answer.request_id, outcome))
-    stored.save_reasoning(context.store, step.spec.run_id, rows)
-    gaps = [outcome for _, _, outcome in rows if isinstance(outcome, Gap)]
+    n_sentences, gaps = 0, []
+    for window in request_windows(step, context):
+        rows = _reasoned(step, context, window)
+        stored.save_reasoning(context.store, step.spec.run_id, rows)
+        n_sentences += len(rows)
+        gaps += [outcome for _, _, outcome in rows if isinstance(outcome, Gap)]
     n_allowed = context.experiment.execution.max_gaps
     if len(gaps) > n_allowed:
         raise partial_error(
             step,
             gaps,
-            f"{len(rows)} sentences have no reasoning text",
+            f"{n_sentences} sentences have no reasoning text",
             way_out=f" To go on without them: --set execution.max_gaps={len(gaps)}.",
         )
     if gaps:
         context.progress.start(
-            f"Warning: {step.label}: {len(gaps)} of {len(rows)} sentences go without reasoning text "
+            f"Warning: {step.label}: {len(gaps)} of {n_sentences} sentences go without reasoning text "
             f"(execution.max_gaps = {n_allowed}): {reasons_in_words(gaps)}."
         )
+
+
+def _reasoned(
+    step: Step, context: Context, window: RequestWindow
+) -> list[tuple[int, str, ReasoningChain | Gap]]:
+    """Ask for the texts of a window and parse them: rows of ``save_reasoning``."""
+    setting = cast(Mapping[str, Any], step.spec.settings)["setting"]
+    llm = context.experiment.reason
+    defects = reasoning_defects(setting, structured=llm.structured)
+    answers = complete(step, context, llm, window.requests, defects=defects, which=window.which)
+    rows: list[tuple[int, str, ReasoningChain | Gap]] = []
+    for position, answer in zip(window.positions, answers, strict=True):
+        outcome: ReasoningChain | Gap
+        if isinstance(answer.outcome, Gap):
+            outcome = answer.outcome
+        else:
+            outcome = parse_reasoning(answer.outcome.text, setting, structured=llm.structured)
+        rows.append((position, answer.request_id, outcome))
+    return rows
 
 
 def template_name(step: Step, context: Context) -> str:
@@ -155,79 +177,41 @@ def partial_error(step: Step, gaps: Sequence[Gap], what: str, *, way_out: str = 
     )
 
 
-def requests_of(step: Step, context: Context) -> tuple[list[int], tuple[ReasoningRequest, ...]]:
+def requests_of(step: Step, context: Context) -> tuple[list[int], list[ReasoningRequest]]:
     """Positions and requests of a step that asks an LLM (``cdner prompts render`` shows them)."""
     if step.kind == "describe":
-        requests = _description_requests(context)
-        return list(range(len(requests))), requests
-    return _reasoning_requests(step, context)
+        requests = description_requests_of(context)
+        return list(range(len(requests))), list(requests)
+    found = list(request_windows(step, context))
+    return [p for window in found for p in window.positions], [r for window in found for r in window.requests]
 
 
-def llm_of(step: Step, context: Context) -> Llm | None:
-    """Who a describe or reason step asks; None where its texts come from a file or are the glosses."""
-    llm = context.experiment.describe if step.kind == "describe" else context.experiment.reason
-    asks_nobody = llm.backend == FROM_FILE or (step.kind == "describe" and llm.backend == NO_LLM)
-    return None if asks_nobody else llm
-
-
-def n_calls_to_make(step: Step, context: Context) -> int | None:
-    """LLM calls a step still needs; where its prompts are not known yet, one per sentence (None: not counted yet)."""
-    if llm_of(step, context) is None:
-        return 0
-    if step.kind == "describe" and context.run_state(step.spec.run_id) == "absent":
-        return n_texts(step, context)  # needs no WordNet
-    missing = unanswered(step, context)
-    return n_texts(step, context) if missing is None else len(missing)
-
-
-def unanswered(step: Step, context: Context) -> list[ReasoningRequest] | None:
-    """What a step would send first, retries that are due among it; None while its prompts are not known."""
-    llm = llm_of(step, context)
-    if llm is None:
-        return []
-    if any(context.run_state(run_id) != "done" for run_id in step.spec.inputs):
-        return None
-    _, requests = requests_of(step, context)
-    return to_send(context, llm, requests, defects=_defects(step, context))
-
-
-def n_texts(step: Step, context: Context) -> int | None:
-    """Different texts a step asks about: types, or sentences (None: not counted yet)."""
-    target = context.experiment.corpora.target
-    if step.kind == "describe":
-        return len(context.domain(target, "target").types)
-    settings = cast(Mapping[str, Any], step.spec.settings)
-    return context.n_sentences(target, cast(Split, step.label.rpartition("/")[2]), settings["n"])
-
-
-def _defects(step: Step, context: Context) -> Defects:
-    if step.kind == "describe":
-        return _description_defects(context.experiment.describe)
-    if step.kind == "extract":
-        return extraction_defects
-    settings = cast(Mapping[str, Any], step.spec.settings)
-    return reasoning_defects(settings["setting"], structured=context.experiment.reason.structured)
-
-
-def _description_requests(context: Context) -> tuple[ReasoningRequest, ...]:
+def description_requests_of(context: Context) -> tuple[ReasoningRequest, ...]:
     target = context.domain(context.experiment.corpora.target, "target")
     glosses = {entry.name: gloss(entry).text for entry in target.entries}
     template = prompts.load_template(DESCRIBE_TEMPLATE)
     return description_requests(target, glosses, template=template, settings=context.experiment.describe)
 
 
-def _reasoning_requests(step: Step, context: Context) -> tuple[list[int], tuple[ReasoningRequest, ...]]:
+def request_windows(step: Step, context: Context) -> Iterator[RequestWindow]:
+    """The requests of a reason or extract step in its sentences' order. A batch is one window: it takes a day."""
     settings = cast(Mapping[str, Any], step.spec.settings)
-    corpus = context.corpus_of(context.input_run(step, "corpus"))
-    positions = chosen_positions(corpus, settings["n"])
-    requests = requests_about(
-        [corpus.sentences[position].text for position in positions],
+    corpus_run = context.input_run(step, "corpus")
+    positions = context.positions(corpus_run, settings["n"])
+    ask_about = request_maker(
         context,
         setting=settings["setting"],
         quantify_run=context.input_run(step, "confusion"),
         template=template_name(step, context),
     )
-    return positions, requests
+    size = max(1, len(positions)) if context.experiment.execution.batch else ASKED
+    n_before = 0
+    for window in windows(positions, size):
+        sentences = load_sentences(context.store, corpus_run, window)
+        which = f", {n_before + 1} to {n_before + len(window)} of {len(positions)}"
+        n_before += len(window)
+        requests = ask_about([sentence.text for sentence in sentences])
+        yield RequestWindow(window, sentences, requests, which if len(window) < len(positions) else "")
 
 
 def requests_about(
