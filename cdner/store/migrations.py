@@ -16,12 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdner import __version__
 from cdner.errors import StoreError
 from cdner.hashing import content_hash
 from cdner.resources import resource_root
 from cdner.store import published
 from cdner.store.connection import Store, connect, insert_rows
-from cdner.unfinished import remove, settle, unfinished_path
+from cdner.unfinished import remove, replacing, settle, unfinished_path
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -56,7 +57,7 @@ def is_current(connection: DuckDBPyConnection, path: Path) -> bool:
     if version > latest_version():
         raise StoreError(
             f"The store {path} has schema version {version}, this cdner knows versions up to "
-            f"{latest_version()}. Use a newer cdner, or another store."
+            f"{latest_version()}. Use a newer cdner{_last_writer(connection)}, or another store."
         )
     if _unapplied(connection):
         return False
@@ -106,6 +107,19 @@ def schema_version(connection: DuckDBPyConnection, path: Path) -> int:
     return int(row[0]) if row and row[0] is not None else 0
 
 
+def _last_writer(connection: DuckDBPyConnection) -> str:
+    """Which cdner that would be: the one that began the latest attempt, unless it calls itself as we do."""
+    import duckdb
+
+    try:
+        row = connection.execute(
+            "SELECT versions ->> 'cdner' FROM attempt ORDER BY started_utc DESC LIMIT 1"
+        ).fetchone()
+    except duckdb.Error:  # a future version may keep it elsewhere
+        return ""
+    return f" (version {row[0]} has written to it)" if row and row[0] not in {None, __version__} else ""
+
+
 def _unapplied(connection: DuckDBPyConnection) -> tuple[tuple[int, Path], ...]:
     """Our migrations that the store has not seen; one with a lower number may have been written later."""
     applied = {version for (version,) in connection.execute("SELECT version FROM migration").fetchall()}
@@ -115,18 +129,18 @@ def _unapplied(connection: DuckDBPyConnection) -> tuple[tuple[int, Path], ...]:
 def _back_up(path: Path, version: int) -> None:
     """Copy the files byte by byte. The caller's reading connection keeps writers out meanwhile.
 
+    Several processes may do so at once. An earlier backup of this version gives way: the store has gone on since.
     The main file comes last: closing a file gives up all locks this process has on it.
     """
     backup = path.with_name(f"{path.name}.backup-v{version}")
-    if backup.exists():
-        return
-    log = path.with_name(f"{path.name}.wal")
     try:
-        if log.exists():
-            shutil.copyfile(log, backup.with_name(f"{backup.name}.wal"))
-        unfinished = backup.with_name(f"{backup.name}.new")
-        shutil.copyfile(path, unfinished)
-        unfinished.replace(backup)
+        for suffix in (".wal", ""):
+            part, copy = (file.with_name(f"{file.name}{suffix}") for file in (path, backup))
+            if not part.exists():
+                copy.unlink(missing_ok=True)
+                continue
+            with replacing(copy) as unfinished:
+                shutil.copyfile(part, unfinished)
     except OSError as error:
         raise StoreError(f"The store {path} was not migrated, its backup failed: {error}.") from error
 
