@@ -64,6 +64,23 @@ def said(text: str, **usage: Any) -> Reply:
     return Reply(body=json.dumps(body))
 
 
+def streamed(*pieces: str, finish_reason: str | None = "stop", done: bool = True) -> Reply:
+    """Server-sent events: a chunk a piece, the finish reason, the usage, the end mark."""
+    deltas: list[tuple[dict[str, str], str | None]] = [({"content": piece}, None) for piece in pieces]
+    chunks: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+        for delta, reason in [({"role": "assistant"}, None), *deltas, ({}, finish_reason)]
+    ]
+    details = {"prompt_tokens": 11, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 7}}
+    chunks.append({"choices": [], "usage": details})
+    shared = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    events = [f"data: {json.dumps(shared | chunk)}\n\n" for chunk in chunks]
+    return Reply(
+        body="".join(events) + ("data: [DONE]\n\n" if done else ""),
+        headers={"Content-Type": "text/event-stream"},
+    )
+
+
 def failed(status: int, message: str, *, code: str = "", **headers: str) -> Reply:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Reply(status, json.dumps({"error": {"message": message, "code": code, "type": "x"}}), named)

@@ -70,7 +70,11 @@ def _answer(request: ReasoningRequest) -> Completion | Gap:
     if request.schema is None:
         return written(f"A thing that is described as number {mark}.")
     keys = json.loads(request.schema)["properties"]
-    return written(json.dumps({key: f"The {key} of text {mark}." for key in keys}))
+    text = json.dumps({key: f"The {key} of text {mark}." for key in keys})
+    if request.on_text is not None:
+        for word in text.split(" "):
+            request.on_text(f"{word} ")
+    return written(text)
 
 
 def calls() -> list[str]:

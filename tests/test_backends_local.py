@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,17 @@ def test_embedded_model_that_is_not_here_says_how_to_get_it(
     monkeypatch.setenv("CDNER_CACHE", str(tmp_path))
     with pytest.raises(BackendError, match="cdner models fetch embedded"):
         open_backend(Llm(backend="local", model="embedded", structured=False, retries=0), Execution())
+
+
+def test_a_single_answer_is_heard_as_it_is_written(folder: Path) -> None:
+    heard: list[str] = []
+    (completion,) = answers(local(folder), [replace(ask("one"), on_text=heard.append)]).values()
+    assert isinstance(completion, Completion)
+    assert "".join(heard) == completion.text.rstrip("\N{REPLACEMENT CHARACTER}")
+    assert len(heard) > 2
+
+
+def test_of_several_answers_at_once_nothing_is_heard(folder: Path) -> None:
+    heard: list[str] = []
+    both = [replace(ask(text), on_text=heard.append) for text in ("one", "two")]
+    assert len(answers(local(folder), both)) == 2 and heard == []

@@ -69,6 +69,17 @@ def test_the_steps_are_printed_in_their_order_and_the_prompt_is_shortened(store)
     assert "M_aug ..." in ran.err
 
 
+def test_the_reasoning_is_shown_while_it_is_written_and_not_when_quiet(store):
+    asked = ("explain", "-e", "tiny", "--sentence")
+    ran = cdner(store, *asked, "Greta left early.")
+    assert '"initial_reasoning": "The initial_reasoning of text' in ran.err
+    assert '"initial_reasoning": "The' not in ran.out
+    quiet = cdner(store, "--quiet", *asked, "Greta left late.")
+    assert quiet.code == 0 and quiet.err == ""
+    again = cdner(store, *asked, "Greta left early.")  # from the store: nobody writes
+    assert '"initial_reasoning"' not in again.err
+
+
 def test_the_whole_prompt_is_what_is_stored(store):
     ran = cdner(store, "explain", "--sentence", "Mara Holt's film won.", "-e", "tiny", "--prompt")
     texts = sql(

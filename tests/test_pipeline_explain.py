@@ -17,7 +17,6 @@ from cdner.pipeline.context import Context, open_context
 from cdner.pipeline.explain import (
     Method,
     changed_prompt,
-    changes,
     check_models,
     chosen_types,
     find_entities,
@@ -36,7 +35,7 @@ from cdner.store.reasoning import load_reasoning
 from cdner.store.runs import OUTPUT_TABLES
 from cdner.store.selection import select
 from cdner.store.verify import verify
-from cdner.types import Entity, Sentence, Split
+from cdner.types import Sentence, Split
 
 OWN = Sentence(("Mara", "Holt", "filmed", "Quiet", "Harbour", "in", "Oslo", "."))
 
@@ -265,15 +264,3 @@ def test_the_latest_finished_predictions_are_taken_and_cells_belong_to_their_exp
 
 
 # --- what changed --------------------------------------------------------------------------------------------
-
-
-def test_changes_are_told_by_span():
-    before = (Entity(0, 2, "actor"), Entity(3, 5, "film"), Entity(6, 7, "city"))
-    after = (Entity(0, 2, "director"), Entity(4, 5, "film"), Entity(6, 7, "city"))
-    rows = [(row.kind, row.mention, row.before, row.after) for row in changes(OWN, before, after)]
-    assert rows == [
-        ("type changed", "Mara Holt", "actor", "director"),
-        ("lost", "Quiet Harbour", "film", None),
-        ("found", "Harbour", None, "film"),
-        ("same", "Oslo", "city", "city"),
-    ]

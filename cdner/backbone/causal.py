@@ -6,7 +6,7 @@ with their end token. Knows nothing of entities.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,15 +56,18 @@ class CausalBackbone:
         batch_size: int,
         constraints: Sequence[TokenConstraint] | None = None,
         stop: Sequence[str] = (),
+        on_text: Callable[[str], None] | None = None,
     ) -> Iterator[tuple[int, Generation]]:
         """Greedy; an iterator of (index into inputs, generation) as rows finish.
+
+        ``on_text`` hears each piece of the output as it is written; for a single input.
 
         The longest common token prefix of all inputs is computed once per call, so give all inputs at once.
         A rendered chat (``Segment.special``) gets no separator behind it. ModelError if an input cannot fit.
         """
         encoded = [self._encode(source, max_new_tokens, index) for index, source in enumerate(inputs)]
         ends = end_ids(self.model.generation_config, self._vocabulary.end_id)
-        rule = StopRule(ends, max_new_tokens, tuple(stop), self._vocabulary.decode)
+        rule = StopRule(ends, max_new_tokens, tuple(stop), self._vocabulary.decode, on_text)
         prefix = common_prefix([item.ids for item in encoded])
         rests = [item.ids[len(prefix) :] for item in encoded]
         with torch.inference_mode():

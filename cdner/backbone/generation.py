@@ -17,6 +17,7 @@ from cdner.backbone.inputs import EncodedInput
 from cdner.types import Generation, TokenConstraint
 
 FinishReason = Literal["stop", "length"]
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands where a decoded sequence ends inside a character
 
 
 class StepDecoder(Protocol):
@@ -43,6 +44,7 @@ class Row:
     constraint: TokenConstraint | None = None
     ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    told: str = ""  # what a listener has heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class StopRule:
     max_new_tokens: int
     stop: tuple[str, ...]
     decode: Callable[[Sequence[int]], str]
+    on_text: Callable[[str], None] | None = None  # hears each piece of a row's output as it grows
 
     def reason(self, row: Row) -> FinishReason | None:
         if row.ids[-1] in self.end_ids:
@@ -66,6 +69,15 @@ class StopRule:
         cuts = [text.index(mark) for mark in self.stop if mark in text]
         return text[: min(cuts)] if cuts else text
 
+    def tell(self, row: Row) -> None:
+        """Hand the listener what is new. A character whose bytes are not all there yet waits for the next token."""
+        if self.on_text is None:
+            return
+        text = self.text(row)
+        if text.startswith(row.told) and len(text) > len(row.told) and not text.endswith(REPLACEMENT):
+            self.on_text(text[len(row.told) :])
+            row.told = text
+
 
 def greedy(decoder: StepDecoder, rows: Sequence[Row], rule: StopRule) -> Iterator[Row]:
     """Yield each row as it finishes; at least one token per row is generated."""
@@ -78,6 +90,7 @@ def greedy(decoder: StepDecoder, rows: Sequence[Row], rule: StopRule) -> Iterato
             if row.constraint is not None and token not in rule.end_ids:
                 row.constraint.advance(token)
             row.finish_reason = rule.reason(row)
+            rule.tell(row)
         yield from (row for row in active if row.finish_reason)
         going = [position for position, row in enumerate(active) if row.finish_reason is None]
         if not going:

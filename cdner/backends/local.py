@@ -35,7 +35,13 @@ class ChatBackbone(Protocol):
     def render_chat(self, messages: Sequence[Message]) -> str: ...
 
     def generate(
-        self, inputs: Sequence[ModelInput], *, max_new_tokens: int, batch_size: int, stop: Sequence[str] = ()
+        self,
+        inputs: Sequence[ModelInput],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        stop: Sequence[str] = (),
+        on_text: Callable[[str], None] | None = None,
     ) -> Iterator[tuple[int, Generation]]: ...
 
 
@@ -97,6 +103,7 @@ class LocalBackend:
             max_new_tokens=sampling.max_tokens,
             batch_size=self._batch_size,
             stop=sampling.stop,
+            on_text=requests[fitting[0]].on_text if len(fitting) == 1 else None,
         )
         for position, generation in generations:
             yield fitting[position], _completion(generation, n_shared if position else 0)

@@ -174,6 +174,7 @@ class _Walk:
     def all_steps(self, title: str, *, weights: str | None) -> dict[str, Any]:
         """Everything there is to tell, as JSON knows it."""
         from cdner.pipeline import explain as steps
+        from cdner.pipeline.changed_spans import changes
 
         sentence, method, context = self.sentence, self.method, self.context
         llm, settings = context.experiment.reason, context.experiment.predict
@@ -184,14 +185,12 @@ class _Walk:
         types = steps.chosen_types(method, context)
         request = steps.prompt_about(sentence, method, context)
         self._print(explained.print_prompt, types, request, whole=self.whole_prompt)
-        reasoned = self._step(
-            f"reasoning by {llm.backend} {llm.model}",
-            lambda: steps.reason_about(sentence, method, context, weights=weights),
-        )
+        with explained.Listening(f"reasoning by {llm.backend} {llm.model}", quiet=self.quiet) as listening:
+            reasoned = steps.reason_about(sentence, method, context, weights=weights, on_text=listening.hear)
         self._print(explained.print_reasoning, reasoned, llm.model)
         without = self._found("M_tgt", method.target_model, settings)
         augmented = self._found("M_aug", method.augmented_model, settings, reasoned.chain)
-        rows = steps.changes(sentence, without.prediction.entities, augmented.prediction.entities)
+        rows = changes(sentence, without.prediction.entities, augmented.prediction.entities)
         models = {"source_model": coarse, "target_model": without, "augmented_model": augmented}
         seconds = _seconds(models, reasoned, time.monotonic() - started)
         self._print(explained.print_entities, sentence, without, augmented, rows, seconds)

@@ -12,7 +12,8 @@ from cdner.cli.output import print_rich, print_table, visible
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from cdner.pipeline.explain import Change, ChosenType, Found, Reasoned
+    from cdner.pipeline.changed_spans import Change
+    from cdner.pipeline.explain import ChosenType, Found, Reasoned
     from cdner.types import Entity, ReasoningRequest, Sentence
 
 _SHOWN_CHARACTERS = 280  # of a message, at either end
@@ -62,6 +63,30 @@ def _shortened(text: str) -> str:
     if n_left_out <= 0:
         return text
     return f"{text[:_SHOWN_CHARACTERS]}\n[... {n_left_out} characters ...]\n{text[-_SHOWN_CHARACTERS:]}"
+
+
+class Listening:
+    """Shows a text on stderr while it is written; the finished one is printed on stdout. A context manager."""
+
+    def __init__(self, label: str, *, quiet: bool) -> None:
+        self._label = label
+        self._quiet = quiet
+        self._n_heard = 0
+
+    def __enter__(self) -> Listening:
+        if not self._quiet:
+            click.echo(f"{visible(self._label)} ...", err=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._n_heard and not self._quiet:
+            click.echo(err=True)
+
+    def hear(self, piece: str) -> None:
+        """One more piece, in any thread."""
+        self._n_heard += 1
+        if not self._quiet:
+            click.echo(click.style(visible(piece), dim=True), nl=False, err=True)
 
 
 def print_reasoning(reasoned: Reasoned, model: str) -> None:

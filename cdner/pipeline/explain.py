@@ -8,9 +8,9 @@ and nothing is asked twice. Predictions are not stored.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from cdner.codec import wire_for
 from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Reasoning, Setting
@@ -30,7 +30,6 @@ from cdner.store.reasoning import request_id
 from cdner.store.runs import RunSpec, run_spec
 from cdner.types import (
     Completion,
-    Entity,
     Gap,
     Generation,
     ReasoningChain,
@@ -41,7 +40,6 @@ from cdner.types import Prediction as Predicted
 
 EXPLAIN_VERSION = 1
 _OPEN_WEIGHTS_MARK = "@"  # folders are named "name@hash" in identities; where they lie is not recorded
-Kind = Literal["same", "type changed", "found", "lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +85,6 @@ class Found:
     generation: Generation
     seconds_loading: float
     seconds_predicting: float
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A span that either model finds, and the type each gives it (None: it does not find it)."""
-
-    start: int
-    end: int
-    mention: str
-    before: str | None
-    after: str | None
-    kind: Kind
 
 
 def load_method(store: Store, prediction_run: str) -> Method:
@@ -196,15 +182,20 @@ def prompt_about(sentence: Sentence, method: Method, context: Context) -> Reason
 
 
 def reason_about(
-    sentence: Sentence, method: Method, context: Context, *, weights: str | None = None
+    sentence: Sentence,
+    method: Method,
+    context: Context,
+    *,
+    weights: str | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> Reasoned:
     """The reasoning on a sentence: from the store where it has the answer, else asked for and stored.
 
-    ``weights``: the folder of an LLM whose runs know it by its checksum alone. BackendError where no answer comes,
-    UsageError for a folder with other weights.
+    ``weights``: the folder of an LLM whose runs know it by its checksum alone; ``on_text`` hears the answer as it is
+    written. BackendError where no answer comes, UsageError for a folder with other weights.
     """
     llm = _llm(method, context, weights)
-    request = prompt_about(sentence, method, context)
+    request = replace(prompt_about(sentence, method, context), on_text=on_text)
     defects = reasoning_defects(method.setting, structured=llm.structured)
     is_stored = not to_send(context, llm, [request], defects=defects)
     step = explain_step(request_id(llm.backend, context.model("llm", llm.model), request), method)
@@ -265,22 +256,6 @@ def find_entities(
         keep=lambda _, __, generation: generations.append(generation),
     )
     return Found(predicted[0], generations[0], loaded - started, time.monotonic() - loaded)
-
-
-def changes(sentence: Sentence, before: Sequence[Entity], after: Sequence[Entity]) -> list[Change]:
-    """Every span that either model finds, in text order."""
-    types = [{(entity.start, entity.end): entity.type for entity in found} for found in (before, after)]
-    rows = []
-    for start, end in sorted(types[0].keys() | types[1].keys()):
-        one, other = (found.get((start, end)) for found in types)
-        kind: Kind = "found" if one is None else "lost" if other is None else "type changed"
-        rows.append(
-            Change(
-                *(start, end, " ".join(sentence.tokens[start:end])),
-                *(one, other, "same" if one == other else kind),
-            )
-        )
-    return rows
 
 
 def _llm(method: Method, context: Context, weights: str | None) -> Reasoning:

@@ -17,7 +17,7 @@ from cdner.backends.batch.account import Account
 from cdner.backends.batch.ledger import Ledger, Submission
 from cdner.backends.batch.rows import MAX_BYTES, MAX_REQUESTS, Failure, portions, read_rows, request_line
 from cdner.backends.batch.server import ENDED, BatchServer, ServerBatch, UnreachableError
-from cdner.backends.chat.exchange import read_body
+from cdner.backends.chat.body import read_body
 from cdner.errors import BackendError
 from cdner.types import Completion, Gap, Progress, ReasoningRequest
 

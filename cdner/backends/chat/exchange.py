@@ -14,9 +14,9 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationError
-
+from cdner.backends.chat.body import read_body
 from cdner.backends.chat.pacing import retry_after
+from cdner.backends.chat.streaming import read_chunks
 from cdner.errors import BackendError
 from cdner.types import Completion, Gap, ReasoningRequest
 
@@ -67,33 +67,6 @@ class Exchange:
     billed: bool = False  # the server may have charged for an answer that nobody can use
 
 
-class _TokenDetails(BaseModel):
-    cached_tokens: int | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _TokenDetails | None = None
-
-
-class _Message(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Body(BaseModel):
-    """What is read of an answer. Ours, because the SDK passes a malformed body on unchecked."""
-
-    choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
-
-
 def is_loopback(base_url: str) -> bool:
     """Whether the server is on this machine's loopback: localhost, 127.0.0.0/8 or ::1."""
     host = urlsplit(base_url).hostname or ""
@@ -135,6 +108,8 @@ class Connection:
 
         try:
             arguments = chat_arguments(request, model=model, official=is_official(self.server.base_url))
+            if request.on_text is not None:
+                return self._streamed(arguments, request.on_text)
             answer = self._client.chat.completions.with_raw_response.create(**arguments)
             return Exchange(read_body(answer.text), dict(answer.headers), billed=True)
         except openai.APIStatusError as error:
@@ -145,6 +120,22 @@ class Connection:
             return Exchange(Gap(self._redact(str(error))))
         except UnicodeEncodeError:
             return Exchange(Gap("the request holds half characters (lone surrogates), which no server takes"))
+
+    def _streamed(self, arguments: dict[str, Any], on_text: Callable[[str], None]) -> Exchange:
+        import httpx2
+
+        answer = self._client.chat.completions.with_raw_response.create(
+            **arguments, stream=True, stream_options={"include_usage": True}
+        )
+        try:
+            outcome: Outcome = read_chunks(answer.parse(), on_text)
+        except httpx2.TimeoutException:
+            outcome = TIMEOUT
+        except httpx2.TransportError as error:  # the SDK passes on what breaks a stream it has begun
+            outcome = Passing(f"lost connection: {self._redact(str(error)) or type(error).__name__}")
+        except ValueError as error:  # not JSON
+            outcome = Gap(self._redact(f"malformed answer: {error}"))
+        return Exchange(outcome, dict(answer.headers), billed=True)
 
     def _lost(self, error: openai.APIConnectionError) -> Exchange:
         import httpx2
@@ -188,27 +179,6 @@ def chat_arguments(request: ReasoningRequest, *, model: str, official: bool) -> 
         schema = {"name": "answer", "strict": True, "schema": json.loads(request.schema)}
         arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
     return arguments
-
-
-def read_body(text: str) -> Completion | Gap:
-    """The completion in an answer's body; a gap for anything else that a server may send with status 200."""
-    try:
-        body = _Body.model_validate_json(text)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        return Gap(f"malformed answer: {where or 'body'}: {problem['msg']}")
-    choice, usage = body.choices[0], body.usage or _Usage()
-    if choice.message.content is None:
-        return Gap("refused" if choice.message.refusal else f"no text, finish reason {choice.finish_reason}")
-    details = usage.prompt_tokens_details or _TokenDetails()
-    return Completion(
-        text=choice.message.content,
-        finish_reason=choice.finish_reason or "unknown",
-        input_tokens=usage.prompt_tokens or 0,
-        cached_tokens=details.cached_tokens or 0,
-        output_tokens=usage.completion_tokens or 0,
-    )
 
 
 def is_official(base_url: str) -> bool:
