@@ -57,6 +57,9 @@ def _write(answer: Answer, folder: Path) -> int:
         raise UsageError(f"Two columns are named '{repeated[0]}': rename one with AS.")
     try:
         with closing(duckdb.connect(str(folder / "rows.duckdb"), config={"memory_limit": "500MB"})) as rows:
+            # Names of columns and types are the statement's author's: whatever they spell, no other folder is reached.
+            rows.execute("SET allowed_directories = $folders", {"folders": [str(folder)]})
+            rows.execute("SET enable_external_access = false")
             return _collect(rows, answer, folder)
     except duckdb.Error as error:
         raise StoreError(f"The rows cannot be written as Parquet: {first_line(error)}") from error

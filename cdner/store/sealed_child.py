@@ -21,7 +21,7 @@ from cdner.store.connection import first_line
 from cdner.store.sealed_sql import End, Head, Rows, SealedQuery, out_of_memory
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+    from duckdb import DuckDBPyConnection, Statement
 
 _UNITS: Mapping[str, int] = {
     **{"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
@@ -73,10 +73,11 @@ def parse_memory(text: str) -> int:
 
 
 def _select(connection: DuckDBPyConnection, question: SealedQuery) -> Iterator[Head | Rows | End]:
+    _refuse_half_characters(question)
     statements = connection.extract_statements(question.sql)
     if len(statements) != 1:
         raise UsageError(f"One statement is allowed, not {len(statements)}.")
-    kind = statements[0].type.name
+    kind = _kind(statements[0])
     if kind not in _ALLOWED:
         raise UsageError(f"Only SELECT is allowed (with WITH, PIVOT, DESCRIBE, EXPLAIN), not {kind}.")
     _check_parameters(statements[0].named_parameters, question.parameters)
@@ -90,6 +91,20 @@ def _select(connection: DuckDBPyConnection, question: SealedQuery) -> Iterator[H
         left -= len(rows)
         rows = tuple(result.fetchmany(min(left, _PIECE))) if left else ()
     yield End()
+
+
+def _refuse_half_characters(question: SealedQuery) -> None:
+    """Bytes of a command line that are no UTF-8 arrive as lone surrogates, which DuckDB takes for no text at all."""
+    for text in (question.sql, *question.parameters, *question.parameters.values()):
+        if isinstance(text, str) and re.search("[\ud800-\udfff]", text):
+            raise UsageError(f"This is no text in UTF-8: {text[:60]!r}.")
+
+
+def _kind(statement: Statement) -> str:
+    try:
+        return str(statement.type.name)
+    except ValueError:  # DuckDB has kinds, such as UPDATE EXTENSIONS, for which its Python module has no name
+        return "this"
 
 
 def _check_parameters(named: Set[str], given: Mapping[str, object]) -> None:
@@ -115,9 +130,17 @@ def _one_line(error: Exception) -> str:
 
 def main() -> None:
     question: SealedQuery = pickle.load(sys.stdin.buffer)  # noqa: S301 written by our own parent
+    n_bytes = 0
     for message in answer(question):
-        pickle.dump(message, sys.stdout.buffer)
+        written = pickle.dumps(message)
+        n_bytes += len(written)
+        too_much = (
+            isinstance(message, tuple) and question.collected and n_bytes > parse_memory(question.memory)
+        )
+        sys.stdout.buffer.write(pickle.dumps(End(out_of_memory(question.memory))) if too_much else written)
         sys.stdout.buffer.flush()
+        if too_much:
+            return
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ class SealedQuery:
     memory: str
     max_rows: int | None = None  # None: all
     parameters: Mapping[str, Value] = field(default_factory=dict)  # for $name in the statement
+    collected: bool = False  # the answer is kept as a whole, so as a whole it must fit the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,12 @@ def query(
     memory: str = "1GB",
     max_rows: int = 10_000,
 ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Columns and at most ``max_rows`` rows of one SELECT; see ``open_query``."""
-    opened = open_query(store, sql, parameters=parameters, seconds=seconds, memory=memory, max_rows=max_rows)
-    with opened as answer:
+    """Columns and at most ``max_rows`` rows of one SELECT; see ``open_query``.
+
+    Here ``memory`` also limits what comes back: ten thousand rows of a megabyte would be ours to hold.
+    """
+    question = SealedQuery(store, sql, seconds, memory, max_rows, dict(parameters or {}), collected=True)
+    with _opened(question) as answer:
         return answer.columns, list(chain.from_iterable(answer.pieces))
 
 
@@ -95,11 +99,16 @@ def open_query(
     piece was taken, writers wait in turn: keep ``seconds`` below the ``wait_seconds`` of those who write.
     UsageError for a statement that is refused or wrong, StoreError when a limit ends it (also between pieces).
     """
-    if not seconds > 0:
-        raise UsageError(f"The time limit must be above 0 seconds, not {seconds:g}.")
-    if max_rows is not None and max_rows < 1:
-        raise UsageError(f"The number of rows must be at least 1, not {max_rows}.")
-    question = SealedQuery(store, sql, seconds, memory, max_rows, dict(parameters or {}))
+    with _opened(SealedQuery(store, sql, seconds, memory, max_rows, dict(parameters or {}))) as answer:
+        yield answer
+
+
+@contextmanager
+def _opened(question: SealedQuery) -> Iterator[Answer]:
+    if not question.seconds > 0:
+        raise UsageError(f"The time limit must be above 0 seconds, not {question.seconds:g}.")
+    if question.max_rows is not None and question.max_rows < 1:
+        raise UsageError(f"The number of rows must be at least 1, not {question.max_rows}.")
     child = _start(question)
     try:
         head = _receive(child, question)
