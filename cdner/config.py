@@ -97,6 +97,19 @@ class Training(Settings):
 class Prediction(Settings):
     decoding: Literal["free", "grounded"] = "free"
     max_new_tokens: PositiveInt = 256
+    engine: Literal["torch", "ct2", "ct2-int8"] = (
+        "torch"  # ct2: CTranslate2, in float32; it decodes freely only
+    )
+
+    def identity(self) -> Json:
+        """Without ``engine`` where it is torch: runs made before there were engines keep their identity.
+
+        The others belong to it: ct2 adds in another order, so a near-tie may fall otherwise; int8 rounds weights.
+        """
+        dumped = self.model_dump(mode="json")
+        return cast(
+            Json, {key: value for key, value in dumped.items() if (key, value) != ("engine", "torch")}
+        )
 
 
 class Confusion(Settings):

@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from cdner.backbone import open_backbone
 from cdner.backbone.ct2 import Ct2Engine, open_converted
-from cdner.backbone.ct2_conversion import conversion_path, converted
 from cdner.backbone.training import fit
 from cdner.config import BackboneChoice, Training
-from cdner.errors import ModelError, UsageError
 from cdner.types import Generation, ModelInput, Segment
 
 PREFIX = "Find all entities of types person, place, club, society, harbour, weekday, reason in"

@@ -45,6 +45,11 @@ _FLAGS: dict[str, tuple[tuple[str, ...], type, str]] = {
     "--device": (("execution.device",), str, "auto, cpu, cuda, cuda:1 ..."),
     "--batch-size": (("execution.batch_size",), int, "Prediction batch size."),
     "--decoding": (("predict.decoding",), str, "free or grounded."),
+    "--engine": (
+        ("predict.engine",),
+        str,
+        "torch, ct2 (CTranslate2, float32) or ct2-int8; ct2 decodes freely.",
+    ),
     "--alpha": (("confusion.alpha",), float, "Weight of u_hie (eq. 9)."),
     "--beta": (("confusion.beta",), float, "Weight of u_sim (eq. 9)."),
     "--w0": (("confusion.w0",), float, "Softmax coefficient (eq. 10, 12)."),

@@ -6,17 +6,17 @@ Also the plan's ``Identities``: which corpora, templates and weights there are. 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cdner import prompts
 from cdner.backbone.identity import weights_identity
 from cdner.backends import open_backend
 from cdner.backends.batch import open_batch
-from cdner.config import BackboneChoice, Experiment, Llm
+from cdner.config import BackboneChoice, Experiment, Llm, Prediction
 from cdner.corpora import crossner, demo
 from cdner.corpora.sampling import chosen_positions, positions_by_size
 from cdner.errors import InputError
@@ -27,7 +27,7 @@ from cdner.store import corpora as stored_corpora
 from cdner.store.batches import BatchLedger
 from cdner.store.runs import RunSpec, run_spec
 from cdner.store.sentences import count_texts, load_head
-from cdner.types import Corpus, Domain, Progress, ReasoningBackend, Role, Split
+from cdner.types import Corpus, Domain, Progress, ReasoningBackend, Role, Split, TextGenerator
 
 if TYPE_CHECKING:
     from cdner.backbone.training import TrainableBackbone
@@ -46,7 +46,7 @@ class Context:
     _weights: dict[str, str] = field(default_factory=dict)  # model as named -> its identity
     _labels: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of domains without a types file
     _done: set[str] = field(default_factory=set)  # runs found done
-    _loaded: tuple[str, TrainableBackbone] | None = None  # (identity, model): one at a time, memory is small
+    _loaded: tuple[str, TextGenerator] | None = None  # (identity, model): one at a time, memory is small
     _backends: dict[tuple[str, str], ReasoningBackend] = field(
         default_factory=dict
     )  # (backend, model) -> open
@@ -159,13 +159,32 @@ class Context:
         """The model of a checkpoint (or the base model); the one loaded before is released first."""
         from cdner.backbone import open_backbone
 
-        identity = content_hash([choice.identity(), str(checkpoint or "")])
+        device = self.experiment.execution.device
+        opened = self._opened_once(
+            content_hash([choice.identity(), str(checkpoint or "")]),
+            lambda: open_backbone(choice, device=device, checkpoint=checkpoint),
+        )
+        return cast("TrainableBackbone", opened)
+
+    def predictor(self, prediction: Prediction, checkpoint: Path) -> TextGenerator:
+        """The model of a checkpoint as the settings' engine runs it; likewise one at a time."""
+        choice, engine = self.experiment.backbone, prediction.engine
+        if engine == "torch":
+            return self.backbone(choice, checkpoint)
+        from cdner.backbone.ct2 import open_converted  # imports torch
+
+        device = self.experiment.execution.device
+        return self._opened_once(
+            content_hash([engine, choice.family, str(checkpoint)]),
+            lambda: open_converted(choice.family, checkpoint, engine=engine, device=device),
+        )
+
+    def _opened_once(self, identity: str, open_model: Callable[[], TextGenerator]) -> TextGenerator:
         if self._loaded is None or self._loaded[0] != identity:
             self.release()
             for backend in self._backends.values():
                 backend.rest()
-            model = open_backbone(choice, device=self.experiment.execution.device, checkpoint=checkpoint)
-            self._loaded = (identity, model)
+            self._loaded = (identity, open_model())
         return self._loaded[1]
 
     def release(self) -> None:

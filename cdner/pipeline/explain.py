@@ -242,7 +242,7 @@ def find_entities(
     started = time.monotonic()
     checkpoint = stored_models.load_checkpoint(context.store, model.run_id)
     folder = stored_models.checkpoint_directory(context.store, checkpoint)
-    backbone = context.backbone(context.experiment.backbone, folder)
+    backbone = context.predictor(settings, folder)
     loaded = time.monotonic()
     generations: list[Generation] = []
     predicted = predict_all(

@@ -20,7 +20,15 @@ from cdner.store import models as stored_models
 from cdner.store import predictions as stored_predictions
 from cdner.store import reasoning as stored_reasoning
 from cdner.store.sentences import load_sentences
-from cdner.types import Backbone, Generation, Prediction, ReasoningChain, Sentence, TrainingExample
+from cdner.types import (
+    Backbone,
+    Generation,
+    Prediction,
+    ReasoningChain,
+    Sentence,
+    TextGenerator,
+    TrainingExample,
+)
 
 CHUNK = 64  # predictions a transaction; a kill loses at most these
 
@@ -84,7 +92,8 @@ def predict(step: Step, context: Context) -> None:
     n_left = len(positions) - stored_predictions.count_predictions(context.store, step.spec.run_id)
     if not n_left:
         return
-    backbone = context.backbone(context.experiment.backbone, _checkpoint(step, context, "model"))
+    prediction = PredictionSettings.model_validate(settings["predict"])
+    backbone = context.predictor(prediction, cast(Path, _checkpoint(step, context, "model")))
     context.progress.start(step.label, n_left)
     for window in windows(positions, PREDICTED):
         done = stored_predictions.predicted_positions(context.store, step.spec.run_id, window)
@@ -92,7 +101,7 @@ def predict(step: Step, context: Context) -> None:
             _predict_window(step, context, backbone, pending)
 
 
-def _predict_window(step: Step, context: Context, backbone: Backbone, positions: Sequence[int]) -> None:
+def _predict_window(step: Step, context: Context, backbone: TextGenerator, positions: Sequence[int]) -> None:
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus_run = context.input_run(step, "corpus")
     sentences = load_sentences(context.store, corpus_run, positions)
@@ -183,7 +192,7 @@ def _examples(
 
 
 def predict_all(
-    backbone: Backbone,
+    backbone: TextGenerator,
     sentences: Sequence[Sentence],
     chains: Sequence[ReasoningChain | None],
     *,

@@ -129,10 +129,10 @@ class _Builder:
         return {"backbone": with_weights(choice, weights), "weights": weights}
 
     def _training(self, training: Training) -> dict[str, Json]:
-        """Where an epoch is chosen by its predictions, how these are made decides which weights are kept."""
+        """Where an epoch is chosen by its predictions, how torch makes these decides which weights are kept."""
         settings: dict[str, Json] = {"training": training.identity()}
         if training.select == "dev_metric":
-            settings["predict"] = self.experiment.predict.identity()
+            settings["predict"] = self.experiment.predict.model_copy(update={"engine": "torch"}).identity()
         return settings
 
     def _add_source_model(self) -> str:

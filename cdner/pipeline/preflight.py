@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from cdner import prompts
 from cdner.backbone.embedded import embedded_path
+from cdner.backbone.engines import check_engine
 from cdner.backbone.identity import EMBEDDED
+from cdner.config import Prediction
 from cdner.confusion.descriptions import gloss, read_descriptions
 from cdner.errors import CdnerError, ModelError, UsageError, unknown_name
 from cdner.pipeline import pending
@@ -55,6 +58,14 @@ def _check_backbone(step: Step, context: Context) -> None:  # noqa: ARG001  ever
         from cdner.backbone.precision import choose_device
 
         choose_device(device)
+
+
+def _check_prediction(step: Step, context: Context) -> None:
+    _check_backbone(step, context)
+    settings = cast(Mapping[str, Any], step.spec.settings)["predict"]
+    prediction = Prediction.model_validate(settings)
+    family = context.experiment.backbone.family
+    check_engine(prediction.engine, family=family, decoding=prediction.decoding)
 
 
 def _check_describing(step: Step, context: Context) -> None:
@@ -103,7 +114,8 @@ def _check_llm(step: Step, context: Context) -> None:
 
 
 _CHECKS: Mapping[str, Callable[[Step, Context], None]] = {
-    **dict.fromkeys(("train", "predict", "embed"), _check_backbone),
+    **dict.fromkeys(("train", "embed"), _check_backbone),
+    "predict": _check_prediction,
     "describe": _check_describing,
     "reason": _check_reasoning,
     "extract": _check_extraction,
