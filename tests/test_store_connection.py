@@ -12,7 +12,7 @@ import pytest
 from store_examples import CORPUS, import_corpus, start_python, start_run
 
 from cdner.errors import StoreError, StoreLockedError
-from cdner.store import Store
+from cdner.store import Store, connection
 from cdner.store.corpora import load_corpus
 from cdner.store.predictions import predicted_positions, save_predictions
 from cdner.store.runs import begin_attempt, run_spec, run_state
@@ -190,3 +190,40 @@ def test_ctrl_c_inside_a_query_is_an_interrupt(store):
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt), store.reading() as connection:
         connection.execute("SELECT count(*) FROM range(100000000) a, range(10000) b").fetchall()
+
+
+TEXTS = (
+    "",
+    "plain",
+    "\u00e9",
+    "\u65e5\u672c",
+    "\U0001f600",
+    "a\x00b",
+    "1",
+    "nan",
+    "None",
+    "2020-01-01",
+    "x" * 5000,
+)
+
+
+@pytest.mark.parametrize("n_rows", [1, connection._MANY_ROWS - 1, connection._MANY_ROWS, 3000])
+@pytest.mark.parametrize("last", ["text", None])
+def test_rows_few_or_many_are_stored_as_they_are(tmp_path, n_rows, last):
+    rows = [*((n, TEXTS[n % len(TEXTS)]) for n in range(n_rows - 1)), (n_rows - 1, last)]
+    with Store(tmp_path / "s.duckdb").transaction() as opened:
+        opened.execute("CREATE TABLE kept (position INTEGER, said VARCHAR, n INTEGER)")
+        connection.insert_rows(opened, "kept", ("position", "said"), rows, computed={"n": "position + 1"})
+        found = opened.execute("FROM kept ORDER BY position").fetchall()
+    assert found == [(position, said, position + 1) for position, said in rows]
+
+
+def test_a_bulk_insert_that_fails_leaves_nothing_and_says_why(tmp_path):
+    store = Store(tmp_path / "s.duckdb")
+    rows = [("sentence", "text")] * 2 * connection._MANY_ROWS
+    with pytest.raises(StoreError, match="duplicate key"), store.transaction() as opened:
+        connection.insert_rows(
+            opened, "sentence", ("sentence_id", "text"), rows, computed={"tokens": "[text]"}
+        )
+    with store.reading() as opened:
+        assert opened.execute("SELECT count(*) FROM sentence").fetchall() == [(0,)]

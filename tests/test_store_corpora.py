@@ -100,3 +100,12 @@ def test_corpora_are_listed_with_their_counts_train_before_test(store):
         CorpusSummary(run_id, "films", "train", "target", 4, 2, 3, 3, 3),
         CorpusSummary(other, "films", "test", "target", 1, 1, 0, 0, 3),
     ]
+
+
+def test_tokens_that_a_space_does_not_tell_apart_come_back_too(store):
+    odd = ((), ("a b",), ("", "c"), ("d", ""), (" ",), ("e ", " f"), ("\u00a0", "\t"))
+    for seed, tokens in enumerate(odd):
+        corpus = replace(CORPUS, sentences=(*CORPUS.sentences, Sentence(tokens)))
+        run_id = run_spec("import", 1, {"seed": seed}, ()).run_id
+        save_corpus(store, run_id, corpus, DOMAIN)
+        assert load_corpus(store, run_id) == corpus

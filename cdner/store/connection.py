@@ -32,6 +32,7 @@ _NO_DOWNLOADS: Mapping[str, str | bool] = {
 }
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries on the lock
 _DISK_FULL = os.strerror(errno.ENOSPC)
+_MANY_ROWS = 1000
 _HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 Row = tuple[object, ...]
 
@@ -100,10 +101,13 @@ class Store:
 def connect(
     store: Store, *, read_only: bool, config: Mapping[str, str | bool] | None = None
 ) -> DuckDBPyConnection:
-    """Open the file as it is, waiting for its lock. Only the store's own modules call this."""
+    """Open the file as it is, waiting for its lock. Only the store's own modules call this.
+
+    The patience is with one holder: where many processes take turns, each may wait for as long as it comes to that.
+    """
     import duckdb
 
-    deadline = time.monotonic() + store.wait_seconds
+    held_by, deadline = "", time.monotonic() + store.wait_seconds
     pause = _FIRST_PAUSE
     settings: dict[str, Any] = {**_NO_DOWNLOADS, **(config or {})}
     while True:
@@ -112,8 +116,15 @@ def connect(
         except duckdb.IOException as error:
             if "Could not set lock" not in str(error):
                 raise StoreError(_why_unusable(store.path, error)) from error
+            holder = _holder(error)
+            if held_by and holder != held_by:
+                deadline = time.monotonic() + store.wait_seconds
+            held_by = holder
             if time.monotonic() >= deadline:
-                raise StoreLockedError(_who_holds(store, error)) from error
+                raise StoreLockedError(
+                    f"The store {store.path} was held by {holder} for {store.wait_seconds:g} seconds. "
+                    "Wait until that has finished, or end it."
+                ) from error
         except duckdb.ConnectionException as error:
             raise StoreError(
                 f"{store.path} is already open in this process: end one transaction before the next."
@@ -131,14 +142,43 @@ def insert_rows(
     rows: Sequence[Row],
     *,
     on_conflict: Literal["fail", "ignore", "replace"] = "fail",
+    computed: Mapping[str, str] | None = None,
 ) -> None:
-    """Insert rows in bulk: one list parameter a column, 70 times faster than ``executemany``."""
+    """Insert rows in bulk, fifty times faster than ``executemany``.
+
+    ``computed``: further columns as SQL over those given.
+    """
     if not rows:
         return
     verb = {"fail": "INSERT", "ignore": "INSERT OR IGNORE", "replace": "INSERT OR REPLACE"}[on_conflict]
-    values = ", ".join(["unnest(?)"] * len(columns))
-    statement = f"{verb} INTO {table} ({', '.join(columns)}) SELECT {values}"
-    connection.execute(statement, [list(column) for column in zip(*rows, strict=True)])
+    written = {**{name: name for name in columns}, **(computed or {})}
+    into = f"{verb} INTO {table} ({', '.join(written)}) SELECT {', '.join(written.values())} FROM"
+    lists = [list(column) for column in zip(*rows, strict=True)]
+    arrays = _as_arrays(columns, lists)
+    if arrays is None:
+        source = ", ".join(f"unnest(?) AS {name}" for name in columns)
+        connection.execute(f"{into} (SELECT {source})", lists)
+    else:
+        connection.register("incoming", arrays)
+        connection.execute(f"{into} incoming")
+        connection.unregister("incoming")  # not after an error: that ends the connection
+
+
+def _as_arrays(columns: Sequence[str], lists: Sequence[list[object]]) -> dict[str, Any] | None:
+    """Columns as DuckDB reads them four times as fast; None for few rows, where it takes longer than to write them.
+
+    None also for columns that are not all text or all whole numbers: of others DuckDB would guess the type, and make
+    NULL of NaN.
+    """
+    import numpy as np
+
+    kinds = [set(map(type, column)) for column in lists]
+    if len(lists[0]) < _MANY_ROWS or not all(kind in ({str}, {int}) for kind in kinds):
+        return None
+    return {
+        name: np.array(column, dtype=object if kind == {str} else np.int64)
+        for name, column, kind in zip(columns, lists, kinds, strict=True)
+    }
 
 
 def replace_run(
@@ -205,10 +245,6 @@ def _why_unusable(path: Path, error: BaseException) -> str:
     return f"The store {path} cannot be opened: {first_line(error)}"
 
 
-def _who_holds(store: Store, error: BaseException) -> str:
+def _holder(error: BaseException) -> str:
     held = _HOLDER.search(str(error))
-    holder = f"process {held['pid']} ({held['program']})" if held else "another process"
-    return (
-        f"The store {store.path} was held by {holder} for {store.wait_seconds:g} seconds. "
-        "Wait until that has finished, or end it."
-    )
+    return f"process {held['pid']} ({held['program']})" if held else "another process"
