@@ -18,7 +18,7 @@ The rules, stated once:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +59,17 @@ class _SchemeWitness:
             previous = row.tag
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is known of a file that was read from end to end without keeping it."""
+
+    n_sentences: int
+    n_repaired_tags: int  # 0 in IOB1
+    types: tuple[str, ...]  # in order of first appearance
+
+
 class ConllReader:
-    """The ``CorpusReader`` for column files."""
+    """The ``CorpusReader`` for column files; one too large for memory is surveyed first, then streamed."""
 
     def read(self, path: Path, *, domain: str, split: Split, strict: bool = False) -> Corpus:
         """Read one split.
@@ -70,24 +79,40 @@ class ConllReader:
         malformed, and with ``strict`` for the first orphan.
         """
         sentences: list[Sentence] = []
-        types: dict[str, None] = {}
-        witness = _SchemeWitness()
-        n_orphans = 0
+        found = _survey(path, strict=strict, keep=sentences.append)
+        return Corpus(domain, split, tuple(sentences), found.n_repaired_tags, found.types)
+
+    def survey(self, path: Path, *, strict: bool = False) -> Survey:
+        """Check the whole file as ``read`` does, keeping no sentence. InputError likewise."""
+        return _survey(path, strict=strict, keep=lambda _: None)
+
+    def stream(self, path: Path) -> Iterator[Sentence]:
+        """The sentences in order. InputError at the first malformed line: what came before it was given already."""
         for rows in _sentence_rows(path):
-            entities, n_here = bio_to_entities([row.tag for row in rows])
-            witness.watch(rows)
-            n_orphans += n_here
-            types.update(dict.fromkeys(entity.type for entity in entities))
-            sentences.append(Sentence(tuple(row.token for row in rows), entities))
-        if not sentences:
-            raise InputError(f"{path}: no sentence in it; expected one token and its tag on each line.")
-        orphan = None if witness.iob1_possible else witness.first_orphan
-        if strict and orphan is not None:
-            raise InputError(
-                f"{path}, line {orphan.line}: tag '{orphan.tag}' of token '{_shown(orphan.token)}' continues"
-                f" no entity of its type; make it B-{orphan.tag[2:]}, or read without --strict to repair it."
-            )
-        return Corpus(domain, split, tuple(sentences), n_orphans if orphan else 0, tuple(types))
+            entities, _ = bio_to_entities([row.tag for row in rows])
+            yield Sentence(tuple(row.token for row in rows), entities)
+
+
+def _survey(path: Path, *, strict: bool, keep: Callable[[Sentence], None]) -> Survey:
+    types: dict[str, None] = {}
+    witness = _SchemeWitness()
+    n_sentences = n_orphans = 0
+    for rows in _sentence_rows(path):
+        entities, n_here = bio_to_entities([row.tag for row in rows])
+        witness.watch(rows)
+        n_orphans += n_here
+        types.update(dict.fromkeys(entity.type for entity in entities))
+        keep(Sentence(tuple(row.token for row in rows), entities))
+        n_sentences += 1
+    if not n_sentences:
+        raise InputError(f"{path}: no sentence in it; expected one token and its tag on each line.")
+    orphan = None if witness.iob1_possible else witness.first_orphan
+    if strict and orphan is not None:
+        raise InputError(
+            f"{path}, line {orphan.line}: tag '{orphan.tag}' of token '{_shown(orphan.token)}' continues"
+            f" no entity of its type; make it B-{orphan.tag[2:]}, or read without --strict to repair it."
+        )
+    return Survey(n_sentences, n_orphans if orphan else 0, tuple(types))
 
 
 def _sentence_rows(path: Path) -> Iterator[list[_Row]]:

@@ -5,6 +5,7 @@ Pure counting: knows no model and no store.
 
 from __future__ import annotations
 
+from cdner.evaluate.blocks import evaluate_parts
 from cdner.evaluate.entity_arrays import Metric
 from cdner.evaluate.scores import (
     MACRO,
@@ -26,6 +27,7 @@ __all__ = [
     "Metric",
     "ScoreRow",
     "error_proportions",
+    "evaluate_parts",
     "evaluate_predictions",
     "f1_score",
     "score",

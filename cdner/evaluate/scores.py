@@ -147,7 +147,7 @@ def _scores(pair: PairedEntities, types: Sequence[str]) -> tuple[ScoreRow, ...]:
     rows: list[ScoreRow] = []
     for metric, items in items_by_metric(pair).items():
         counts = items.summed_by(items.type_index, len(types))
-        rows += _score_rows(metric, types if metric != "span" else (), counts)
+        rows += score_rows(metric, types if metric != "span" else (), counts)
     return tuple(rows)
 
 
@@ -163,14 +163,13 @@ def _errors(pair: PairedEntities, found: CountArray, types: Sequence[str]) -> tu
         pair.predicted.type_index[spurious],
     )
     outcomes = np.stack([np.bincount(of_types, minlength=len(types)) for of_types in chosen], axis=1)
-    total = _error_row(MICRO, outcomes.sum(axis=0).tolist())
-    return total, *(_error_row(name, row) for name, row in zip(types, outcomes.tolist(), strict=True))
+    return error_rows(types, outcomes)
 
 
 # --- rows -------------------------------------------------------------------------------------------------
 
 
-def _score_rows(metric: Metric, types: Sequence[str], counts: CountArray) -> list[ScoreRow]:
+def score_rows(metric: Metric, types: Sequence[str], counts: CountArray) -> list[ScoreRow]:
     """Of (K, 3) counts per type; without ``types`` the micro row alone."""
     micro = _row(metric, MICRO, *counts.sum(axis=0).tolist())
     if not types:
@@ -196,6 +195,12 @@ def _row(metric: Metric, entity_type: str, n_gold: int, n_predicted: int, n_corr
     return ScoreRow(
         metric, entity_type, n_gold, n_predicted, n_correct, precision, recall, f1_score(precision, recall)
     )
+
+
+def error_rows(types: Sequence[str], outcomes: CountArray) -> tuple[ErrorRow, ...]:
+    """Of (K, 5) correct, misclassified, boundary, not found and spurious entities per type; "*" first."""
+    total = _error_row(MICRO, outcomes.sum(axis=0).tolist())
+    return total, *(_error_row(name, row) for name, row in zip(types, outcomes.tolist(), strict=True))
 
 
 def _error_row(name: str, outcomes: Sequence[int]) -> ErrorRow:

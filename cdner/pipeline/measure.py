@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from cdner.confusion.mcqm import Quantification, transfer_evidence
 from cdner.confusion.mcqm import quantify as measure_confusion
 from cdner.errors import InputError
-from cdner.evaluate import ErrorRow, evaluate_predictions
+from cdner.evaluate import ErrorRow, evaluate_parts
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Step
+from cdner.pipeline.windows import EVALUATED, windows
 from cdner.store import confusion as stored_confusion
 from cdner.store import descriptions as stored_descriptions
 from cdner.store import predictions as stored_predictions
 from cdner.store import scores as stored_scores
 from cdner.store.ratios import Hierarchy, Ratios, save_hierarchy, save_misclassification
-from cdner.types import Corpus, Prediction
+from cdner.store.sentences import CorpusHead, load_head, load_sentences
+from cdner.types import Corpus, Prediction, Sentence
 
 
 def quantify(step: Step, context: Context) -> None:
@@ -72,7 +75,7 @@ def _save(run_id: str, result: Quantification, context: Context) -> None:
 
 def evaluate(step: Step, context: Context) -> None:
     """Scores and error counts of one setting's predictions on one split."""
-    corpus, predictions = _predicted(step, context, "corpus", "predictions")
+    corpus = load_head(context.store, context.input_run(step, "corpus"))
     types = context.domain(context.experiment.corpora.target, "target").types
     unknown = sorted(set(corpus.types) - set(types))
     if unknown:
@@ -81,7 +84,7 @@ def evaluate(step: Step, context: Context) -> None:
             f"{', '.join(unknown)}. Import train again with all labels named: --types A,B,..."
         )
     context.progress.start(step.label)
-    found = evaluate_predictions(corpus.sentences, predictions, types)
+    found = evaluate_parts(_parts(step, context), types)
     stored_scores.save_scores(
         context.store,
         step.spec.run_id,
@@ -104,7 +107,23 @@ def evaluate(step: Step, context: Context) -> None:
     )
 
 
-def _error_row(row: ErrorRow, corpus: Corpus) -> stored_scores.ErrorRow:
+def _parts(step: Step, context: Context) -> Iterator[tuple[list[Sentence], list[Prediction]]]:
+    """The predicted part of a corpus with its predictions, in the corpus's order, a window at a time."""
+    corpus_run, run_id = context.input_run(step, "corpus"), context.input_run(step, "predictions")
+    n_sentences, n_predicted = load_head(context.store, corpus_run).n_sentences, 0
+    for window in windows(range(n_sentences), EVALUATED):
+        predictions = stored_predictions.load_predictions(context.store, run_id, window)
+        n_predicted += len(predictions)
+        yield load_sentences(context.store, corpus_run, list(predictions)), list(predictions.values())
+    if not n_predicted:
+        raise _nothing_predicted(step)
+
+
+def _nothing_predicted(step: Step) -> InputError:
+    return InputError(f"{step.label}: its prediction run holds no prediction; run it again with --force.")
+
+
+def _error_row(row: ErrorRow, corpus: CorpusHead) -> stored_scores.ErrorRow:
     return stored_scores.ErrorRow(
         domain=corpus.domain,
         split=corpus.split,
@@ -126,7 +145,7 @@ def _predicted(
         context.store, context.input_run(step, predictions_role)
     )
     if not by_position:
-        raise InputError(f"{step.label}: its prediction run holds no prediction; run it again with --force.")
+        raise _nothing_predicted(step)
     positions = sorted(by_position)
     kept = replace(corpus, sentences=tuple(corpus.sentences[position] for position in positions))
     return kept, tuple(by_position[position] for position in positions)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -19,9 +20,22 @@ from cdner.registry import resolve
 from cdner.store import Store, runs
 from cdner.store import corpora as stored_corpora
 from cdner.store.corpora import CorpusSummary
-from cdner.types import Corpus, CorpusReader, Domain, Progress, Role, Split
+from cdner.types import Corpus, Domain, Progress, Role, Sentence, Split
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+SHOWN_EVERY = 1000  # sentences of an import
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the files of a split hold."""
+
+    split: Split
+    paths: tuple[Path, ...]
+    sha256: str
+    n_sentences: int
+    n_repaired_tags: int
+    types: tuple[str, ...]
 
 
 def import_known(
@@ -52,36 +66,55 @@ def import_files(
     strict: bool,
     progress: Progress,
 ) -> list[CorpusSummary]:
-    """Read every file before the first row is written, so a bad file leaves the store as it was."""
+    """Read every file before the first row is written, so a bad file leaves the store as it was; then once more,
+    to write it: no file is ever held as a whole.
+    """
     prompts.checked_name("domain", domain)
     reader = cast(type[ConllReader], resolve("corpus", "conll"))()
-    corpora: list[tuple[Corpus, str]] = []
+    found: list[_Found] = []
     for split, paths in files.items():
         progress.start(f"read {domain}/{split}")
         sha256 = _sum(paths)
         _refuse_other_bytes(domain, split, paths, sha256)
-        corpora.append((_read(reader, paths, domain=domain, split=split, strict=strict), sha256))
-    label_set = _label_set(domain, role, labels, [corpus for corpus, _ in corpora])
+        found.append(_survey(reader, paths, split=split, strict=strict, sha256=sha256))
+    label_set = _label_set(domain, role, labels, found)
     store = Store(store_path)
     run_ids = []
-    for corpus, sha256 in corpora:
-        spec = import_spec(domain, corpus.split, sha256)
+    for one in found:
+        spec = import_spec(domain, one.split, one.sha256)
+        corpus = Corpus(domain, one.split, (), one.n_repaired_tags, one.types)
+        progress.start(f"import {domain}/{one.split}", one.n_sentences)
         # Not forced: that would delete the earlier import before this one is in. Saving replaces it as a whole.
         with recorded(store, runs.begin_attempt(store, spec, {})):
-            stored_corpora.save_corpus(store, spec.run_id, corpus, label_set)
+            sentences = _streamed(reader, one, progress)
+            stored_corpora.save_corpus(store, spec.run_id, corpus, label_set, sentences=sentences)
         run_ids.append(spec.run_id)
     return [row for row in stored_corpora.list_corpora(store) if row.run_id in set(run_ids)]
 
 
-def _read(reader: CorpusReader, paths: Sequence[Path], *, domain: str, split: Split, strict: bool) -> Corpus:
-    parts = [reader.read(path, domain=domain, split=split, strict=strict) for path in paths]
-    types = dict.fromkeys(name for part in parts for name in part.types)
-    return replace(
-        parts[0],
-        sentences=tuple(sentence for part in parts for sentence in part.sentences),
+def _survey(reader: ConllReader, paths: Sequence[Path], *, split: Split, strict: bool, sha256: str) -> _Found:
+    parts = [reader.survey(path, strict=strict) for path in paths]
+    return _Found(
+        split=split,
+        paths=tuple(paths),
+        sha256=sha256,
+        n_sentences=sum(part.n_sentences for part in parts),
         n_repaired_tags=sum(part.n_repaired_tags for part in parts),
-        types=tuple(types),
+        types=tuple(dict.fromkeys(name for part in parts for name in part.types)),
     )
+
+
+def _streamed(reader: ConllReader, found: _Found, progress: Progress) -> Iterator[Sentence]:
+    """The sentences of all files. InputError at the end when they are no longer those that were surveyed."""
+    n_sentences = 0
+    for sentence in chain.from_iterable(map(reader.stream, found.paths)):
+        n_sentences += 1
+        if n_sentences % SHOWN_EVERY == 0:
+            progress.advance(SHOWN_EVERY)
+        yield sentence
+    if n_sentences != found.n_sentences or _sum(found.paths) != found.sha256:
+        named = ", ".join(str(path) for path in found.paths)
+        raise InputError(f"{named}: changed while it was being imported. Import it again.")
 
 
 def _sum(paths: Sequence[Path]) -> str:
@@ -103,7 +136,7 @@ def _refuse_other_bytes(domain: str, split: Split, paths: Sequence[Path], sha256
         )
 
 
-def _label_set(domain: str, role: Role, labels: tuple[str, ...], corpora: Sequence[Corpus]) -> Domain:
+def _label_set(domain: str, role: Role, labels: tuple[str, ...], corpora: Sequence[_Found]) -> Domain:
     """The domain's types file, else the labels given, else those of train and dev; every label must be in it."""
     found = tuple(dict.fromkeys(name for corpus in corpora for name in corpus.types))
     seen = [corpus for corpus in corpora if corpus.split != "test"] or corpora

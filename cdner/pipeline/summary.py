@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import cast
@@ -10,7 +9,6 @@ from typing import cast
 from cdner.config import REASONING_SETTINGS, Setting
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Plan, Step
-from cdner.spans import index_by_span
 from cdner.store import predictions as stored_predictions
 from cdner.store import scores as stored_scores
 
@@ -105,8 +103,8 @@ def confusion_changes(plan: Plan, context: Context) -> tuple[tuple[str, ...], Ro
 
 
 def _changes(split: str, before: Step, after: Step, context: Context) -> Rows:
-    n_gold, n_before = _confused(before, context)
-    _, n_after = _confused(after, context)
+    n_gold, n_before = stored_predictions.count_confused(context.store, before.spec.run_id)
+    _, n_after = stored_predictions.count_confused(context.store, after.spec.run_id)
     pairs = sorted(n_before | n_after, key=lambda pair: (-n_before[pair], -n_after[pair], pair))
     return [
         (
@@ -120,18 +118,3 @@ def _changes(split: str, before: Step, after: Step, context: Context) -> Rows:
         )
         for pair in pairs[:N_PAIRS]
     ]
-
-
-def _confused(step: Step, context: Context) -> tuple[Counter[str], Counter[tuple[str, str]]]:
-    """Gold entities per type, and (gold type, wrong type) on exact spans, of one prediction run."""
-    corpus = context.corpus_of(context.input_run(step, "corpus"))
-    n_gold: Counter[str] = Counter()
-    confused: Counter[tuple[str, str]] = Counter()
-    for position, prediction in stored_predictions.load_predictions(context.store, step.spec.run_id).items():
-        predicted = index_by_span(prediction.entities)
-        for entity in corpus.sentences[position].entities:
-            n_gold[entity.type] += 1
-            taken_for = predicted.get((entity.start, entity.end))
-            if taken_for is not None and taken_for != entity.type:
-                confused[entity.type, taken_for] += 1
-    return n_gold, confused

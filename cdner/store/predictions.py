@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -86,6 +86,26 @@ def load_predictions(
         position: Prediction(generated, tuple(by_position[position]), json.loads(malformed))
         for position, generated, malformed in rows
     }
+
+
+def count_confused(store: Store, run_id: str) -> tuple[Counter[str], Counter[tuple[str, str]]]:
+    """Gold entities per type in the sentences the run has predicted, and (gold type, wrong type) on exact spans."""
+    gold = (
+        "FROM gold_entity AS gold"
+        " JOIN prediction_corpus AS of_run ON of_run.corpus_run_id = gold.run_id AND of_run.run_id = $run_id"
+    )
+    n_gold = f"SELECT gold.entity_type, count(*) {gold} SEMI JOIN prediction"
+    confused = (
+        f"SELECT gold.entity_type, predicted.entity_type, count(*) {gold}"
+        " JOIN predicted_entity AS predicted ON predicted.run_id = $run_id AND predicted.position = gold.position"
+        " AND predicted.start_token = gold.start_token AND predicted.end_token = gold.end_token"
+        " WHERE predicted.entity_type <> gold.entity_type GROUP BY ALL"
+    )
+    n_gold += " ON prediction.run_id = $run_id AND prediction.position = gold.position GROUP BY ALL"
+    with store.reading() as connection:
+        types = connection.execute(n_gold, {"run_id": run_id}).fetchall()
+        pairs = connection.execute(confused, {"run_id": run_id}).fetchall()
+    return Counter(dict(types)), Counter({(gold_type, wrong): n for gold_type, wrong, n in pairs})
 
 
 def predicted_corpus(store: Store, run_id: str) -> str:
