@@ -84,6 +84,37 @@ def _weights(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
+def test_a_model_that_counts_positions_is_padded_and_computes_the_same(
+    tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = BackboneChoice(family="seq2seq", model=str(tiny_t5), dtype="float32")
+    without_padding = open_backbone(choice)
+    monkeypatch.setattr("cdner.backbone.seq2seq.MODEL_TYPES", frozenset())
+    padded: Any = open_backbone(choice)
+    monkeypatch.setattr(padded, "_unpadded", None)
+    examples = _encoded(padded)
+    found = [backbone.loss_sum(examples) for backbone in (without_padding, padded)]
+    for loss in found:
+        loss.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-4)
+    wanted = _gradients(padded.model)
+    for name, gradient in _gradients(without_padding.model).items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-3)
+
+
+def test_a_t5_computes_nothing_for_padding(tiny_t5: Path) -> None:
+    backbone: Any = open_backbone(BackboneChoice(family="seq2seq", model=str(tiny_t5), dtype="float32"))
+    examples = _encoded(backbone)
+    seen: list[tuple[int, ...]] = []
+    for stack in (backbone.model.encoder, backbone.model.decoder):
+        stack.block[0].layer[-1].register_forward_pre_hook(lambda _m, given: seen.append(given[0].shape[:2]))
+    backbone.loss_sum(examples)
+    assert seen == [(1, sum(len(e.source) for e in examples)), (1, sum(len(e.target) for e in examples))]
+    assert len({len(e.source) for e in examples}) > 1
+    ids = torch.tensor([examples[0].source])  # the model itself is as before
+    backbone.model.generate(ids, max_new_tokens=3, do_sample=False)
+
+
 def test_loss_and_gradients_equal_transformers_on_the_same_batch(opened: Open) -> None:
     backbone = opened()
     examples = _encoded(backbone)

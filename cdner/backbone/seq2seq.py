@@ -18,6 +18,7 @@ from cdner.backbone.generation import StopRule, outputs
 from cdner.backbone.inputs import Budget, EncodedInput, InputEncoder, seq2seq_input, seq2seq_window
 from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
+from cdner.backbone.unpadded import MODEL_TYPES, Layout, Rows, register, unpadded
 from cdner.backbone.vocabulary import TokenizerVocabulary
 from cdner.config import BackboneChoice
 from cdner.types import FloatArray, Generation, ModelInput, TokenConstraint, TrainingExample
@@ -29,13 +30,16 @@ class Seq2SeqBackbone:
     """``cdner.types.Backbone`` for encoder-decoder models; trained by ``cdner.backbone.training.fit``."""
 
     def __init__(self, loaded: LoadedModel) -> None:
+        register()
         self.model = loaded.model
+        _in_one_kernel(self.model)
         self.tokenizer = loaded.tokenizer
         self.device = loaded.device
         self.dtype = loaded.dtype
         self.choice = loaded.choice
         self.max_input_tokens = loaded.max_input_tokens
         self.window = seq2seq_window(self.model.config)
+        self._relative = self.model.config.model_type in MODEL_TYPES
         self._inputs = InputEncoder(self.tokenizer)
         self._vocabulary = TokenizerVocabulary(self.tokenizer)
 
@@ -96,16 +100,34 @@ class Seq2SeqBackbone:
         return pack(examples, max_tokens=16384 if self.device.type == "cuda" else 4096)
 
     def loss_sum(self, examples: Sequence[EncodedExample]) -> Tensor:
-        """Summed cross-entropy of all target tokens; logits are made for them only, not for padding."""
-        sources, mask = self.padded([example.source for example in examples])
+        """Summed cross-entropy of all target tokens; a T5 computes nothing for padding, others no logits."""
         start = self.model.config.decoder_start_token_id
-        shifted, real = self.padded([(start, *example.target[:-1]) for example in examples])
+        shifted = [(start, *example.target[:-1]) for example in examples]
         labels = torch.tensor([token for example in examples for token in example.target], device=self.device)
-        with _only(self.model.get_output_embeddings(), real.bool()):
-            logits = self.model(
-                input_ids=sources, attention_mask=mask, decoder_input_ids=shifted, use_cache=False
-            ).logits
+        logits = (self._unpadded if self._relative else self._padded)([e.source for e in examples], shifted)
         return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+    def _unpadded(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> Tensor:
+        """(all target tokens, vocabulary) logits."""
+        both = [Rows.of([len(row) for row in rows], self.device) for rows in (sources, targets)]
+        ids = [
+            torch.tensor([[t for row in rows for t in row]], device=self.device)
+            for rows in (sources, targets)
+        ]
+        layout = Layout(*both)
+        with unpadded(self.model, layout):
+            found = self.model(input_ids=ids[0], decoder_input_ids=ids[1], use_cache=False, layout=layout)
+        logits: Tensor = found.logits[0]
+        return logits
+
+    def _padded(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> Tensor:
+        """The same for models that count positions from the start of what they are given."""
+        ids, mask = self.padded(sources)
+        shifted, real = self.padded(targets)
+        with _only(self.model.get_output_embeddings(), real.bool()):
+            found = self.model(input_ids=ids, attention_mask=mask, decoder_input_ids=shifted, use_cache=False)
+        logits: Tensor = found.logits
+        return logits
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """(rows, longest) ids, right-padded, and the mask of what is real."""
@@ -164,6 +186,16 @@ def _only(head: Any, positions: Tensor) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def _in_one_kernel(model: Any) -> None:
+    """T5's activation is written out as eight operations, each a pass over the widest states; torch has it as one."""
+    from transformers.activations import NewGELUActivation
+
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
 
 
 class _Family:

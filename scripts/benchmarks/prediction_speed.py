@@ -38,15 +38,23 @@ class Compared:
 
 
 def compare(
-    backbone: Any, inputs: Sequence[ModelInput], *, one_by_one: bool, lengths: Sequence[int] | None
+    backbone: Any,
+    plain: Any,
+    inputs: Sequence[ModelInput],
+    *,
+    one_by_one: bool,
+    lengths: Sequence[int] | None,
 ) -> Compared:
-    """``lengths``: tokens of each output, the end token included; None where the model ends by itself."""
+    """``plain`` is the same model without cdner.
+
+    ``lengths``: tokens of each output, the end token included; None where the model ends by itself.
+    """
     texts: tuple[list[str], list[str]] = [""] * len(inputs), [""] * len(inputs)
     n_tokens: list[int] = []
     theirs = _one_by_one if one_by_one else _in_batches
     seconds = take_turns(
         _in_turns(lambda: _by_us(backbone, inputs, lengths, texts[0], n_tokens), len(inputs)),
-        _in_turns(lambda: theirs(backbone, inputs, lengths, texts[1]), len(inputs)),
+        _in_turns(lambda: theirs(backbone, plain, inputs, lengths, texts[1]), len(inputs)),
     )
     same = sum(ours.strip() == plain.strip() for ours, plain in zip(*texts, strict=True))
     return Compared((sum(seconds[0]), sum(seconds[1])), same, sum(n_tokens))
@@ -128,30 +136,32 @@ class _Lengths(LogitsProcessor):  # type: ignore[misc]
 
 
 def _in_batches(
-    backbone: Any, inputs: Sequence[ModelInput], lengths: Sequence[int] | None, texts: list[str]
+    backbone: Any, plain: Any, inputs: Sequence[ModelInput], lengths: Sequence[int] | None, texts: list[str]
 ) -> Iterator[int]:
     for start in range(0, len(inputs), PLAIN_BATCH_SIZE):
         batch = range(start, min(start + PLAIN_BATCH_SIZE, len(inputs)))
         rows = [_ids(backbone, inputs[index]) for index in batch]
         for index, text in zip(
-            batch, _generated(backbone, rows, lengths and [lengths[i] for i in batch]), strict=True
+            batch, _generated(backbone, plain, rows, lengths and [lengths[i] for i in batch]), strict=True
         ):
             texts[index] = text
         yield len(batch)
 
 
 def _one_by_one(
-    backbone: Any, inputs: Sequence[ModelInput], lengths: Sequence[int] | None, texts: list[str]
+    backbone: Any, plain: Any, inputs: Sequence[ModelInput], lengths: Sequence[int] | None, texts: list[str]
 ) -> Iterator[int]:
     if backbone.choice.family == "causal":
-        pipe = pipeline("text-generation", model=backbone.model, tokenizer=backbone.tokenizer)
+        pipe = pipeline("text-generation", model=plain, tokenizer=backbone.tokenizer)
     for index, source in enumerate(inputs):
         if backbone.choice.family == "causal":
             prompt = "".join(segment.text for segment in source) + "\n"
             answer = pipe(prompt, return_full_text=False, **_greedy(backbone))
             texts[index] = answer[0]["generated_text"]
         else:
-            texts[index] = _generated(backbone, [_ids(backbone, source)], lengths and [lengths[index]])[0]
+            texts[index] = _generated(
+                backbone, plain, [_ids(backbone, source)], lengths and [lengths[index]]
+            )[0]
         yield 1
 
 
@@ -161,7 +171,9 @@ def _ids(backbone: Any, source: ModelInput) -> list[int]:
     return ids + (backbone.vocabulary.encode("\n") if causal else [backbone.vocabulary.end_id])
 
 
-def _generated(backbone: Any, rows: Sequence[Sequence[int]], lengths: Sequence[int] | None) -> list[str]:
+def _generated(
+    backbone: Any, plain: Any, rows: Sequence[Sequence[int]], lengths: Sequence[int] | None
+) -> list[str]:
     """A batch padded on the side its family reads from."""
     longest = max(map(len, rows))
     causal = backbone.choice.family == "causal"
@@ -172,7 +184,7 @@ def _generated(backbone: Any, rows: Sequence[Sequence[int]], lengths: Sequence[i
     real = [[1] * len(row) for row in rows]
     mask = [[*pad, *row] if causal else [*row, *pad] for row, pad in zip(real, pads, strict=True)]
     rule = [_Lengths(lengths, backbone.vocabulary.end_id)] if lengths else []
-    written = backbone.model.generate(
+    written = plain.generate(
         input_ids=ids, attention_mask=torch.tensor(mask), logits_processor=rule, **_greedy(backbone)
     )
     return [backbone.vocabulary.decode(row[longest if causal else 1 :].tolist()) for row in written]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from plain_model import plain_model
 from taking_turns import take_turns
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -132,7 +133,10 @@ def _by_transformers(
     same_batches: bool,
     step_done: Callable[[], None],
 ) -> None:
-    backbone = open_backbone(choice.model_copy(update={"dtype": "float32"}))
+    backbone = open_backbone(choice)  # for its tokenizer and the encoding alone
+    rows = _rows(backbone, examples, same_batches=same_batches)
+    tokenizer, model = backbone.tokenizer, plain_model(choice)
+    del backbone
     causal = choice.family == "causal"
     kind = (Trainer, TrainingArguments) if causal else (Seq2SeqTrainer, Seq2SeqTrainingArguments)
     with tempfile.TemporaryDirectory() as scratch:
@@ -151,12 +155,10 @@ def _by_transformers(
             dataloader_pin_memory=False,
         )
         trainer: Any = kind[0](
-            model=backbone.model,
+            model=model,
             args=arguments,
-            data_collator=DataCollatorForSeq2Seq(
-                backbone.tokenizer, model=None if causal else backbone.model
-            ),
-            train_dataset=_rows(backbone, examples, causal=causal, same_batches=same_batches),
+            data_collator=DataCollatorForSeq2Seq(tokenizer, model=None if causal else model),
+            train_dataset=rows,
             callbacks=[_Told(losses, step_done)],
         )
         trainer.pop_callback("PrinterCallback")
@@ -164,7 +166,7 @@ def _by_transformers(
 
 
 def _rows(
-    backbone: TrainableBackbone, examples: Sequence[TrainingExample], *, causal: bool, same_batches: bool
+    backbone: TrainableBackbone, examples: Sequence[TrainingExample], *, same_batches: bool
 ) -> list[dict[str, list[int]]]:
     encoded = [
         backbone.encode_example(example, max_input_tokens=1024, max_target_tokens=512, index=index)
@@ -173,7 +175,7 @@ def _rows(
     if same_batches:
         batches = epoch_batches(encoded, BATCH_SIZE, seed=SETTINGS.seed, epoch=1)
         encoded = [encoded[index] for batch in batches for index in batch]
-    if not causal:
+    if backbone.choice.family != "causal":
         return [{"input_ids": list(row.source), "labels": list(row.target)} for row in encoded]
     return [
         {"input_ids": [*row.source, *row.target], "labels": [-100] * len(row.source) + list(row.target)}

@@ -1,0 +1,19 @@
+"""The model as a user of transformers loads it: what cdner does to its own copy must not help the other side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from cdner.backbone.embedded import embedded_path
+from cdner.config import BackboneChoice
+
+
+def plain_model(choice: BackboneChoice, checkpoint: Path | None = None) -> Any:
+    """In float32, whatever the choice says, in evaluation mode."""
+    folder = checkpoint or (embedded_path() if choice.model == "embedded" else choice.model)
+    kind: Any = AutoModelForCausalLM if choice.family == "causal" else AutoModelForSeq2SeqLM
+    return kind.from_pretrained(folder, dtype=torch.float32).eval()
