@@ -2,14 +2,26 @@ CREATE VIEW most_confused AS
 SELECT run_id, domain, split, gold_type, predicted_type, n_confused, n_gold, n_confused / n_gold AS share,
        row_number() OVER (PARTITION BY run_id ORDER BY n_confused DESC, share DESC, gold_type, predicted_type)
          AS rank
-FROM (
-    SELECT run_id, domain, split, gold_type, predicted_type, count(*) AS n_confused
-    FROM gold_outcome
-    WHERE outcome = 'misclassified'
-    GROUP BY run_id, domain, split, gold_type, predicted_type
+FROM (  -- not from gold_outcome: what is missed and the sentences' texts are most of its work
+    SELECT prediction.run_id, domain, split, gold.entity_type AS gold_type,
+           predicted.entity_type AS predicted_type, count(*) AS n_confused
+    FROM prediction
+    JOIN prediction_corpus USING (run_id)
+    JOIN corpus ON corpus.run_id = corpus_run_id
+    JOIN predicted_entity AS predicted
+      ON predicted.run_id = prediction.run_id AND predicted.position = prediction.position
+    JOIN gold_entity AS gold
+      ON gold.run_id = corpus_run_id AND gold.position = predicted.position
+     AND gold.start_token = predicted.start_token AND gold.end_token = predicted.end_token
+    WHERE gold.entity_type <> predicted.entity_type
+    GROUP BY ALL
 )
 JOIN (
-    SELECT run_id, gold_type, count(*) AS n_gold FROM gold_outcome GROUP BY run_id, gold_type
+    SELECT prediction.run_id, entity_type AS gold_type, count(*) AS n_gold
+    FROM prediction
+    JOIN prediction_corpus USING (run_id)
+    JOIN gold_entity AS gold ON gold.run_id = corpus_run_id AND gold.position = prediction.position
+    GROUP BY ALL
 ) USING (run_id, gold_type);
 COMMENT ON VIEW most_confused IS 'Which type was taken for which by every prediction run, as counts and shares of the gold type.';
 COMMENT ON COLUMN most_confused.run_id IS 'The prediction run.';
