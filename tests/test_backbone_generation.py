@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cdner.backbone import open_backbone
-from cdner.backbone.generation import batches
+from cdner.backbone.generation import Row, StopRule, batches, greedy
 from cdner.backbone.training import TrainableBackbone
 from cdner.config import BackboneChoice
 from cdner.errors import ModelError, UsageError
@@ -96,6 +96,37 @@ def test_rows_of_a_batch_end_at_different_steps(backbone: Any, monkeypatch: pyte
         assert generation.n_output_tokens == _by_transformers(backbone, source, 24)[1]
         assert generation.finish_reason == "stop" or generation.n_output_tokens == 24
     assert len({generation.n_output_tokens for generation in found}) > 2
+
+
+class _Counting:
+    """Row r writes token 1 r times, then the end token 0, and 1 again if anybody still listens."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.rows = list(range(n_rows))
+        self.kept: list[int] = []
+        self.n_steps = 0
+
+    def start(self) -> torch.Tensor:
+        ends = torch.tensor([[float(row == self.n_steps), 0.5] for row in self.rows])
+        self.n_steps += 1
+        return ends
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        assert len(tokens) == len(self.rows)
+        return self.start()
+
+    def keep(self, rows: torch.Tensor) -> None:
+        self.rows = [self.rows[position] for position in rows.tolist()]
+        self.kept.append(len(self.rows))
+
+
+def test_finished_rows_leave_an_eighth_at_a_time_and_write_nothing_meanwhile() -> None:
+    decoder, rows = _Counting(32), [Row(index) for index in range(32)]
+    rule = StopRule(frozenset({0}), 100, (), lambda ids: "x" * len(ids))
+    assert [row.index for row in greedy(decoder, rows, rule)] == list(range(32))
+    assert [row.ids for row in rows] == [[1] * index + [0] for index in range(32)]
+    assert decoder.kept == [28, 24, 21, 18, 15, 13, 11, 9, 7, 6, 5, 4, 3, 2, 1]
+    assert decoder.n_steps == 32
 
 
 def test_a_prefix_is_shared_only_when_long_enough(causal: Any, monkeypatch: pytest.MonkeyPatch) -> None:

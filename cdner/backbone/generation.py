@@ -17,6 +17,7 @@ from cdner.backbone.inputs import EncodedInput
 from cdner.types import Generation, TokenConstraint
 
 FinishReason = Literal["stop", "length"]
+_LEAVE_TOGETHER = 1 / 8  # of the rows in the decoder
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands where a decoded sequence ends inside a character
 
 
@@ -80,22 +81,28 @@ class StopRule:
 
 
 def greedy(decoder: StepDecoder, rows: Sequence[Row], rule: StopRule) -> Iterator[Row]:
-    """Yield each row as it finishes; at least one token per row is generated."""
+    """Yield each row as it finishes; at least one token per row is generated.
+
+    Finished rows leave the decoder together, when they are an eighth of what it holds: leaving copies the caches of
+    all that stay, which costs more than to carry one row along for some steps.
+    """
     active = list(rows)
     logits = decoder.start()
     while True:
         tokens = _choose(logits, active)
-        for row, token in zip(active, tokens.tolist(), strict=True):
+        pairs = zip(active, tokens.tolist(), strict=True)
+        growing = [(row, token) for row, token in pairs if row.finish_reason is None]
+        for row, token in growing:
             row.ids.append(token)
             if row.constraint is not None and token not in rule.end_ids:
                 row.constraint.advance(token)
             row.finish_reason = rule.reason(row)
             rule.tell(row)
-        yield from (row for row in active if row.finish_reason)
+        yield from (row for row, _ in growing if row.finish_reason is not None)
         going = [position for position, row in enumerate(active) if row.finish_reason is None]
         if not going:
             return
-        if len(going) < len(active):
+        if len(active) - len(going) >= len(active) * _LEAVE_TOGETHER:
             kept = torch.tensor(going, device=tokens.device)
             decoder.keep(kept)
             tokens, active = tokens[kept], [active[position] for position in going]
@@ -106,7 +113,7 @@ def _choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     """(rows,) arg max, over the allowed ids where a row is constrained."""
     chosen = logits.argmax(-1)
     for position, row in enumerate(rows):
-        if row.constraint is not None:
+        if row.constraint is not None and row.finish_reason is None:
             allowed = torch.from_numpy(row.constraint.allowed()).to(logits.device)
             chosen[position] = allowed[logits[position, allowed].argmax()]
     return chosen
