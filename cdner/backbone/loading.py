@@ -6,7 +6,9 @@ Safetensors only, no code from model repositories, ever. Knows nothing of traini
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from cdner.config import BackboneChoice
 from cdner.errors import ModelError
 
 EMBEDDED = "embedded"
+SAFE_WEIGHTS_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class LoadedModel:
 
 def load(choice: BackboneChoice, auto_class: Any, *, device: str, checkpoint: Path | None) -> LoadedModel:
     """``auto_class`` is transformers' class of the family. ModelError: which model, why, what to do."""
+    from safetensors import SafetensorError
     from transformers import AutoTokenizer
 
     place = choose_device(device)
@@ -42,13 +46,14 @@ def load(choice: BackboneChoice, auto_class: Any, *, device: str, checkpoint: Pa
     folder = _location(choice, checkpoint)
     hub = {"revision": choice.revision or None} if checkpoint is None and not Path(folder).is_dir() else {}
     try:
+        _refuse_other_shards(Path(folder))
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **hub)
             model = auto_class.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **hub
             )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"Cannot load model '{folder}' as {choice.family}: {reason} "
             "Give a folder with safetensors weights, a hub name, or 'embedded'."
@@ -68,6 +73,16 @@ def end_ids(generation_config: Any, end_id: int) -> frozenset[int]:
     """Every token that ends an output: the tokenizer's, and those a chat model names besides."""
     named = generation_config.eos_token_id
     return frozenset({end_id, *([] if named is None else [named] if isinstance(named, int) else named)})
+
+
+def _refuse_other_shards(folder: Path) -> None:
+    """ValueError for an index of safetensors that names pickles: transformers would read those, if warily."""
+    index = folder / SAFE_WEIGHTS_INDEX
+    if not index.is_file():
+        return
+    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    if other := sorted(name for name in set(shards) if not str(name).endswith(".safetensors")):
+        raise ValueError(f"{index.name} names {other[0]}, which is no safetensors file.")
 
 
 def _location(choice: BackboneChoice, checkpoint: Path | None) -> str:

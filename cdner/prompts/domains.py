@@ -21,6 +21,9 @@ OneLine = Annotated[str, Field(min_length=1, pattern=r"^\S([^\r\n]*\S)?$")]
 Synset = Annotated[str, Field(pattern=r"^([^\s.]\S*\.[nvars]\.\d\d)?$")]
 
 
+_AVERAGES = frozenset({"*", "macro"})  # what a row of scores is called that is of no type
+
+
 class _TypeRow(FileModel):
     name: OneLine
     short: OneLine | None = None
@@ -70,6 +73,8 @@ def domain_from_labels(name: str, labels: Sequence[str], role: Role) -> Domain:
     repeated = [label for label, count in Counter(labels).items() if count > 1]
     if repeated or not labels or not all(label.strip() for label in labels):
         raise UsageError(f"Domain '{name}' needs distinct, non-empty labels; got {list(labels)}.")
+    if problem := _unusable(labels):
+        raise UsageError(f"Domain '{name}': {problem}. Rename it in the files.")
     entries = []
     for label in labels:
         phrase = _as_words(label)
@@ -77,6 +82,16 @@ def domain_from_labels(name: str, labels: Sequence[str], role: Role) -> Domain:
             TypeEntry(name=label, short=label, phrase=phrase, lemma="", synset="", definition=phrase)
         )
     return Domain(name=name, role=role, entries=tuple(entries))
+
+
+def _unusable(labels: Sequence[str]) -> str:
+    """Why a label cannot be a type's name, "" if all can."""
+    for label in labels:
+        if label in _AVERAGES:
+            return f"no type can be called '{label}', which names an average of scores"
+        if not label.isprintable():
+            return f"the label {ascii(label[:40])} has characters that cannot be seen"
+    return ""
 
 
 def _as_words(label: str) -> str:
@@ -90,6 +105,8 @@ def _read_types(path: Path) -> _TypesFile:
     types_file = read_toml(path, _TypesFile)
     if types_file.domain != path.stem:
         raise InputError(f"{path}: 'domain' is '{types_file.domain}', but the file is named '{path.stem}'.")
+    if problem := _unusable([row.name for row in types_file.type]):
+        raise InputError(f"{path}: {problem}.")
     for key, values in (
         ("name", [row.name for row in types_file.type]),
         ("short", [row.short or row.name for row in types_file.type]),
