@@ -56,7 +56,8 @@ def processes() -> Processes:
 
 def several_started() -> bool:
     """Whether a launcher has started this process as one of several."""
-    return {"RANK", "WORLD_SIZE"} <= os.environ.keys() and int(os.environ["WORLD_SIZE"]) > 1
+    n = os.environ.get("WORLD_SIZE", "")
+    return "RANK" in os.environ and n.isdecimal() and int(n) > 1
 
 
 def join() -> Processes:
