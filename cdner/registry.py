@@ -39,6 +39,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     },
     "engine": {
         "local": "cdner.pipeline.annotate.worker:annotate_here",
+        "ray": "cdner.pipeline.annotate.ray_engine:annotate_on_ray",
     },
 }
 

@@ -6,7 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from pipeline_experiments import CALLS, cdner, copy_of, finished_store, shared_folder, sql
+from pipeline_experiments import CALLS, calls, cdner, copy_of, finished_store, shared_folder, sql
+
+from cdner.store import Store
+from cdner.store.corpora import find_corpus_run, load_corpus
+from cdner.store.lookup import find_labelled_run
+from cdner.store.predictions import load_predictions
+from cdner.store.reasoning import load_reasoning
 
 ROWS = [
     {"id": 7, "text": "Mara Holt's film  won in Oslo."},
@@ -56,7 +62,7 @@ def test_rows_keep_their_columns_and_get_entities_with_offsets_in_the_text(store
     for row, entity in entities:
         assert row["text"][entity["start"] : entity["end"]] == entity["text"]
         tokens = row["tokens"][entity["start_token"] : entity["end_token"]]
-        assert entity["text"].split() == " ".join(tokens).split() or "'" in entity["text"]
+        assert "".join(entity["text"].split()) == "".join(tokens)
     summary = {"blocks": 2, "found": 0, "sentences": 3, "bad_rows": 0}
     assert summary.items() <= ran.rows[0].items()
     manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
@@ -83,6 +89,33 @@ def test_a_run_is_named_by_setting_split_or_id_and_the_entities_are_the_models(s
     )
     assert others == [first, first]
     assert first["run_id"] == train
+
+
+def test_sentences_of_the_corpus_get_the_reasoning_and_the_entities_of_the_experiment(store, tmp_path):
+    known = Store(store)
+    predicted = load_predictions(known, find_labelled_run(known, "tiny", "predict:full/test"))
+    corpus_run = find_corpus_run(known, "film", "test")
+    assert corpus_run
+    sentences = [load_corpus(known, corpus_run).sentences[position] for position in predicted]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"tokens": sentence.tokens}) + "\n" for sentence in sentences))
+    for run in ("tiny:full/test", "tiny:full"):
+        out = tmp_path / run.replace("/", "-")
+        ran = cdner(store, "--quiet", "annotate", rows, out, "--run", run)
+        assert (ran.code, ran.err) == (0, "")
+        if run.endswith("/test"):  # a train run has the default decoding
+            assert [row["generated"] for row in written(out)] == [p.generated for p in predicted.values()]
+            found = [
+                [(one["type"], one["start_token"], one["end_token"]) for one in row["predicted"]]  # type: ignore[attr-defined]
+                for row in written(out)
+            ]
+            assert found == [[(e.type, e.start, e.end) for e in p.entities] for p in predicted.values()]
+        texts = load_reasoning(known, find_labelled_run(known, "tiny", "reason:full/test"))
+        chains = [(row["initial_reasoning"], row["bidirectional_reasoning"]) for row in written(out)]
+        assert chains == [(texts[p].initial, texts[p].bidirectional) for p in predicted]
+    assert len(calls()) == 2 * len(sentences)
+    ran = cdner(store, "annotate", rows, tmp_path / "other", "--run", "tiny:full", "--model", "another")
+    assert "its texts were written by recorded" in ran.err
 
 
 def test_bad_rows_stop_before_anything_is_written_or_are_counted(store, rows, tmp_path):

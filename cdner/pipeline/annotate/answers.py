@@ -70,7 +70,9 @@ class Reasoner:
         if pending:
             if self._backend is None:
                 self._backend = open_backend(self._llm, self._execution)
+            is_cut = log.exists() and not log.read_bytes().endswith(b"\n")
             with log.open("a", encoding="utf-8") as file:
+                file.write("\n" if is_cut else "")  # what a kill has cut off takes no whole line with it
                 for index, outcome in self._backend.complete([question.request for question in pending]):
                     key = pending[index].request_id
                     if isinstance(outcome, Completion):
@@ -88,10 +90,11 @@ def _load_answers(log: Path) -> dict[str, Completion]:
     found: dict[str, Completion] = {}
     if not log.exists():
         return found
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in log.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
-            found[row.pop("request_id")] = Completion(**row)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except ValueError:  # cut off
             continue
+        key = row.pop("request_id")
+        found[key] = Completion(**row)
     return found

@@ -53,6 +53,7 @@ class Annotator:
 
     def __init__(self, job: Job, *, progress: Progress) -> None:
         self._job = job
+        # The store is a name that nobody opens.
         self._context = Context(Store(Path(os.devnull)), job.method.experiment, progress)
         asking = job.method.asking
         self._reasoner = Reasoner(job.method, asking) if asking else None
@@ -68,7 +69,7 @@ class Annotator:
         if self._reasoner is not None and rows:
             log = answers_file(job.output, block.number)
             chains = self._reasoner.chains([sentence.text for sentence in sentences], log)
-        backbone = self._context.backbone(method.experiment.backbone, _present(method.checkpoint))
+        backbone = self._context.predictor(method.experiment.predict, _present(method.checkpoint))
         predictions = predict_all(
             backbone,
             sentences,
