@@ -231,6 +231,8 @@ def sql(store: Path, statement: str) -> list[tuple[Any, ...]]:
 # --- processes -------------------------------------------------------------------------------------------
 
 _PRELOADED = (
+    "duckdb",
+    "preloaded_wordnet",
     "transformers.models.t5.modeling_t5",
     "transformers.models.llama.modeling_llama",
     "transformers.models.auto.modeling_auto",

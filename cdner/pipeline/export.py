@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -13,6 +12,7 @@ from cdner.registry import resolve
 from cdner.store import Store
 from cdner.store import corpora as stored_corpora
 from cdner.store import predictions as stored_predictions
+from cdner.unfinished import replacing
 
 Writer = Callable[[ExportedCorpus, Path], None]
 
@@ -53,32 +53,26 @@ def export(exported: ExportedCorpus, target: Path, *, to: str, force: bool = Fal
     parent = target.absolute().parent
     if not parent.is_dir():
         raise UsageError(f"{target}: there is no such folder.")
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=parent) as folder:
-        made = Path(folder) / "new"
+    with replacing(target) as made:
         try:
             write(exported, made)
         except ModuleNotFoundError as error:
             raise UsageError(
                 f"The format '{to}' needs a package that is not installed: {error}. pip install 'cdner[export]'."
             ) from error
-        _move(made, target, aside=Path(folder) / "old")
+        if target.exists():
+            _demand_own(target, made)
 
 
-def _move(made: Path, target: Path, *, aside: Path) -> None:
-    """Put what was made in the target's place. Only what an export wrote before is moved away for it."""
-    if not target.exists() or (made.is_file() and target.is_file()):
-        made.replace(target)
-        return
+def _demand_own(target: Path, made: Path) -> None:
+    """UsageError unless the target is what an export may have written before."""
     kinds = {True: "folder", False: "file"}
     if made.is_dir() != target.is_dir():
         raise UsageError(
             f"{target} is a {kinds[target.is_dir()]}, not a {kinds[made.is_dir()]}: it is not replaced."
         )
-    if foreign := sorted(path.name for path in target.iterdir() if path.suffix not in (".md", ".jsonl")):
+    own = (".md", ".jsonl")
+    if target.is_dir() and (
+        foreign := sorted(path.name for path in target.iterdir() if path.suffix not in own)
+    ):
         raise UsageError(f"{target} holds {foreign[0]}, which no export wrote: it is not replaced.")
-    target.replace(aside)  # no single call replaces a folder that is not empty
-    try:
-        made.replace(target)
-    except OSError:
-        aside.replace(target)
-        raise

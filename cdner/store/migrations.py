@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdner import __version__
-from cdner.errors import StoreError
+from cdner.errors import StoreError, StoreLockedError
 from cdner.hashing import content_hash
 from cdner.resources import resource_root
 from cdner.store import published
@@ -92,7 +92,15 @@ def upgrade(store: Store) -> None:
         version = schema_version(connection, store.path)
         if _unapplied(connection):
             _back_up(store.path, version)
-    with closing(connect(store, read_only=False)) as connection:
+    try:
+        opened = connect(store, read_only=False)
+    except StoreLockedError:
+        raise
+    except StoreError as error:
+        raise StoreError(
+            f"Another version of cdner made this store; it must be brought up to date. {error}"
+        ) from error
+    with closing(opened) as connection:
         _migrate(connection, _unapplied(connection))
 
 

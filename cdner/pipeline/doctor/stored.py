@@ -94,7 +94,7 @@ def _corpora(health: StoreHealth) -> Iterator[Finding]:
 
 
 def leftovers(asked: Examined) -> Iterator[Finding]:
-    """Scratch folders that a killed process left beside checkpoints."""
+    """What a killed training left beside checkpoints: its state between epochs, folders it was writing."""
     folder = asked.store.resolve().parent / "checkpoints"
     oldest = time.time() - SETTLED_SECONDS
     left = [path for path in sorted(folder.glob(".*")) if path.stat().st_mtime < oldest]
@@ -102,9 +102,8 @@ def leftovers(asked: Examined) -> Iterator[Finding]:
         size = sum(file.stat().st_size for path in left for file in path.rglob("*") if file.is_file()) / 2**30
         names = ", ".join(path.name for path in left[:3])
         found = f"{len(left)} unfinished in {folder}, {size:.1f} GiB: {names}"
-        yield warning(
-            "checkpoints", found, "Delete them: nothing reads a folder whose name begins with a dot."
-        )
+        fix = "Run the same command again: it uses or removes them. Deleting them loses finished epochs at most."
+        yield warning("checkpoints", found, fix)
     else:
         yield ok("checkpoints", "nothing unfinished is left")
 
