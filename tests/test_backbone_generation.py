@@ -98,6 +98,15 @@ def test_rows_of_a_batch_end_at_different_steps(backbone: Any, monkeypatch: pyte
     assert len({generation.n_output_tokens for generation in found}) > 2
 
 
+def test_a_model_that_counts_positions_reads_padded_rows_and_writes_the_same(
+    seq2seq: Any, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdner.backbone.seq2seq.MODEL_TYPES", frozenset())
+    padded = _open("seq2seq", tiny_t5)
+    monkeypatch.setattr(padded, "_in_one_row", None)
+    assert _generate(padded, INPUTS, batch_size=5) == _generate(seq2seq, INPUTS, batch_size=5)
+
+
 class _Counting:
     """Row r writes token 1 r times, then the end token 0, and 1 again if anybody still listens."""
 

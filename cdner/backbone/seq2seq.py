@@ -109,14 +109,12 @@ class Seq2SeqBackbone:
 
     def _unpadded(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> Tensor:
         """(all target tokens, vocabulary) logits."""
-        both = [Rows.of([len(row) for row in rows], self.device) for rows in (sources, targets)]
-        ids = [
-            torch.tensor([[t for row in rows for t in row]], device=self.device)
-            for rows in (sources, targets)
-        ]
-        layout = Layout(*both)
+        (source, source_ids), (target, target_ids) = self._in_one_row(sources), self._in_one_row(targets)
+        layout = Layout(source, target)
         with unpadded(self.model, layout):
-            found = self.model(input_ids=ids[0], decoder_input_ids=ids[1], use_cache=False, layout=layout)
+            found = self.model(
+                input_ids=source_ids, decoder_input_ids=target_ids, use_cache=False, layout=layout
+            )
         logits: Tensor = found.logits[0]
         return logits
 
@@ -137,6 +135,24 @@ class Seq2SeqBackbone:
         mask = torch.arange(longest, device=self.device)[None, :] < lengths[:, None]
         return ids, mask.long()
 
+    def encoded(self, rows: Sequence[Sequence[int]]) -> tuple[Any, Tensor]:
+        """The encoder's output, (rows, longest, d) in its last hidden state, and the mask of what is real."""
+        encoder = self.model.get_encoder()
+        if not self._relative:
+            ids, mask = self.padded(rows)
+            return encoder(input_ids=ids, attention_mask=mask), mask
+        stood, ids = self._in_one_row(rows)
+        layout = Layout(stood, stood)
+        with unpadded(self.model, layout):
+            found = encoder(input_ids=ids, layout=layout)
+        found.last_hidden_state = stood.padded(found.last_hidden_state[0])
+        return found, stood.real.long()
+
+    def _in_one_row(self, rows: Sequence[Sequence[int]]) -> tuple[Rows, Tensor]:
+        """Where the tokens belong, and their (1, tokens) ids."""
+        ids = torch.tensor([[token for row in rows for token in row]], device=self.device)
+        return Rows.of([len(row) for row in rows], self.device), ids
+
     def _encode(self, source: ModelInput, index: int) -> EncodedInput:
         end = self._vocabulary.end_id
         return seq2seq_input(
@@ -155,10 +171,11 @@ class _Seq2SeqDecoder:
         from transformers import DynamicCache, EncoderDecoderCache
 
         model = self._backbone.model
-        ids, self._mask = self._backbone.padded(self._sources)
-        self._encoded = model.get_encoder()(input_ids=ids, attention_mask=self._mask)
+        self._encoded, self._mask = self._backbone.encoded(self._sources)
         self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        first = torch.full((len(ids),), model.config.decoder_start_token_id, device=ids.device)
+        first = torch.full(
+            (len(self._sources),), model.config.decoder_start_token_id, device=self._mask.device
+        )
         return self.step(first)
 
     def step(self, tokens: Tensor) -> Tensor:

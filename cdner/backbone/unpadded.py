@@ -1,9 +1,9 @@
 """Rows of different lengths through a T5 without padding: their tokens stand in one row, one behind the other.
 
-Exists for training, where a batch padded to its longest row computes a fifth more than it holds, sorted by length or
-not. Every layer but attention works token by token and needs no change; attention alone spreads the tokens over
-(rows, longest) and gathers what it found. Right only where positions are relative, a bias of the distance alone.
-Plugs into transformers' attention registry; knows no losses.
+Exists because a batch padded to its longest row computes a fifth more than it holds, and half more where it is not
+sorted by length. Every layer but attention works token by token and needs no change; attention alone spreads the
+tokens over (rows, longest) and gathers what it found. Right only where positions are relative, a bias
+of the distance alone. Plugs into transformers' attention registry; knows no losses.
 """
 
 from __future__ import annotations
@@ -36,9 +36,13 @@ class Rows:
     def spread(self, tokens: Tensor) -> Tensor:
         """(1, heads, tokens, size) to (rows, heads, longest, size), zeros where no token is."""
         heads, n, size = tokens.shape[1:]
-        flat = tokens[0].transpose(0, 1).reshape(n, -1)
-        whole = flat.new_zeros(self.real.numel(), flat.shape[1]).index_copy(0, self.slots, flat)
+        whole = self.padded(tokens[0].transpose(0, 1).reshape(n, -1))
         return whole.view(*self.real.shape, heads, size).transpose(1, 2)
+
+    def padded(self, tokens: Tensor) -> Tensor:
+        """(tokens, size) to (rows, longest, size), zeros where no token is."""
+        whole = tokens.new_zeros(self.real.numel(), tokens.shape[1])
+        return whole.index_copy(0, self.slots, tokens).view(*self.real.shape, -1)
 
     def gather(self, whole: Tensor) -> Tensor:
         """(rows, heads, longest, size) to (1, tokens, heads, size), as attention gives it back."""
