@@ -8,6 +8,7 @@
     │   └── RunBusyError       1  another process is executing this very run
     ├── BackendError           1  an LLM backend cannot work at all (a single failed request is a counted gap)
     ├── ModelError             1  a model cannot be loaded, trained or run
+    │   └── InputTooLongError  1  a text is longer than the model's window
     └── PartialError           3  stored so far, incomplete: run again to resume
 
 Malformed model output is not an error: it is a counted value (see ``cdner.codec``).
@@ -53,6 +54,14 @@ class BackendError(CdnerError):
 
 class ModelError(CdnerError):
     """A model cannot be loaded, trained or run."""
+
+
+class InputTooLongError(ModelError):
+    """What must be kept of an input is longer than the model's window. ``n_tokens``: how long it is."""
+
+    def __init__(self, message: str, *, n_tokens: int) -> None:
+        super().__init__(message)
+        self.n_tokens = n_tokens
 
 
 class PartialError(CdnerError):

@@ -57,7 +57,7 @@ def test_every_exception_class_of_the_package_is_in_the_tree() -> None:
 
 
 def test_every_class_of_the_module_derives_from_the_root() -> None:
-    assert len(_tree()) == 9
+    assert len(_tree()) == 10
     assert all(issubclass(kind, CdnerError) for kind in _tree().values())
 
 

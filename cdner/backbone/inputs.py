@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdner.backbone.vocabulary import encode_plain, neutralised, special_strings
-from cdner.errors import ModelError
+from cdner.errors import InputTooLongError
 from cdner.types import ModelInput, Segment
 
 SEPARATOR = "\n"  # between input and target of a decoder-only model
@@ -45,15 +45,16 @@ class InputEncoder:
         self._specials = special_strings(tokenizer)
 
     def encode(self, source: ModelInput, budget: Budget, *, index: int) -> EncodedInput:
-        """Ids without end mark or separator. ModelError names ``index`` if priority 0 alone is too long."""
+        """Ids without end mark or separator. InputTooLongError names ``index`` if priority 0 alone is too long."""
         ids, priorities = self._tokenise(source)
         if budget.limit is None or len(ids) <= budget.limit:
             return EncodedInput(ids=tuple(ids), n_truncated=0)
         n_fixed = priorities.count(0)
         if budget.hard is not None and n_fixed > budget.hard:
-            raise ModelError(
+            raise InputTooLongError(
                 f"Input {index} has {n_fixed} tokens that must be kept, the model takes {budget.hard}. "
-                "Shorten the text, use fewer examples, or choose a model with a longer window."
+                "Shorten the text, use fewer examples, or choose a model with a longer window.",
+                n_tokens=n_fixed,
             )
         dropped = _tails(priorities, len(ids) - budget.limit)
         kept = tuple(token for position, token in enumerate(ids) if position not in dropped)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from cdner.augment import model_input
 from cdner.codec import Grammar, Wire, decode, encode_entities, wire_for
 from cdner.config import Prediction as PredictionSettings
 from cdner.corpora.sampling import chosen_positions
+from cdner.errors import InputTooLongError
 from cdner.evaluate import score
 from cdner.hashing import Json
 from cdner.pipeline.context import Context
@@ -23,13 +24,16 @@ from cdner.store.sentences import load_sentences
 from cdner.types import (
     Backbone,
     Generation,
+    ModelInput,
     Prediction,
     ReasoningChain,
     Sentence,
     TextGenerator,
+    TokenConstraint,
     TrainingExample,
 )
 
+TOO_LONG = "too_long"  # malformed: the sentence is longer than the model's window, nothing was generated
 CHUNK = 64  # predictions a transaction; a kill loses at most these
 
 
@@ -57,6 +61,7 @@ def train(step: Step, context: Context) -> None:
             wire=wire,
             context=context,
             settings=experiment.predict,
+            skip_too_long=True,
         )
         rows = score(dev_sentences, [predicted[index] for index in range(len(dev_sentences))], types)
         return next(row.f1 for row in rows if (row.metric, row.entity_type) == ("strict", "*"))
@@ -111,8 +116,11 @@ def _predict_window(step: Step, context: Context, backbone: TextGenerator, posit
         run_id = context.input_run(step, "reasoning")
         chains = stored_reasoning.load_reasoning(context.store, run_id, positions)
     chunk: list[tuple[int, Prediction, Generation]] = []
+    too_long: list[int] = []
 
     def keep(index: int, prediction: Prediction, generation: Generation) -> None:
+        if TOO_LONG in prediction.malformed:
+            too_long.append(positions[index])
         chunk.append((positions[index], prediction, generation))
         if len(chunk) >= CHUNK:
             flush()
@@ -132,9 +140,15 @@ def _predict_window(step: Step, context: Context, backbone: TextGenerator, posit
         context=context,
         settings=PredictionSettings.model_validate(settings["predict"]),
         keep=keep,
+        skip_too_long=True,
     )
     if chunk:
         flush()
+    if too_long:
+        context.progress.start(
+            f"Warning: {step.label}: {len(too_long)} sentences are longer than the model's window and count as "
+            f"without entities (first: position {min(too_long)}; malformed: {TOO_LONG})"
+        )
 
 
 def embed(step: Step, context: Context) -> None:
@@ -201,8 +215,13 @@ def predict_all(
     context: Context,
     settings: PredictionSettings,
     keep: Callable[[int, Prediction, Generation], None] | None = None,
+    skip_too_long: bool = False,
 ) -> dict[int, Prediction]:
-    """Generate and decode; index into ``sentences`` -> prediction. ``keep`` sees each as it finishes."""
+    """Generate and decode; index into ``sentences`` -> prediction. ``keep`` sees each as it finishes.
+
+    A sentence longer than the model's window is never cut: InputTooLongError, or with ``skip_too_long`` a prediction
+    of nothing that is counted as malformed (``TOO_LONG``).
+    """
     inputs = [
         model_input(types, sentence, chain=chain, wire=wire)
         for sentence, chain in zip(sentences, chains, strict=True)
@@ -212,16 +231,53 @@ def predict_all(
         grammar = Grammar(backbone.vocabulary, wire, types)
         constraints = [grammar.constraint(sentence) for sentence in sentences]
     predicted: dict[int, Prediction] = {}
-    outputs = backbone.generate(
-        inputs,
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=context.experiment.execution.batch_size,
-        constraints=constraints,
-    )
-    for index, generation in outputs:
-        prediction = decode(generation.text, sentence=sentences[index], types=types, wire=wire)
+    outcomes = _generations(backbone, inputs, constraints, settings=settings, context=context)
+    for index, outcome in outcomes:
+        if isinstance(outcome, Generation):
+            generation = outcome
+            prediction = decode(generation.text, sentence=sentences[index], types=types, wire=wire)
+        elif skip_too_long:
+            generation = Generation("", outcome.n_tokens, outcome.n_tokens, 0, "length")
+            prediction = Prediction("", (), {TOO_LONG: 1})
+        else:
+            raise outcome
         predicted[index] = prediction
         if keep:
             keep(index, prediction, generation)
             context.progress.advance()
     return predicted
+
+
+def _generations(
+    backbone: TextGenerator,
+    inputs: Sequence[ModelInput],
+    constraints: Sequence[TokenConstraint] | None,
+    *,
+    settings: PredictionSettings,
+    context: Context,
+    first: int = 0,
+) -> Iterator[tuple[int, Generation | InputTooLongError]]:
+    """What is generated, or why nothing is: one input that is too long stops a call, halving finds it.
+
+    ``first``: index of the first input.
+    """
+    try:
+        outputs = backbone.generate(
+            inputs,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=context.experiment.execution.batch_size,
+            constraints=constraints,
+        )
+        for index, generation in outputs:
+            yield first + index, generation
+    except InputTooLongError as error:
+        if len(inputs) == 1:
+            yield first, error
+            return
+        middle = len(inputs) // 2
+        for half in (slice(middle), slice(middle, None)):
+            kept = constraints[half] if constraints else None
+            start = first + (half.start or 0)
+            yield from _generations(
+                backbone, inputs[half], kept, settings=settings, context=context, first=start
+            )
