@@ -118,10 +118,13 @@ def test_parquet_comes_out_as_from_the_local_engine_and_what_fails_is_one_error(
 def test_a_cluster_of_our_own_listens_on_loopback_alone_and_ends_with_us(tiny_t5, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", 8)
     method = tiny_method(checkpoint_of(tiny_t5, tmp_path / "model"))
+    before = set(psutil.Process().children(recursive=True))
+    started: list[psutil.Process] = []
     heard: list[str] = []
 
     def listen() -> None:
-        for process in psutil.Process().children(recursive=True):
+        started.extend(set(psutil.Process().children(recursive=True)) - before)
+        for process in started:
             with contextlib.suppress(psutil.NoSuchProcess):
                 sockets = process.net_connections("inet")
                 heard.extend(found.laddr.ip for found in sockets if found.status == psutil.CONN_LISTEN)
@@ -129,8 +132,8 @@ def test_a_cluster_of_our_own_listens_on_loopback_alone_and_ends_with_us(tiny_t5
     run(rows, tmp_path / "ray", method, engine="ray", workers=Workers(n=1), progress=Counter(1, listen))
     assert heard
     assert all(ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback for address in heard)
-    names = {process.name() for process in psutil.Process().children(recursive=True)}
-    assert not names & {"raylet", "gcs_server"}
+    _, left = psutil.wait_procs(started, timeout=60)
+    assert left == []
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from cdner.errors import BackendError, InputError, UsageError
 from cdner.pipeline.asking import complete, to_send
 from cdner.pipeline.context import Context
 from cdner.pipeline.execute import recorded
+from cdner.pipeline.identity import prompt_changes
 from cdner.pipeline.models import predict_all
 from cdner.pipeline.plan import FROM_FILE, Step
 from cdner.pipeline.reasoning import reasoning_defects, requests_about
@@ -149,16 +150,7 @@ def check_models(method: Method, store: Store) -> None:
 
 def changed_prompt(method: Method, context: Context) -> list[str]:
     """What the prompt is made of that is no longer as it was when the models were trained: names of settings."""
-    from cdner.pipeline.identity import entries_identity
-
-    settings, reason = _settings(method.reasoning), context.experiment.reason
-    now = {
-        "template": context.template(reason.template),
-        "examples": context.examples(method.target, reason.n_examples),
-        "source_entries": entries_identity(context.domain(method.source, "source")),
-        "entries": entries_identity(context.domain(method.target, "target")),
-    }
-    return [name for name, identity in now.items() if settings[name] != identity]
+    return prompt_changes(_settings(method.reasoning), context.experiment, context)
 
 
 def chosen_types(method: Method, context: Context) -> tuple[ChosenType, ...]:
