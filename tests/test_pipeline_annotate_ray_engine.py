@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -156,3 +157,10 @@ def test_an_llm_that_actors_cannot_share_is_refused_before_anything_starts(tmp_p
             replace(method, experiment=experiment),
             engine="ray",
         )
+
+
+def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    rows = write_rows(tmp_path / "rows.jsonl", 2)
+    with pytest.raises(UsageError, match=r"pip install 'cdner\[ray\]'"):
+        run(rows, tmp_path / "out", tiny_method(tmp_path), engine="ray")
