@@ -216,3 +216,14 @@ def test_of_several_answers_at_once_nothing_is_heard(folder: Path) -> None:
     heard: list[str] = []
     both = [replace(ask(text), on_text=heard.append) for text in ("one", "two")]
     assert len(answers(local(folder), both)) == 2 and heard == []
+
+
+def test_more_requests_than_are_read_at_once_are_answered_alike(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [ask(text) for text in ("Tomas Reyl .", "Harbour Club .", "Brackwater .")]
+    together = answers(local(folder), requests)
+    monkeypatch.setattr("cdner.backends.local.AT_ONCE", 2)
+    apart = answers(local(folder), requests)
+    assert apart.keys() == together.keys()
+    assert all(replace(apart[n], cached_tokens=0) == replace(together[n], cached_tokens=0) for n in apart)

@@ -1,6 +1,6 @@
 """A causal language model in this process, greedy: an LLM for machines without server or network.
 
-All requests of a call go to the backbone at once, which computes their common prefix (the prompt's fixed
+Hundreds of requests go to the backbone at once, which computes their common prefix (the prompt's fixed
 part) a single time. The embedded SmolLM2-135M is fit for plumbing only: its reasoning is poor and repetitive.
 Knows nothing of prompts; cannot constrain its output to a schema.
 
@@ -19,6 +19,8 @@ from cdner.backbone.identity import EMBEDDED, weights_identity
 from cdner.config import BackboneChoice, Execution, Llm
 from cdner.errors import BackendError
 from cdner.types import Completion, Gap, Generation, Message, ModelInput, ReasoningRequest, Sampling, Segment
+
+AT_ONCE = 512  # requests: prompts of thousands of tokens are long lists of numbers
 
 
 class ChatBackbone(Protocol):
@@ -63,13 +65,16 @@ class LocalBackend:
         return self._model
 
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
-        """Yields as rows finish. A prompt beyond the model's window is a gap; if all are, a BackendError."""
+        """Yields as rows finish. A prompt beyond the model's window is a gap; if all that are read at once are, a
+        BackendError.
+        """
         groups: dict[Sampling, list[int]] = {}
         for index, request in enumerate(requests):
             _refuse_what_greedy_cannot(request)
             groups.setdefault(request.sampling, []).append(index)
         for sampling, indices in groups.items():
-            yield from self._complete_group(requests, indices, sampling)
+            for start in range(0, len(indices), AT_ONCE):
+                yield from self._complete_group(requests, indices[start : start + AT_ONCE], sampling)
 
     def rest(self) -> None:
         """Forget the model; the next ``complete`` loads it again."""
