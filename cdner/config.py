@@ -221,7 +221,7 @@ def read_table(path: Path) -> dict[str, object]:
     """A TOML file as it is. UsageError names the file, and the line where it is broken."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in its name
         raise UsageError(f"Cannot read experiment {path}: {error}.") from error
     try:
         return tomllib.loads(text)

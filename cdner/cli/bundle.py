@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cdner.cli.groups import CommandGroup
-from cdner.cli.output import format_options, print_rows
+from cdner.cli.output import format_options, print_rows, visible
 from cdner.cli.runs import experiment_name
 
 _NEW_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -69,7 +69,9 @@ def verify(ctx: click.Context, file: Path) -> None:
 
     verified = verify_bundle(Store(ctx.obj["store"]), file)
     n_rows = sum(part.rows for part in verified.manifest.parts.values())
-    click.echo(f"{file}: {len(verified.manifest.parts)} parts, {n_rows} rows, no problem found.")
+    click.echo(
+        f"{visible(str(file))}: {len(verified.manifest.parts)} parts, {n_rows} rows, no problem found."
+    )
     if verified.n_requests_unhashed:
         click.echo(
             f"{verified.n_requests_unhashed} requests were not re-hashed: {ctx.obj['store']} lacks the sentences "

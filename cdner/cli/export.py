@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cdner.cli.output import visible
 from cdner.cli.runs import experiment_name
 
 FORMATS = ("conll", "jsonl", "spacy", "labelstudio", "datasets")
@@ -42,9 +43,10 @@ def export(ctx: click.Context, predictions: str, file: Path, to: str, *, force: 
     exported = exporting.load_exported(store, run_id, model=name if colon else run_id)
     exporting.export(exported, file, to=to, force=force)
     if to == "labelstudio":
-        click.echo(labelling_interface(exported.types), nl=False)
+        click.echo(visible(labelling_interface(exported.types)), nl=False)
     if not ctx.obj["quiet"]:
-        click.echo(f"{file}: {len(exported.gold)} sentences of {exported.domain}/{exported.split}", err=True)
+        what = f"{file}: {len(exported.gold)} sentences of {exported.domain}/{exported.split}"
+        click.echo(visible(what), err=True)
 
 
 COMMANDS = {"export": export}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cdner.cli.output import visible
 from cdner.cli.runs import experiment_name
 from cdner.errors import UsageError
 from cdner.unfinished import replacing
@@ -71,13 +72,13 @@ def report(
     if latex:
         _write(latex, as_latex(tables))
     for path in write_figures(found, figures) if figures else ():
-        click.echo(str(path))
+        click.echo(visible(str(path)))
 
 
 def _write(path: Path, text: str) -> None:
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="\n")
-    click.echo(str(path))
+    click.echo(visible(str(path)))
 
 
 COMMANDS = {"report": report}

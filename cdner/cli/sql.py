@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cdner.cli.output import format_options, print_pieces, print_rows
+from cdner.cli.output import format_options, print_pieces, print_rows, visible
 from cdner.cli.runs import experiment_name
 from cdner.errors import InputError, UsageError
 
@@ -105,7 +105,7 @@ def sql(
 
     n_rows = write_parquet(store, text, parquet, force=force, max_rows=max_rows, **limits)
     if not ctx.obj["quiet"]:
-        click.echo(f"{parquet}: {n_rows} rows", err=True)
+        click.echo(visible(f"{parquet}: {n_rows} rows"), err=True)
     return None
 
 

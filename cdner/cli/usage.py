@@ -55,7 +55,7 @@ def print_plans(plans: Sequence[tuple[Plan, Context]], output_format: str | None
     if seconds:
         click.echo(_time_to_go(list(seconds.values())), err=True)
     for problem in warnings:  # a plan can be read on a machine that cannot run it
-        click.echo(f"Warning: {problem}", err=True)
+        click.echo(f"Warning: {visible(problem)}", err=True)
 
 
 def _duration(step: Preview) -> str | None:

@@ -5,20 +5,30 @@ The card (README.md) says which file is which split, and declares the tags as cl
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
+from cdner.errors import InputError
 from cdner.export.exported import ExportedCorpus
 from cdner.hashing import canonical_json
 from cdner.spans import entities_to_bio
+from cdner.visible import visible
 
-_SPLITS = {"dev": "validation"}  # what datasets calls it
+_SPLITS = {"train": "train", "dev": "validation", "test": "test"}  # what datasets calls it
 
 
 def write_datasets_folder(exported: ExportedCorpus, path: Path) -> None:
-    """``<split>.jsonl`` with id, tokens, ner_tags (gold) and predicted_ner_tags, and the card."""
+    """``<split>.jsonl`` with id, tokens, ner_tags (gold) and predicted_ner_tags, and the card.
+
+    InputError for a split that is none: it becomes a file's name, and a store may be anyone's.
+    """
+    split = _SPLITS.get(exported.split)
+    if split is None:
+        raise InputError(
+            f"Run {exported.run_id}: {exported.split[:40]!r} is no split. Known: {', '.join(_SPLITS)}."
+        )
     path.mkdir()
-    split = _SPLITS.get(exported.split, exported.split)
     with (path / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         for position, sentence, predicted in exported.rows():
             n_tokens = len(sentence.tokens)
@@ -46,8 +56,9 @@ def _card(exported: ExportedCorpus, split: str) -> str:
         *("  - name: ner_tags", *tagged),
         *("  - name: predicted_ner_tags", *tagged),
     ]
+    model = html.escape(visible(" ".join(exported.model.split())))
     text = (
-        f"# {exported.domain}/{exported.split}\n\nGold tags and those predicted by {exported.model} "
+        f"# {exported.domain}/{exported.split}\n\nGold tags and those predicted by {model} "
         f"(run {exported.run_id} of cdner), {len(exported.gold)} sentences.\n"
     )
     return "\n".join(["---", *front, "---", "", text])

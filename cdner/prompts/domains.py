@@ -90,7 +90,7 @@ def _unusable(labels: Sequence[str]) -> str:
         if label in _AVERAGES:
             return f"no type can be called '{label}', which names an average of scores"
         if not label.isprintable():
-            return f"the label {ascii(label[:40])} has characters that cannot be seen"
+            return f"the label {label[:40]!a} has characters that cannot be seen"
     return ""
 
 

@@ -17,6 +17,7 @@ from cdner.errors import InputError, UsageError
 from cdner.resources import resource_root
 
 ROOT_VARIABLE = "CDNER_PROMPTS"
+_LONGEST_NAME = 100  # characters; file systems take 255 bytes
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 
 
@@ -45,9 +46,10 @@ def prompt_roots(extra: Path | None = None) -> tuple[Path, ...]:
 
 def checked_name(kind: str, name: str) -> str:
     """``name`` if it can only ever be a file name inside its folder; UsageError otherwise."""
-    if not _SAFE_NAME.fullmatch(name):
+    if len(name) > _LONGEST_NAME or not _SAFE_NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} is no name of a {kind}. Use letters, digits, '_', '-' and single dots inside."
+            f"{name[:_LONGEST_NAME]!r} is no name of a {kind}. Use letters, digits, '_', '-' and single dots inside, "
+            f"at most {_LONGEST_NAME} characters."
         )
     return name
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from cdner.backends.chat.exchange import redaction
 from cdner.backends.openai import check_base_url, read_key
 from cdner.backends.vllm_server.endpoints import Endpoints
 from cdner.backends.vllm_server.served import running_servers
@@ -50,14 +51,15 @@ def listed_at(base_urls: Sequence[str]) -> list[Listed]:
 def _ask(base_url: str, key: str) -> list[Listed]:
     import openai
 
+    shown = redaction(key)(base_url)
     with openai.OpenAI(api_key=key or "no-key", base_url=base_url, timeout=_SECONDS, max_retries=0) as client:
         try:
             models = list(client.models.list())
         except openai.APIStatusError as error:
-            return [Listed("", None, base_url, f"refuses: status {error.status_code}")]
+            return [Listed("", None, shown, f"refuses: status {error.status_code}")]
         except openai.OpenAIError:  # no connection, no answer in time, no list
-            return [Listed("", None, base_url, "does not answer")]
-    return [Listed(model.id, _length(model.model_extra), base_url, "serves") for model in models]
+            return [Listed("", None, shown, "does not answer")]
+    return [Listed(model.id, _length(model.model_extra), shown, "serves") for model in models]
 
 
 def _length(extra: dict[str, object] | None) -> int | None:
