@@ -99,7 +99,7 @@ class Ct2Engine:
         encoded = [
             self._architecture.encode(source, max_new_tokens, index) for index, source in enumerate(inputs)
         ]
-        prefix = common_prefix([item.ids for item in encoded]) if self._architecture.shares_prefix else ()
+        prefix = _shared([item.ids for item in encoded]) if self._architecture.shares_prefix else ()
         return self._outputs(encoded, prefix, max_new_tokens=max_new_tokens, batch_size=batch_size)
 
     def _outputs(
@@ -130,6 +130,14 @@ class Ct2Engine:
                 finish_reason="stop" if ended else "length",
             )
             yield index, generation
+
+
+def _shared(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """``common_prefix``, but every row keeps two tokens of its own.
+
+    Where one keeps a single token, CTranslate2 (4.8.5) returns the rest of the others' prompts as their output.
+    """
+    return common_prefix(rows)[: max(0, min(map(len, rows), default=0) - 2)]
 
 
 class _Causal:

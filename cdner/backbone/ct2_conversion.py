@@ -53,4 +53,8 @@ def _convert(checkpoint: Path, folder: Path) -> None:
 
 def _from_safetensors(model_class: Any, folder: str, **settings: Any) -> Any:
     """The converter's own way to load a model would fall back to pickled weights."""
-    return model_class.from_pretrained(folder, **settings, use_safetensors=True)
+    try:
+        return model_class.from_pretrained(folder, **settings, use_safetensors=True)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"Cannot read the weights of {folder}: {reason} Train again.") from error
