@@ -40,10 +40,13 @@ def alone_unawares() -> str:
 
 def run(command: Callable[[], int]) -> int:
     """Lead and carry out ``command``, or follow until it has ended; the exit code."""
-    if not distributed.join().leads:
+    leads = os.environ["RANK"] == "0"
+    # A follower leaves Ctrl-C to the leader and dies of SIGTERM without a word.
+    for number, follows in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)):
+        signal.signal(number, _interrupt if leads else follows)
+    distributed.join()
+    if not leads:
         return _follow()
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, _interrupt)
     try:
         code = command()
     except BaseException:  # whatever it is, the caller says it
@@ -54,15 +57,17 @@ def run(command: Callable[[], int]) -> int:
     return code
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
+def _interrupt(number: int, _frame: FrameType | None) -> None:
     """Once: a launcher that got a Ctrl-C, or has lost a process, sends signals to all that remain."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    stop = KeyboardInterrupt()
+    if number == signal.SIGTERM:
+        stop.add_note("The launcher ended this process; below it says which one was the first to end")
+    raise stop
 
 
 def _follow() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader hears it, too
     try:
         while message := distributed.receive():
             _take_part(message)
