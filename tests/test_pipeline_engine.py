@@ -1,0 +1,55 @@
+"""``--engine``: torch keeps every run id, each other engine is a run of its own, found and not made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pipeline_experiments import CALLS, cdner, write_experiment
+
+from cdner.config import Prediction, parse_experiment
+from cdner.hashing import content_hash
+
+
+def test_only_an_engine_that_is_not_torch_is_in_the_identity() -> None:
+    before = {"decoding": "free", "max_new_tokens": 256}
+    assert Prediction().identity() == before
+    hashes = {content_hash(Prediction(engine=engine).identity()) for engine in ("torch", "ct2", "ct2-int8")}
+    assert len(hashes) == 3
+    read = parse_experiment({"name": "x", "predict": {"engine": "ct2"}}, where="here")
+    assert (read.predict.engine, read.evidence.engine) == ("ct2", "torch")
+
+
+def test_predictions_of_each_engine_are_runs_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
+    experiment, store = (
+        write_experiment(tmp_path, "causal", settings=["without_source"]),
+        tmp_path / "s.duckdb",
+    )
+    verb = ("predict", "-e", experiment, "--setting", "without_source", "--split", "test", "--json")
+    free = (*verb, "--decoding", "free")
+    by_engine = {engine: cdner(store, *free, "--engine", engine) for engine in ("torch", "ct2", "ct2-int8")}
+    assert {ran.code for ran in by_engine.values()} == {0}, [ran.err for ran in by_engine.values()]
+    run_ids = {engine: ran.rows[0]["run_id"] for engine, ran in by_engine.items()}
+    assert len(set(run_ids.values())) == 3
+    again = cdner(store, *free, "--engine", "ct2").rows[0]
+    assert (again["run_id"], again["state"]) == (run_ids["ct2"], "found")
+    assert cdner(store, *free).rows[0]["run_id"] == run_ids["torch"]
+    texts = {engine: _texts(store, run_id) for engine, run_id in run_ids.items()}
+    assert texts["ct2"] == texts["torch"]
+    assert len(texts["ct2-int8"]) == len(texts["torch"]) == 4
+    (conversion,) = (store.parent / "checkpoints").glob("*.ct2-*")
+    assert (conversion / "model.bin").is_file()
+    refused = cdner(store, *verb, "--engine", "ct2")
+    assert refused.code == 2
+    assert "--decoding free, or --engine torch" in refused.err
+
+
+def _texts(store: Path, run_id: str) -> list[tuple[object, ...]]:
+    from cdner.store import Store
+
+    with Store(store).reading() as connection:
+        query = "SELECT * EXCLUDE (run_id) FROM prediction WHERE run_id = ? ORDER BY ALL"
+        return connection.execute(query, [run_id]).fetchall()
