@@ -109,7 +109,9 @@ def connect(
 
     held_by, deadline = "", time.monotonic() + store.wait_seconds
     pause = _FIRST_PAUSE
-    settings: dict[str, Any] = {**_NO_DOWNLOADS, **(config or {})}
+    # A store that somebody else made may hold views that read files of ours.
+    sealed = {"enable_external_access": False} if read_only else {}
+    settings: dict[str, Any] = {**_NO_DOWNLOADS, **sealed, **(config or {})}
     while True:
         try:
             return duckdb.connect(str(store.path), read_only=read_only, config=settings)
