@@ -1,6 +1,6 @@
 """Encoder-decoder backbones (T5 and BART kind): the encoder reads the input, the decoder writes the target.
 
-T5 knows relative positions only, so it has no hard window; BART has one. Knows nothing of entities.
+T5 knows relative positions only, so its window is one of memory; BART has one of its own. Knows nothing of entities.
 """
 
 from __future__ import annotations
