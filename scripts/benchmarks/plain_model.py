@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from cdner.backbone.embedded import embedded_path
+from cdner.backbone.loading import quiet
 from cdner.config import BackboneChoice
 
 
@@ -16,4 +17,5 @@ def plain_model(choice: BackboneChoice, checkpoint: Path | None = None) -> Any:
     """In float32, whatever the choice says, in evaluation mode."""
     folder = checkpoint or (embedded_path() if choice.model == "embedded" else choice.model)
     kind: Any = AutoModelForCausalLM if choice.family == "causal" else AutoModelForSeq2SeqLM
-    return kind.from_pretrained(folder, dtype=torch.float32).eval()
+    with quiet():
+        return kind.from_pretrained(folder, dtype=torch.float32).eval()

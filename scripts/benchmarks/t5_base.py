@@ -15,6 +15,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
+from cdner.backbone.loading import quiet
+
 _PAD, _END, _UNKNOWN = "<pad>", "</s>", "<unk>"
 _ABSENT = set("{}<>~^\\=")
 _ALPHABET = [chr(code) for code in range(33, 127) if chr(code) not in _ABSENT]
@@ -41,7 +43,8 @@ def write_t5_base(folder: Path, texts: Iterable[str], *, n_layers: int = 12) -> 
     model = T5ForConditionalGeneration(config)
     with torch.no_grad():  # as initialised, its first losses are in the hundreds
         model.lm_head.weight.mul_(config.d_model**-0.5)
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -24,6 +24,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_callback import PrinterCallback
 
 from cdner.backbone import open_backbone
 from cdner.backbone.packing import epoch_batches
@@ -161,7 +162,7 @@ def _by_transformers(
             train_dataset=rows,
             callbacks=[_Told(losses, step_done)],
         )
-        trainer.pop_callback("PrinterCallback")
+        trainer.remove_callback(PrinterCallback)  # prints to stdout, where the JSON may go
         trainer.train()
 
 
