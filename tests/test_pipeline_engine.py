@@ -9,6 +9,7 @@ from pipeline_experiments import CALLS, cdner, write_experiment
 
 from cdner.config import Prediction, parse_experiment
 from cdner.hashing import content_hash
+from cdner.pipeline.doctor import models
 
 
 def test_only_an_engine_that_is_not_torch_is_in_the_identity() -> None:
@@ -53,3 +54,10 @@ def _texts(store: Path, run_id: str) -> list[tuple[object, ...]]:
     with Store(store).reading() as connection:
         query = "SELECT * EXCLUDE (run_id) FROM prediction WHERE run_id = ? ORDER BY ALL"
         return connection.execute(query, [run_id]).fetchall()
+
+
+def test_the_doctor_says_whether_the_package_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert models.ct2().state == "ok"
+    monkeypatch.setattr(models, "ct2_is_installed", lambda: False)
+    absent = models.ct2()
+    assert (absent.state, absent.fix) == ("warning", "pip install 'cdner[ct2]'")

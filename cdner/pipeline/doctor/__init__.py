@@ -27,6 +27,7 @@ def examine(asked: Examined) -> Iterator[Finding]:
     yield models.embedded()
     yield from models.hub()
     yield models.wordnet(asked)
+    yield models.ct2()
     yield from models.vllm(asked)
     yield from stored.store(asked)
     yield from stored.leftovers(asked)

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 from packaging.version import Version
 
 from cdner.backbone.embedded import embedded_path
+from cdner.backbone.engines import ct2_is_installed
 from cdner.backbone.hub_cache import cached_models
 from cdner.backends.vllm_server import VllmInstallation, find_vllm
 from cdner.backends.vllm_server.installation import PYTHON_VARIABLE
@@ -82,6 +84,13 @@ def wordnet(asked: Examined) -> Finding:
     except InputError as error:
         return problem("wordnet", f"cannot be read: {error}", fetch)
     return ok("wordnet", "present, and read")
+
+
+def ct2() -> Finding:
+    """The package behind --engine ct2."""
+    if not ct2_is_installed():
+        return warning("ctranslate2", "absent; only --engine ct2 needs it", "pip install 'cdner[ct2]'")
+    return ok("ctranslate2", version("ctranslate2"))
 
 
 def vllm(asked: Examined) -> Iterator[Finding]:
