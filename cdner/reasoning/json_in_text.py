@@ -29,7 +29,7 @@ _BODIES = {
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _PLAIN_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "u": "\\u"}
 _CUT_KEY = re.compile(r"""[,\s]{0,20}["'“][^"'“”\n]{0,40}(?:["'”]\s{0,20}:?\s{0,20}["'“]?)?\Z""")
-# Possessive: blanks that a model repeats until it is stopped would otherwise be shared out among the places in every way.
+# Possessive: blanks that a model repeats until it is stopped would else be shared out among the places in every way.
 _NOTHING_SAID = re.compile(r"""\s*+\{\s*+(?:["'“][^"'“”\n]{0,40}["'”]?\s*+:?\s*+["'“]?)?\s*+\}?\s*+""")
 
 
