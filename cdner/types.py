@@ -21,9 +21,6 @@ Role = Literal["source", "target"]
 Split = Literal["train", "dev", "test"]
 
 
-# --- corpora ---------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class TypeEntry:
     """What is known of one entity type before any model has seen it (``prompts/types/<domain>.toml``)."""
@@ -164,9 +161,6 @@ class TokenConstraint(Protocol):
 class Progress(Protocol):
     def start(self, label: str, total: int | None = None) -> None: ...
     def advance(self, n: int = 1, note: str = "") -> None: ...
-
-
-# --- predictions and confusion ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
