@@ -6,9 +6,12 @@ that command runs. Results go to stdout, everything else to stderr.
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -47,6 +50,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+_INTERRUPTED = 130  # exit code
+
+
 def default_store() -> Path:
     """``store/cdner.duckdb`` of the current folder when it has a ``store`` folder, else ``cdner.duckdb`` here."""
     return Path("store/cdner.duckdb") if Path("store").is_dir() else Path("cdner.duckdb")
@@ -79,7 +85,27 @@ def cli(ctx: click.Context, store_path: Path | None, *, quiet: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: every expected failure is one line on stderr and its exit code."""
+    take_signals()
     sys.exit(run_cli(arguments))
+
+
+def take_signals() -> None:
+    """Ctrl-C and SIGTERM interrupt, once: what runs is ended and recorded, exit code 130. Another one leaves at once.
+
+    That harms no more than a kill -9: the store holds whole transactions, and what we started ends with us.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job
+            signal.signal(number, _interrupt)
+            atexit.register(
+                signal.signal, number, signal.SIG_IGN
+            )  # all is done: no signal changes the exit code
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(_INTERRUPTED))
+    raise KeyboardInterrupt
 
 
 def run_cli(arguments: list[str] | None = None) -> int:
@@ -95,7 +121,7 @@ def run_cli(arguments: list[str] | None = None) -> int:
         _complain(
             "".join(["interrupted; finished work is stored, run the same command again to go on", *notes])
         )
-        return 130
+        return _INTERRUPTED
     except click.ClickException as error:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
             click.echo(error.format_message(), err=True)

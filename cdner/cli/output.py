@@ -112,10 +112,21 @@ def _print_csv(rows: Sequence[Sequence[Cell]]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], title: str | None = None) -> None:
-    """A rich table on stdout. Cells are plain text: markup and control characters in corpora do nothing."""
+    """A rich table on stdout. Cells are plain text: markup and control characters in corpora do nothing.
+
+    Where a column has less than four characters, rich would leave cells out: there each value has a line of its own.
+    """
     from rich.table import Table
     from rich.text import Text
 
+    if 7 * len(columns) - 3 > console().width:
+        heading = [title] if title else []
+        values = [
+            f"{name}: {cell_text(cell)}" for row in rows for name, cell in zip(columns, row, strict=True)
+        ]
+        for line in [*heading, *(values or columns)]:
+            print_rich(Text(visible(line), overflow="fold"))
+        return
     table = Table(
         title=Text(visible(title)) if title else None, show_edge=False, pad_edge=False, title_justify="left"
     )

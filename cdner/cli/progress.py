@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class StderrProgress:
             self._bar.update(self._task, note=line)
         elif now - self._logged.get(beginning, -SECONDS_BETWEEN) >= SECONDS_BETWEEN:
             self._logged[beginning] = now
-            print(f"  {line}", file=sys.stderr, flush=True)
+            self._show(f"  {line}")
 
     def start(self, label: str, total: int | None = None) -> None:
         """Begin a piece of work of ``total`` units (None: unknown)."""
@@ -90,7 +91,7 @@ class StderrProgress:
             self._task = self._bar.add_task(self._label, total=total, note="")
         elif not self._quiet:
             of_total = "" if total is None else f" ({total})"
-            print(f"{self._label}{of_total} ...", file=sys.stderr, flush=True)
+            self._show(f"{self._label}{of_total} ...")
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """``n`` units are done."""
@@ -99,7 +100,17 @@ class StderrProgress:
             self._bar.update(self._task, advance=n, note=visible(note))
         elif not self._quiet and self._total and (self._n_done - self._n_shown) * 10 >= self._total:
             self._n_shown = self._n_done
-            print(f"  {self._state()} {visible(note)}".rstrip(), file=sys.stderr, flush=True)
+            self._show(f"  {self._state()} {visible(note)}".rstrip())
+
+    def _show(self, line: str) -> None:
+        """Work goes on when nobody reads its progress any more (``cdner ... 2>&1 | head -1``)."""
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except BrokenPipeError:
+            self._quiet = True
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno()
+            )  # takes what is still in the buffer
 
     def _end_bar(self) -> None:
         """The bar of what has ended gives way to a line that stays."""
