@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -41,19 +42,32 @@ def command_cost(*arguments: object, code: int = 0) -> Cost:
     return process_cost(words, code=code)
 
 
+# Between us and the process: the kernel counts the memory of whoever started a process as its first peak.
+_LAUNCHER = """
+import json, os, subprocess, sys, time
+started = time.monotonic()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(process.pid, 0)
+seconds = time.monotonic() - started
+code = os.waitstatus_to_exitcode(status)
+print(json.dumps([code, used.ru_utime + used.ru_stime, seconds, used.ru_maxrss / 1024]))
+"""
+
+
 def process_cost(words: Sequence[str], *, code: int = 0) -> Cost:
     """RuntimeError when it ends with another exit code."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    started = time.monotonic()
-    process = subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _LAUNCHER, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": path},
     )
-    said = process.stderr.read() if process.stderr else b""
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != code:
-        raise RuntimeError(f"{words} ended with {process.returncode}: {said.decode()}")
-    return Cost(used.ru_utime + used.ru_stime, time.monotonic() - started, used.ru_maxrss / 1024)
+    found, *cost = json.loads(done.stdout)
+    if found != code:
+        raise RuntimeError(f"{words} ended with {found}: {done.stderr}")
+    return Cost(*cost)
 
 
 def least(costs: Sequence[Cost]) -> Cost:

@@ -102,13 +102,11 @@ def starting() -> tuple[list[Row], dict[str, Any]]:
         _recorded(store, "import", ())
         help_cost = least([command_cost("--help") for _ in range(7)])
         sql_cost = least([command_cost("--store", store.path, "sql", "SELECT 1") for _ in range(7)])
-    on = "the least of 7 starts"
-    rows = [
-        at_most("cdner --help", help_cost.wall_seconds, 0.3, unit="s", on=on),
-        at_most("cdner --help, CPU", help_cost.cpu_seconds, 0.3, unit="s", on=on),
-        at_most("cdner sql", sql_cost.wall_seconds, 0.6, unit="s", on=on),
-        at_most("cdner sql, CPU", sql_cost.cpu_seconds, 0.6, unit="s", on=on),
-    ]
+    rows = []
+    for name, cost, seconds in (("cdner --help", help_cost, 0.3), ("cdner sql", sql_cost, 0.6)):
+        on = "CPU of all its processes, least of 7 starts"
+        rows.append(at_most(name, cost.cpu_seconds, seconds, unit="s", on=on))
+        rows.append(stated(name, cost.wall_seconds, unit="s", on="wall clock, likewise"))
     return rows, {"help": _figures(help_cost), "sql": _figures(sql_cost)}
 
 
@@ -148,7 +146,9 @@ def _query_rows(asked: dict[str, dict[int, Cost]], sizes: Sequence[int], evaluat
     rows = []
     on = f"{sizes[-1]:,} predicted entities, the whole command, least of 3"
     for name, costs in asked.items():
-        rows.append(at_most(f"cdner {name}", costs[sizes[-1]].wall_seconds, 1.0, unit="s", on=on))
+        whole = costs[sizes[-1]]
+        rows.append(at_most(f"cdner {name}", whole.cpu_seconds, 1.0, unit="s", on=f"CPU, {on}"))
+        rows.append(stated(f"cdner {name}", whole.wall_seconds, unit="s", on=f"wall clock, {on}"))
         growth = slope(sizes, [costs[n].cpu_seconds for n in sizes])
         rows.append(stated(f"growth of cdner {name}", growth, unit="", on=f"{sizes} predicted entities"))
     peak = max(costs[sizes[-1]].peak_mib for costs in asked.values())
