@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cdner.errors import StoreError, StoreLockedError
+from cdner.errors import StoreError
+from cdner.store.turns import Patience, turn
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -30,7 +29,6 @@ _NO_DOWNLOADS: Mapping[str, str | bool] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries on the lock
 _DISK_FULL = os.strerror(errno.ENOSPC)
 _MANY_ROWS = 1000
 _HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
@@ -87,28 +85,35 @@ class Store:
 
         if not self.path.exists():
             migrations.create(self.path)
-        connection = connect(self, read_only=read_only, config=config)
-        with closing(connection):
+        with opened(self, read_only=read_only, config=config) as connection:
             is_current = migrations.is_current(connection, self.path)
             if is_current:
                 yield connection
         if not is_current:
             migrations.upgrade(self)
-            with closing(connect(self, read_only=read_only, config=config)) as connection:
+            with opened(self, read_only=read_only, config=config) as connection:
                 yield connection
 
 
-def connect(
+@contextmanager
+def opened(
+    store: Store, *, read_only: bool, config: Mapping[str, str | bool] | None = None
+) -> Iterator[DuckDBPyConnection]:
+    """The file as it is, after waiting for its locks. Only the store's own modules call this."""
+    with (
+        turn(store.path, read_only=read_only, wait_seconds=store.wait_seconds),
+        closing(_connect(store, read_only=read_only, config=config)) as connection,
+    ):
+        yield connection
+
+
+def _connect(
     store: Store, *, read_only: bool, config: Mapping[str, str | bool] | None = None
 ) -> DuckDBPyConnection:
-    """Open the file as it is, waiting for its lock. Only the store's own modules call this.
-
-    The patience is with one holder: where many processes take turns, each may wait for as long as it comes to that.
-    """
+    """Other programs that open the file know DuckDB's lock only."""
     import duckdb
 
-    held_by, deadline = "", time.monotonic() + store.wait_seconds
-    pause = _FIRST_PAUSE
+    patience = Patience(store.path, store.wait_seconds)
     # A store that somebody else made may hold views that read files of ours.
     sealed = {"enable_external_access": False} if read_only else {}
     settings: dict[str, Any] = {**_NO_DOWNLOADS, **sealed, **(config or {})}
@@ -118,23 +123,13 @@ def connect(
         except duckdb.IOException as error:
             if "Could not set lock" not in str(error):
                 raise StoreError(_why_unusable(store.path, error)) from error
-            holder = _holder(error)
-            if held_by and holder != held_by:
-                deadline = time.monotonic() + store.wait_seconds
-            held_by = holder
-            if time.monotonic() >= deadline:
-                raise StoreLockedError(
-                    f"The store {store.path} was held by {holder} for {store.wait_seconds:g} seconds. "
-                    "Wait until that has finished, or end it."
-                ) from error
+            patience.wait(_holder(error))
         except duckdb.ConnectionException as error:
             raise StoreError(
                 f"{store.path} is already open in this process: end one transaction before the next."
             ) from error
         except duckdb.Error as error:
             raise StoreError(_why_unusable(store.path, error)) from error
-        time.sleep(pause * random.uniform(0.5, 1.5))
-        pause = min(1.5 * pause, _LONGEST_PAUSE)
 
 
 def insert_rows(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import closing
 from dataclasses import dataclass
 
-from cdner.store.connection import Store, connect
+from cdner.store.connection import Store, opened
 from cdner.store.migrations import schema_version
 from cdner.store.origin import is_alive
 
@@ -22,7 +21,7 @@ class StoreHealth:
 
 def examine(store: Store) -> StoreHealth:
     """StoreLockedError where another process holds it, StoreError for what is no store or cannot be opened."""
-    with closing(connect(store, read_only=True)) as connection:
+    with opened(store, read_only=True) as connection:
         version = schema_version(connection, store.path)
         n_runs = connection.execute("SELECT count(*) FROM run").fetchall()[0][0]
         running = connection.execute(

@@ -10,18 +10,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdner import __version__
-from cdner.errors import StoreError, StoreLockedError
+from cdner.errors import StoreError
 from cdner.hashing import content_hash
 from cdner.resources import resource_root
 from cdner.store import published
-from cdner.store.connection import Store, connect, insert_rows
+from cdner.store.connection import Store, insert_rows, opened
 from cdner.unfinished import remove, replacing, settle, unfinished_path
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def create(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         settle(path)
         try:
-            with closing(connect(Store(unfinished), read_only=False)) as connection:
+            with opened(Store(unfinished), read_only=False) as connection:
                 _migrate(connection, migration_files())
                 # Closing does so too, but on a full disk it fails in silence, and only the main file is linked.
                 connection.execute("CHECKPOINT")
@@ -88,19 +88,11 @@ def create(path: Path) -> None:
 
 def upgrade(store: Store) -> None:
     """Migrate an older store after copying it to ``<name>.backup-v<version>``; remake changed views."""
-    with closing(connect(store, read_only=True)) as connection:
+    with opened(store, read_only=True) as connection:
         version = schema_version(connection, store.path)
         if _unapplied(connection):
             _back_up(store.path, version)
-    try:
-        opened = connect(store, read_only=False)
-    except StoreLockedError:
-        raise
-    except StoreError as error:
-        raise StoreError(
-            f"Another version of cdner made this store; it must be brought up to date. {error}"
-        ) from error
-    with closing(opened) as connection:
+    with opened(store, read_only=False) as connection:
         _migrate(connection, _unapplied(connection))
 
 
