@@ -94,17 +94,22 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
             help="Ask no LLM: take the texts of this JSON Lines file.  [reason.backend = file, reason.model]",
         )(command)
     if setting:
-        command = click.option(
-            "--setting",
-            type=click.Choice(choices),
-            metavar="SETTING",
-            default="full",
-            show_default=True,
-            help=f"One of {', '.join(choices)}.",
-        )(command)
+        command = _setting_option(choices)(command)
     command = click.option("--dry-run", is_flag=True, help=DRY_RUN_HELP)(command)
     command = click.option("--force", is_flag=True, help="Do it again and replace the outputs.")(command)
     return click.command(name, help=text)(command)
+
+
+def _setting_option(choices: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The choices stand in the help's prose: together they are wider than a line."""
+    return click.option(
+        "--setting",
+        type=click.Choice(choices),
+        metavar="SETTING",
+        default="full",
+        show_default=True,
+        help=f"One of {', '.join(choices)}.",
+    )
 
 
 COMMANDS: dict[str, click.Command] = {
