@@ -46,7 +46,8 @@ def write_all(index: Index, output: Output, chain: ReasoningChain | None = None)
 def parquet(folder: Path, path: str = "rows.parquet") -> Path:
     duckdb.sql(
         "COPY (SELECT i AS id, 'Mara  Holt''s film' || i AS text, i::DECIMAL(9, 2) / 4 AS price, "
-        "TIMESTAMPTZ '2026-01-01 00:00:00+00' AS made_at, {'a': [i]} AS nested, MAP {'k': i} AS map, '\\xC3'::BLOB AS raw "
+        "TIMESTAMPTZ '2026-01-01 00:00:00+00' AS made_at, {'a': [i]} AS nested, MAP {'k': i} AS map, "
+        "'\\xC3'::BLOB AS raw "
         f"FROM range(5) AS r(i)) TO '{folder / path}' (FORMAT parquet)"
     )
     return folder / path

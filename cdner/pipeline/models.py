@@ -42,11 +42,10 @@ def train(step: Step, context: Context) -> None:
     from cdner.backbone.training import fit  # imports torch
 
     settings = cast(Mapping[str, Any], step.spec.settings)
-    experiment = context.experiment
     training = _training(step, context)
     base = _checkpoint(step, context, "base")
     context.release()
-    backbone = context.backbone(experiment.backbone, base)
+    backbone = context.backbone(context.experiment.backbone, base)
     wire = wire_for(backbone.vocabulary)
     types = tuple(settings["types"])
     train_sentences, train_chains = _sentences(step, context, "train", settings["n_train"])
@@ -60,7 +59,7 @@ def train(step: Step, context: Context) -> None:
             types=types,
             wire=wire,
             context=context,
-            settings=experiment.predict,
+            settings=context.experiment.predict,
             skip_too_long=True,
         )
         rows = score(dev_sentences, [predicted[index] for index in range(len(dev_sentences))], types)
@@ -145,10 +144,14 @@ def _predict_window(step: Step, context: Context, backbone: TextGenerator, posit
     if chunk:
         flush()
     if too_long:
-        context.progress.start(
-            f"Warning: {step.label}: {len(too_long)} sentences are longer than the model's window and count as "
-            f"without entities (first: position {min(too_long)}; malformed: {TOO_LONG})"
-        )
+        context.progress.start(f"Warning: {step.label}: {_told(too_long)}")
+
+
+def _told(too_long: Sequence[int]) -> str:
+    return (
+        f"{len(too_long)} sentences are longer than the model's window and count as without entities "
+        f"(first: position {min(too_long)}; malformed: {TOO_LONG})"
+    )
 
 
 def embed(step: Step, context: Context) -> None:
