@@ -188,7 +188,8 @@ def test_ctrl_c_inside_a_query_is_an_interrupt(store):
     with store.transaction():
         pass
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt), store.reading() as connection:
+    # With two threads DuckDB 2.0 hears the signal in about half of all runs: its main thread waits for the other.
+    with pytest.raises(KeyboardInterrupt), store.reading({"threads": "1"}) as connection:
         connection.execute("SELECT count(*) FROM range(100000000) a, range(10000) b").fetchall()
 
 
