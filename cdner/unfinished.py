@@ -36,7 +36,7 @@ def replacing(target: Path) -> Iterator[Path]:
         _put_in_place(made, target)
         _synchronise(target.parent)
     except OSError as error:
-        if error.filename is None:
+        if error.errno is not None and error.filename is None:  # else it has a text of its own
             error.filename = str(target)
         raise
     finally:

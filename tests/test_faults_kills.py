@@ -129,7 +129,12 @@ def everything(store: Path, files: tuple[str, ...]) -> dict[str, Any]:
         "tables": table_hashes(store),
         "weights": {path.name: file_sha256(path) for path in sorted(folder.rglob("*.safetensors"))},
         "files": {name: content(folder / name) for name in files},
-        "names": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")),
+        "names": sorted(
+            path.relative_to(folder).as_posix()
+            for path in folder.rglob("*")
+            if path.suffix
+            != ".wal"  # stays after a kill until somebody writes again, which a finished run does not
+        ),
     }
 
 

@@ -22,9 +22,7 @@ _PREVIEW_COLUMNS = (
     *("step", "run_id", "state", "llm_calls", "stored", "prompt_tokens", "counted_by"),
     *("max_output_tokens", "cost_usd_from", "cost_usd_to", "seconds"),
 )
-_SHOWN_COLUMNS = (
-    *("step", "run_id", "state", "llm calls", "stored", "prompt tokens", "output tokens", "cost", "time"),
-)
+_SHOWN_COLUMNS = (*("step", "run_id", "state", "llm calls", "tokens in", "out", "cost", "time"),)
 
 
 def print_plans(plans: Sequence[tuple[Plan, Context]], output_format: str | None) -> None:
@@ -50,12 +48,22 @@ def print_plans(plans: Sequence[tuple[Plan, Context]], output_format: str | None
             if step.state != "done":
                 seconds[step.run_id] = step.seconds
         warnings.update(dict.fromkeys(str(problem) for problem in problems(plan, context)))
-    columns = _PREVIEW_COLUMNS if output_format else _SHOWN_COLUMNS
-    print_rows((*names, *columns), list(rows.values()), output_format)
+    if output_format:
+        print_rows((*names, *_PREVIEW_COLUMNS), list(rows.values()), output_format)
+    else:
+        print_rows(*_without_empty((*names, *_SHOWN_COLUMNS), list(rows.values())), output_format)
     if seconds:
         click.echo(_time_to_go(list(seconds.values())), err=True)
     for problem in warnings:  # a plan can be read on a machine that cannot run it
         click.echo(f"Warning: {visible(problem)}", err=True)
+
+
+def _without_empty(
+    columns: Sequence[str], rows: Sequence[tuple[object, ...]]
+) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Without columns that say nothing: the rest may fit a terminal."""
+    kept = [n for n in range(len(columns)) if any(row[n] is not None for row in rows)]
+    return tuple(columns[n] for n in kept), [tuple(row[n] for n in kept) for row in rows]
 
 
 def _duration(step: Preview) -> str | None:
@@ -67,6 +75,8 @@ def _time_to_go(seconds: Sequence[float | None]) -> str:
     known = [each for each in seconds if each is not None]
     n_unknown = len(seconds) - len(known)
     told = f"Time to go: about {readable_seconds(sum(known))} for {len(known)} of {len(seconds)} steps, as before here."
+    if not known:
+        told = "Time to go:"
     if n_unknown:
         told += (
             f" {n_unknown} unknown: nothing of the kind was done here yet, or its amount is not known yet."
@@ -84,17 +94,17 @@ def _cells(expected: Forecast | None) -> tuple[object, ...]:
 
 
 def _words(expected: Forecast | None) -> tuple[object, ...]:
-    """The same for people: how tokens were counted beside them, costs as a range."""
+    """The same for people, within a line: estimated tokens as "~", costs as a range."""
     if expected is None or not expected.n_calls:
-        return (expected.n_calls if expected else None, None, None, None, None)
+        return (expected.n_calls if expected else None, None, None, None)
     tokens = "unknown"
     if expected.n_prompt_tokens is not None:
-        tokens = f"{expected.n_prompt_tokens:,} ({expected.counted_by})"
+        tokens = f"{'~' if expected.counted_by == 'estimate' else ''}{expected.n_prompt_tokens:,}"
     output = None if expected.max_output_tokens is None else f"<= {expected.max_output_tokens:,}"
     cost = None
     if expected.cost_usd_to is not None:
         cost = f"${expected.cost_usd_from:.4f} to {expected.cost_usd_to:.4f}"
-    return (expected.n_calls, expected.n_stored, tokens, output, cost)
+    return (expected.n_calls, tokens, output, cost)
 
 
 def execute_and_account(

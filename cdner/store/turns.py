@@ -19,7 +19,11 @@ from pathlib import Path
 
 from cdner.errors import StoreError, StoreLockedError
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25  # seconds between two tries on the lock
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.02  # seconds between two tries on the lock
+# Who works on the file without a break would keep all others out: after so many seconds it leaves them a gap that is
+# longer than the longest pause between two of their tries.
+_BREAK_AFTER, _GAP = 0.25, 0.04
+_own_turns: dict[Path, _OwnTurns] = {}  # of this process
 
 
 @dataclass(slots=True)
@@ -46,9 +50,27 @@ class Patience:
         self.pause = min(1.5 * self.pause, _LONGEST_PAUSE)
 
 
+@dataclass(slots=True)
+class _OwnTurns:
+    since: float  # begin of the first turn without a gap behind it
+    until: float = 0.0  # end of the last one
+
+
+def _leave_a_gap(path: Path) -> _OwnTurns:
+    now = time.monotonic()
+    own = _own_turns.setdefault(path, _OwnTurns(now))
+    if now - own.until < _GAP and now - own.since > _BREAK_AFTER:
+        time.sleep(_GAP)
+        now = time.monotonic()
+    if now - own.until >= _GAP:
+        own.since = now
+    return own
+
+
 @contextmanager
 def turn(path: Path, *, read_only: bool, wait_seconds: float) -> Iterator[None]:
     """Our turn with the file: alone, or beside others that read only. Nothing for a file that is not there yet."""
+    own = _leave_a_gap(path)
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:  # there is none, or DuckDB will say why it cannot be read
@@ -60,6 +82,7 @@ def turn(path: Path, *, read_only: bool, wait_seconds: float) -> Iterator[None]:
     finally:
         # After DuckDB has closed the file: closing any handle on it gives up the fcntl locks of this process.
         os.close(handle)
+        own.until = time.monotonic()
 
 
 def _lock(handle: int, path: Path, *, read_only: bool, wait_seconds: float) -> None:
