@@ -71,12 +71,13 @@ def long_corpus(n_sentences: int) -> Corpus:
     return Corpus("films", "train", sentences, types=("actor",))
 
 
-def start_python(script: str, *arguments: object) -> subprocess.Popen[str]:
+def start_python(script: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[str]:
     """A child that runs the script with cdner and this module importable."""
     tests = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tests.parent), str(tests)))}
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

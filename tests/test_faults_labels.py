@@ -1,9 +1,10 @@
-"""Label sets at their limits through whole experiments: one type alone, and some that train or dev never saw."""
+"""Label sets at their limits through whole experiments: one type, two hundred, some that train or dev never saw."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 from pipeline_experiments import CALLS, cdner, sql, write_experiment
@@ -22,11 +23,12 @@ def sentences(types: Sequence[str]) -> str:
     return "".join(f"Adler\tB-{name}\nRohde\tI-{name}\nleft\tO\n\n" for name in types)
 
 
-def finished(folder: Path, types: Mapping[str, Sequence[str]]) -> Path:
-    """The store of a whole experiment with these types in each split."""
+def finished(folder: Path, types: Mapping[str, Sequence[str]], *, labels: Sequence[str] = ()) -> Path:
+    """The store of a whole experiment with these types in each split; ``labels``: the label set, if it has more."""
     store = folder / "s.duckdb"
     for file in write_splits(folder / "in", {split: sentences(found) for split, found in types.items()}):
-        assert cdner(store, "import", "conll", file, "--domain", "ships").code == 0
+        named = ("--types", ",".join(labels)) if labels else ()
+        assert cdner(store, "import", "conll", file, "--domain", "ships", *named).code == 0
     experiment = write_experiment(folder, settings=SETTINGS)
     ran = cdner(store, "run", experiment, "--target", "ships", *WHOLE, "--n-examples", 0)
     assert ran.code == 0, ran.err
@@ -72,6 +74,19 @@ def test_types_that_train_or_dev_never_saw_are_measured_as_far_as_it_goes(tmp_pa
     assert set(prefixes) == {"ship", "harbour", "captain"} and prefixes["captain"]
     v_conf = sql(store, "SELECT count(*), round(sum(score), 6) FROM confusion WHERE dimension = 'v_conf'")
     assert v_conf == [(9, 6.0)]  # each of three rows sums to 2, whatever was never seen
+
+
+@pytest.mark.slow
+def test_two_hundred_types_go_all_the_way(tmp_path: Path) -> None:
+    labels = [f"ship {first}{second}" for first in ascii_lowercase[:20] for second in ascii_lowercase[:10]]
+    seen = dict.fromkeys(("train", "dev", "test"), labels[:2] + labels[-2:])
+    store = finished(tmp_path, seen, labels=labels)
+    shown(store)
+    with_gold = {name: n for name, n in scored(store, "test").items() if n}
+    assert with_gold == {"*": 4, "macro": 4, **dict.fromkeys(seen["test"], 1)}
+    v_conf = "FROM confusion WHERE dimension = 'v_conf'"
+    assert sql(store, f"SELECT count(*), count(DISTINCT gold_type) {v_conf}") == [(200 * 200, 200)]
+    assert sql(store, "SELECT count(DISTINCT gold_type) FROM rival") == [(200,)]
 
 
 @pytest.mark.parametrize(

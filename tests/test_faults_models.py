@@ -117,6 +117,13 @@ def test_a_folder_that_would_run_code_is_refused_in_one_line(
     assert not marker.exists() and "evil" not in sys.modules
 
 
+@pytest.mark.parametrize("index", [{}, [], {"weight_map": ["a.safetensors"]}, {"weight_map": {"a": 1}}])
+def test_an_index_of_weights_without_names_is_one_line(index: object, folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"model\.safetensors\.index\.json names no files: [^\n]+$"):
+        opened(folder)
+
+
 @pytest.mark.parametrize("attack", [tokenizer_of_its_own, pickles_beside])
 def test_what_would_run_code_beside_an_honest_model_is_not_looked_at(
     attack: Attack, folder: Path, marker: Path

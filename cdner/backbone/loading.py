@@ -76,12 +76,15 @@ def end_ids(generation_config: Any, end_id: int) -> frozenset[int]:
 
 
 def _refuse_other_shards(folder: Path) -> None:
-    """ValueError for an index of safetensors that names pickles: transformers would read those, if warily."""
+    """ValueError for an index of safetensors that names pickles (transformers would read those, if warily) or none."""
     index = folder / SAFE_WEIGHTS_INDEX
     if not index.is_file():
         return
-    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    if other := sorted(name for name in set(shards) if not str(name).endswith(".safetensors")):
+    read = json.loads(index.read_text(encoding="utf-8"))
+    shards = read.get("weight_map") if isinstance(read, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise ValueError(f"{index.name} names no files: it has no weight_map of names.")
+    if other := sorted(name for name in set(shards.values()) if not name.endswith(".safetensors")):
         raise ValueError(f"{index.name} names {other[0]}, which is no safetensors file.")
 
 
