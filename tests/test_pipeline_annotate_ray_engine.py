@@ -18,7 +18,7 @@ from annotating import CONCURRENCY, Counter, checkpoint_of, contents, reasoned, 
 from chat_servers import ChatServer, Reply, serving
 from pipeline_experiments import wait_for
 
-from cdner.errors import InputError, UsageError
+from cdner.errors import BackendError, InputError, UsageError
 from cdner.pipeline.annotate.worker import Workers
 
 N_ROWS, N_BEFORE = 28, 10  # sentences; answers before a node dies
@@ -157,6 +157,17 @@ def test_an_llm_that_actors_cannot_share_is_refused_before_anything_starts(tmp_p
             replace(method, experiment=experiment),
             engine="ray",
         )
+
+
+def test_a_cluster_that_cannot_start_is_one_line_and_leaves_nothing_running(tmp_path, monkeypatch):
+    import ray
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    rows = write_rows(tmp_path / "rows.jsonl", 2)
+    with pytest.raises(BackendError, match=r"^Ray could not start on this machine: [^\n]+ --engine local"):
+        run(rows, tmp_path / "out", tiny_method(tmp_path), engine="ray")
+    assert not ray.is_initialized()
 
 
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ _RAW_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029]")
 def format_options(command: Command) -> Command:
     """Add ``--json``, ``--nl`` and ``--csv``; the command gets ``output_format``."""
     for name, text in (
-        ("csv", "Comma-separated."),
+        ("csv", "Comma-separated, every value as it is: a spreadsheet may take a text for a formula."),
         ("nl", "One JSON object a line."),
         ("json", "A JSON array."),
     ):

@@ -93,16 +93,23 @@ def _cluster(workers: Workers) -> Iterator[Any]:
     )
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, ValueError) as error:
-        raise BackendError(
-            f"No Ray cluster answers at '{workers.address}': {str(error).splitlines()[0]} "
-            "Start one with 'ray start --head', or leave --ray-address off."
-        ) from error
+    except Exception as error:  # noqa: BLE001 Ray has plain Exceptions for a node that does not start
+        raise _without_cluster(workers, error) from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _without_cluster(workers: Workers, error: Exception) -> BackendError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if workers.address:
+        return BackendError(
+            f"No Ray cluster answers at '{workers.address}': {reason} "
+            "Start one with 'ray start --head', or leave --ray-address off."
+        )
+    return BackendError(f"Ray could not start on this machine: {reason} --engine local writes the same rows.")
 
 
 def _room(resources: Mapping[str, float], workers: Workers) -> int:
