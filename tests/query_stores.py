@@ -133,7 +133,7 @@ def _reason(told: Told, generator: random.Random, part: Part, step: str, *, seed
         calls.append(own)
     told.calls[part] = calls
     texts = {
-        position: Gap("timeout") if position % 7 == 3 else ReasoningChain(f"i {part} {position}", "b")
+        position: Gap("timeout") if position % 7 == 3 else _chain(told.gold[position], f"i {part} {position}")
         for position in range(N_SENTENCES)
     }
     told.reasoned[part] = texts  # type: ignore[assignment]
@@ -141,6 +141,15 @@ def _reason(told: Told, generator: random.Random, part: Part, step: str, *, seed
     told.runs[part[0], f"{step}:{part[1]}/test"] = run_id
     label_experiment(told.store, part[0], [(run_id, f"{step}:{part[1]}/test")])
     return run_id
+
+
+def _chain(sentence: Sentence, begin: str) -> ReasoningChain:
+    """Names what stands in the sentence's first half, in other letters; a third has no second part."""
+    named = [e for e in sentence.entities if e.start < 6]
+    words = [
+        f"{mention(sentence, (e.start, e.end)).upper()} {TYPES[e.end % len(TYPES)].title()}" for e in named
+    ]
+    return ReasoningChain(" ".join((begin, *words)), "" if len(named) == 1 else "b")
 
 
 def _completion(generator: random.Random) -> Completion:

@@ -347,6 +347,34 @@ def test_confusion_lists_pairs_by_v_conf(told):
     ]
 
 
+def test_reasoning_coverage_counts_what_the_texts_name(told):
+    (row,) = ask(told, "reasoning_coverage", setting="full")
+    texts = without = 0
+    named, types, right = [], [], []
+    for cell in CELLS:
+        for position, chain in told.reasoned[cell, "full"].items():
+            entities = told.gold[position].entities
+            if isinstance(chain, Gap) or not entities:
+                continue
+            texts += 1
+            without += not chain.bidirectional
+            told_of = f"{chain.initial} {chain.bidirectional}".lower()
+            for entity in entities:
+                named.append(mention(told.gold[position], (entity.start, entity.end)) in told_of)
+                types.append(entity.type in told_of)
+                right.append(entity in told.predicted[cell, "full"][position])
+    assert 0 < without < texts
+    assert (row["n_texts"], row["n_gold"]) == (texts, len(named))
+    assert row["without_bidirectional"] == pytest.approx(without / texts)
+    assert (row["mention_named"], row["type_named"]) == (
+        pytest.approx(fmean(named)),
+        pytest.approx(fmean(types)),
+    )
+    for column, wanted in (("recall_where_named", True), ("recall_elsewhere", False)):
+        kept = [found for found, is_named in zip(right, named, strict=True) if is_named is wanted]
+        assert row[column] == pytest.approx(fmean(kept)), column
+
+
 def test_lineage_attempts_and_reasoning_are_those_of_the_run(told):
     predict, reason = (told.runs[CELLS[0], f"{step}:full/test"] for step in ("predict", "reason"))
     rows = ask(told, "lineage", run=predict)

@@ -74,7 +74,10 @@ def test_nobody_commits_while_another_opens_or_closes_the_file(store: Store) -> 
         for moment in ("before opening", "after closing"):
             assert process.stdout is not None
             assert process.stdout.readline() == f"{moment}\n"
-            with pytest.raises(StoreLockedError, match=f"held by process {process.pid} "), store.transaction():
+            with (
+                pytest.raises(StoreLockedError, match=f"held by process {process.pid} "),
+                store.transaction(),
+            ):
                 pass
             goes_on(process)
         assert process.wait() == 0

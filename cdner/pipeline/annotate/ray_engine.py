@@ -93,7 +93,7 @@ def _cluster(workers: Workers) -> Iterator[Any]:
     )
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except Exception as error:  # noqa: BLE001 Ray has plain Exceptions for a node that does not start
+    except Exception as error:  # Ray has plain Exceptions for a node that does not start
         raise _without_cluster(workers, error) from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
