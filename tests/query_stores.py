@@ -76,7 +76,7 @@ def told_store(path: Path) -> Told:
     """Two cells with four settings each; ``full`` of the first cell was run before with other settings."""
     generator = random.Random(11)
     sentences = tuple(
-        Sentence(tuple(f"w{position}.{n}" for n in range(12)), random_entities(generator))
+        Sentence(tuple(f"W{position}.{n}" for n in range(12)), random_entities(generator))
         for position in range(N_SENTENCES)
     )
     store = Store(path)
@@ -144,10 +144,10 @@ def _reason(told: Told, generator: random.Random, part: Part, step: str, *, seed
 
 
 def _chain(sentence: Sentence, begin: str) -> ReasoningChain:
-    """Names what stands in the sentence's first half, in other letters; a third has no second part."""
+    """Names what stands in the sentence's first half, in small letters; a third has no second part."""
     named = [e for e in sentence.entities if e.start < 6]
     words = [
-        f"{mention(sentence, (e.start, e.end)).upper()} {TYPES[e.end % len(TYPES)].title()}" for e in named
+        f"{mention(sentence, (e.start, e.end)).lower()} {TYPES[e.end % len(TYPES)].title()}" for e in named
     ]
     return ReasoningChain(" ".join((begin, *words)), "" if len(named) == 1 else "b")
 

@@ -360,7 +360,7 @@ def test_reasoning_coverage_counts_what_the_texts_name(told):
             without += not chain.bidirectional
             told_of = f"{chain.initial} {chain.bidirectional}".lower()
             for entity in entities:
-                named.append(mention(told.gold[position], (entity.start, entity.end)) in told_of)
+                named.append(mention(told.gold[position], (entity.start, entity.end)).lower() in told_of)
                 types.append(entity.type in told_of)
                 right.append(entity in told.predicted[cell, "full"][position])
     assert 0 < without < texts
