@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from string import ascii_lowercase
 
 from cdner.corpora import crossner
 from cdner.spans import entities_to_bio
@@ -42,12 +43,13 @@ def types_of(sentences: Sequence[Sentence]) -> tuple[str, ...]:
 
 
 def retyped(sentences: Sequence[Sentence], n_types: int, *, seed: int = 0) -> tuple[Sentence, ...]:
-    """The same entities with as many types, each about as frequent."""
+    """The same entities with as many types, each about as frequent; names of letters, which every vocabulary has."""
     draw = random.Random(seed)
+    names = [f"type {first}{second}" for first in ascii_lowercase for second in ascii_lowercase][:n_types]
     return tuple(
         Sentence(
             sentence.tokens,
-            tuple(Entity(e.start, e.end, f"type{draw.randrange(n_types)}") for e in sentence.entities),
+            tuple(Entity(e.start, e.end, draw.choice(names)) for e in sentence.entities),
         )
         for sentence in sentences
     )
