@@ -1,7 +1,7 @@
 """The same seed gives the same numbers, to the last bit in fp32: once more, hashed otherwise, on two threads.
 
-On two threads that is so for Llamas, from the tiny one here to SmolLM2. MKL adds up the weight gradients of a tiny T5
-in as many parts as there are threads, so there the number of threads belongs to what must be the same.
+On two threads that is so for Llamas, from the tiny one here to SmolLM2. A tiny T5's encoder already gives other last
+digits on two threads than on one, so there the number of threads belongs to what must be the same.
 """
 
 from __future__ import annotations
