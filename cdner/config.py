@@ -152,6 +152,12 @@ class Reasoning(Llm):
     n_examples: NonNegativeInt = 10
 
 
+class Extraction(Settings):
+    """The LLM's own entities (setting llm_only): asked as for reasoning, which it writes before them."""
+
+    max_tokens: NonNegativeInt = 0  # of reasoning and entities together; 0 = reason.max_tokens
+
+
 class Execution(Settings):
     """How a run is carried out; in no run's identity."""
 
@@ -193,10 +199,17 @@ class Experiment(Settings):
     confusion: Confusion = Confusion()
     describe: Describing = Describing()
     reason: Reasoning = Reasoning()
+    extract: Extraction = Extraction()
     execution: Execution = Execution()
     settings: Annotated[tuple[Setting, ...], Field(min_length=1)] = ("without_all", "full")
     splits: Annotated[tuple[Literal["dev", "test"], ...], Field(min_length=1)] = ("dev", "test")
     vary: tuple[Axis, ...] = ()  # every combination is one cell; runs that cells share are made once
+
+    @property
+    def extracting(self) -> Reasoning:
+        """How the LLM is asked for its own entities."""
+        own = {"max_tokens": self.extract.max_tokens} if self.extract.max_tokens else {}
+        return self.reason.model_copy(update=own)
 
 
 def load_experiment(path: Path) -> Experiment:

@@ -63,6 +63,29 @@ def test_the_llms_entities_are_predictions_and_are_scored(tmp_path: Path) -> Non
     assert cdner(store, "store", "verify").code == 0
 
 
+def test_the_llm_alone_may_write_more_than_a_reasoning_text(tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, settings=("llm_only", "full"))
+    store = tmp_path / "s.duckdb"
+    options = ("--backend", "scripted", "--model", _script(tmp_path, "{}"), "--set", 'splits=["test"]')
+    options = (*options, "--set", "reason.structured=false", "--set", "reason.max_tokens=96")
+
+    def run_ids(*more: str) -> dict[str, str]:
+        plan = cdner(store, "run", experiment, *options, *more, "--dry-run", "--json")
+        assert plan.code == 0, plan.err
+        return {row["step"]: row["run_id"] for row in plan.rows}
+
+    as_before, longer = run_ids(), run_ids("--set", "extract.max_tokens=300")
+    differing = {label for label in as_before if as_before[label] != longer[label]}
+    assert differing == {"extract:llm_only/test", "evaluate:llm_only/test"}
+
+    assert cdner(store, "run", experiment, *options, "--set", "extract.max_tokens=300").code == 0
+    bounds = (
+        "SELECT DISTINCT step, CAST(sampling ->> 'max_tokens' AS INTEGER) FROM reasoning "
+        "JOIN run USING (run_id) JOIN request USING (request_id) ORDER BY step"
+    )
+    assert sql(store, bounds) == [("extract", 300), ("reason", 96)]
+
+
 def test_only_an_llm_can_be_alone(tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path, settings=("llm_only",))
     store = tmp_path / "s.duckdb"

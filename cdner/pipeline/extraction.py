@@ -32,7 +32,7 @@ def extract(step: Step, context: Context) -> None:
     stored.save_template(context.store, template.name, template.text)
     n_sentences, gaps = 0, []
     for window in request_windows(step, context):
-        llm = context.experiment.reason
+        llm = context.experiment.extracting
         answers = complete(
             step, context, llm, window.requests, defects=extraction_defects, which=window.which
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from cdner.config import REASONING_OF, Experiment, Prediction, Setting, Training
+from cdner.config import REASONING_OF, Experiment, Prediction, Reasoning, Setting, Training
 from cdner.errors import UsageError
 from cdner.hashing import Json
 from cdner.pipeline.identity import Identities, entries_identity, with_weights
@@ -203,7 +203,7 @@ class _Builder:
                 "The setting 'llm_only' asks an LLM: reason.backend = 'file' has only reasoning texts."
             )
         settings: dict[str, Json] = {
-            **self._reasoning_settings("full"),
+            **self._reasoning_settings("full", self.experiment.extracting),
             "template": self.identities.template(EXTRACT_TEMPLATE),
             "n": self._sample(split),
         }
@@ -267,14 +267,13 @@ class _Builder:
         wanted = ("train", *(("dev",) if selects else ()), *self.experiment.splits)
         for split in cast(list[Split], list(dict.fromkeys(wanted))):
             corpus = self._corpus(self.experiment.corpora.target, split)
-            settings = {**self._reasoning_settings(setting), "n": self._sample(split)}
+            settings = {**self._reasoning_settings(setting, self.experiment.reason), "n": self._sample(split)}
             inputs = {"confusion": "quantify:target", "corpus": corpus}
             if self.experiment.reason.backend == FROM_FILE:  # no prompt, so no confusion in it
                 del inputs["confusion"]
             self._add(f"reason:{setting}/{split}", settings, inputs, setting=setting)
 
-    def _reasoning_settings(self, setting: Setting) -> dict[str, Json]:
-        reason = self.experiment.reason
+    def _reasoning_settings(self, setting: Setting, reason: Reasoning) -> dict[str, Json]:
         if reason.backend == FROM_FILE:
             texts = self.identities.model(FROM_FILE, reason.model)
             return {"llm": {"backend": FROM_FILE, "model": texts}, "setting": setting}

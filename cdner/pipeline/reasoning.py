@@ -243,5 +243,5 @@ def request_maker(
         },
         rivals={name: tuple(rival for rival, _ in ranked) for name, ranked in rivals.items()},
         examples=prompts.load_examples(target.name) if context.experiment.reason.n_examples else (),
-        settings=context.experiment.reason,
+        settings=context.experiment.extracting if template == EXTRACT_TEMPLATE else context.experiment.reason,
     )
