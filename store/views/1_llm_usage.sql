@@ -15,27 +15,34 @@ WITH called AS (  -- what each run has paid for, answers it could not use too; t
     WHERE asked_by IS NOT NULL AND backend_family <> 'file'  -- what a file brings was asked for elsewhere
     GROUP BY ALL
 ),
-written AS (  -- one row a text: several sentences may share a request
-    SELECT run_id, request_id, gap_reason IS NOT NULL AS is_gap, malformed::VARCHAR <> '{}' AS is_malformed,
-           json_exists(malformed, '$.missing_initial') OR json_exists(malformed, '$.missing_bidirectional')
-               AS lacks_part
-    FROM reasoning
-    UNION ALL
-    SELECT run_id, request_id, FALSE, origin = 'gloss', origin = 'gloss'
-    FROM type_description WHERE request_id IS NOT NULL
+texts AS (  -- one row a request of a run: several sentences may share one
+    SELECT run_id, request_id, count(*) FILTER (is_gap) AS n_gaps,
+           count(*) FILTER (is_malformed) AS n_malformed, count(*) FILTER (lacks_part) AS n_parse_failures
+    FROM (
+        SELECT run_id, request_id, gap_reason IS NOT NULL AS is_gap, malformed::VARCHAR <> '{}' AS is_malformed,
+               json_exists(malformed, '$.missing_initial') OR json_exists(malformed, '$.missing_bidirectional')
+                   AS lacks_part
+        FROM reasoning
+        UNION ALL
+        SELECT run_id, request_id, FALSE, origin = 'gloss', origin = 'gloss'
+        FROM type_description WHERE request_id IS NOT NULL
+    )
+    GROUP BY run_id, request_id
 ),
-answered AS (
-    SELECT request_id, list(DISTINCT asked_by) AS asked_by FROM completion GROUP BY request_id
+answered AS (  -- joined and grouped, not listed or counted distinct: those DuckDB cannot do on disk
+    SELECT texts.run_id, texts.request_id, any_value(n_gaps) AS n_gaps, any_value(n_malformed) AS n_malformed,
+           any_value(n_parse_failures) AS n_parse_failures, count(completion.request_id) > 0 AS is_answered,
+           coalesce(bool_or(asked_by = texts.run_id), FALSE) AS is_own
+    FROM texts LEFT JOIN completion USING (request_id)
+    GROUP BY texts.run_id, texts.request_id
 ),
 used AS (
-    SELECT written.run_id, backend_family, model, count(DISTINCT request_id) AS n_requests,
-           count(DISTINCT request_id) FILTER (asked_by IS NOT NULL) AS n_answered,
-           count(DISTINCT request_id) FILTER (NOT list_contains(asked_by, written.run_id)) AS n_reused,
-           count(*) FILTER (is_gap) AS n_gaps, count(*) FILTER (is_malformed) AS n_malformed,
-           count(*) FILTER (lacks_part) AS n_parse_failures
-    FROM written
-    JOIN request USING (request_id)
-    LEFT JOIN answered USING (request_id)
+    SELECT run_id, backend_family, model, count(*) AS n_requests,
+           count(*) FILTER (is_answered) AS n_answered,
+           count(*) FILTER (is_answered AND NOT is_own) AS n_reused,
+           sum(n_gaps)::BIGINT AS n_gaps, sum(n_malformed)::BIGINT AS n_malformed,
+           sum(n_parse_failures)::BIGINT AS n_parse_failures
+    FROM answered JOIN request USING (request_id)
     GROUP BY ALL
 ),
 read_split AS (
