@@ -64,13 +64,18 @@ def as_json(rows: Sequence[Row], details: Mapping[str, Any] | None = None) -> st
 
 
 def publish(rows: Sequence[Row], output: Path | None, details: Mapping[str, Any] | None = None) -> NoReturn:
-    """Write the JSON to ``output`` (None: stdout) and end the process with its exit code."""
+    """``write`` and end the process with its exit code."""
+    write(rows, output, details)
+    sys.exit(EXIT_MISSED if any(row.met is False for row in rows) else EXIT_MET)
+
+
+def write(rows: Sequence[Row], output: Path | None, details: Mapping[str, Any] | None = None) -> None:
+    """The JSON to ``output`` (None: stdout)."""
     text = as_json(rows, details)
     if output is None:
         sys.stdout.write(text)
     else:
         output.write_text(text, encoding="utf-8")
-    sys.exit(EXIT_MISSED if any(row.met is False for row in rows) else EXIT_MET)
 
 
 def read(document: Mapping[str, Any]) -> list[Row]:
