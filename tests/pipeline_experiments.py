@@ -308,7 +308,8 @@ class DieAt:
     after: bool = False
 
     def __call__(self) -> None:
-        sys.modules["cdner.pipeline.models"].CHUNK = 2  # type: ignore[attr-defined]
+        models = sys.modules["cdner.pipeline.models"]
+        models.CHUNK, models.PAUSE = 2, 0  # type: ignore[attr-defined]
         module = sys.modules[self.module]
         original = getattr(module, self.function)
         n_calls = 0

@@ -66,7 +66,7 @@ def chunks_of_two() -> None:
     from cdner.pipeline import models
 
     assert models.CHUNK > 2
-    models.CHUNK = 2
+    models.CHUNK, models.PAUSE = 2, 0
 
 
 def column_files(folder: Path) -> list[Path]:

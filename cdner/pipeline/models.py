@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +35,8 @@ from cdner.types import (
 )
 
 TOO_LONG = "too_long"  # malformed: the sentence is longer than the model's window, nothing was generated
-CHUNK = 64  # predictions a transaction; a kill loses at most these
+CHUNK = 64  # predictions a transaction, more only where storing them would take a twentieth of the time
+PAUSE = 19  # times as long as a transaction took
 
 
 def train(step: Step, context: Context) -> None:
@@ -116,19 +118,23 @@ def _predict_window(step: Step, context: Context, backbone: TextGenerator, posit
         chains = stored_reasoning.load_reasoning(context.store, run_id, positions)
     chunk: list[tuple[int, Prediction, Generation]] = []
     too_long: list[int] = []
+    next_flush = 0.0  # a small model predicts a chunk in less time than it takes to store one
 
     def keep(index: int, prediction: Prediction, generation: Generation) -> None:
         if TOO_LONG in prediction.malformed:
             too_long.append(positions[index])
         chunk.append((positions[index], prediction, generation))
-        if len(chunk) >= CHUNK:
+        if len(chunk) >= CHUNK and time.monotonic() >= next_flush:
             flush()
 
     def flush() -> None:
+        nonlocal next_flush
+        begin = time.monotonic()
         stored_predictions.save_predictions(
             context.store, step.spec.run_id, chunk, corpus_run_id=corpus_run, sentences=by_position
         )
         chunk.clear()
+        next_flush = time.monotonic() + PAUSE * (time.monotonic() - begin)
 
     predict_all(
         backbone,
