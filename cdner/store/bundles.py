@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdner.errors import StoreError
 from cdner.hashing import Json, canonical_json
-from cdner.store.connection import Store, insert_rows, opened
+from cdner.store.connection import insert_rows
 from cdner.store.migrations import migration_files, utc_now
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ def part_of(table: str) -> Part:
 @cache
 def schema() -> Mapping[str, Mapping[str, tuple[str, bool]]]:
     """Table -> column -> (type, may be NULL), of a store as this cdner makes it."""
-    with opened(Store(Path(":memory:")), read_only=False) as connection:
+    import duckdb
+
+    with closing(duckdb.connect()) as connection:
         for _, file in migration_files():
             connection.execute(file.read_text(encoding="utf-8"))
         rows = connection.execute(

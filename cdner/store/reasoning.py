@@ -59,17 +59,17 @@ def save_requests(store: Store, family: str, model: str, requests: Sequence[Reas
     with store.transaction() as connection:
         columns: tuple[str, ...] = ("text_id", "text")
         rows: list[Row] = [(name, text) for text, name in text_ids.items()]
-        insert_rows(connection, "prompt_text", columns, rows, on_conflict="ignore")
+        insert_rows(connection, "prompt_text", columns, rows, unless_known=("text_id",))
         columns = ("request_id", "backend_family", "model", "sampling", "response_schema", "prompt_hash")
         rows = [(name, family, model, *_request_row(request)) for name, request in by_id.items()]
-        insert_rows(connection, "request", columns, rows, on_conflict="ignore")
+        insert_rows(connection, "request", columns, rows, unless_known=("request_id",))
         columns = ("request_id", "position", "role", "text_id")
         rows = [
             (name, position, message.role, text_ids[message.content])
             for name, request in by_id.items()
             for position, message in enumerate(request.messages)
         ]
-        insert_rows(connection, "request_message", columns, rows, on_conflict="ignore")
+        insert_rows(connection, "request_message", columns, rows, unless_known=("request_id", "position"))
     return ids
 
 
