@@ -141,6 +141,7 @@ def _questions(run: str, types: Sequence[str]) -> dict[str, tuple[str, ...]]:
         "sql @pair_errors": ("sql", "@pair_errors", *pair),
         "errors": ("errors", run, *pair),
         "errors --kind boundary": ("errors", run, "--kind", "boundary"),
+        "errors --kind missed": ("errors", run, "--kind", "missed"),
         "errors --kind spurious": ("errors", run, "--kind", "spurious"),
     }
 

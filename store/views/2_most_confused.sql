@@ -3,13 +3,11 @@ SELECT run_id, domain, split, gold_type, predicted_type, n_confused, n_gold, n_c
        row_number() OVER (PARTITION BY run_id ORDER BY n_confused DESC, share DESC, gold_type, predicted_type)
          AS rank
 FROM (  -- not from gold_outcome: what is missed and the sentences' texts are most of its work
-    SELECT prediction.run_id, domain, split, gold.entity_type AS gold_type,
+    SELECT predicted.run_id, domain, split, gold.entity_type AS gold_type,
            predicted.entity_type AS predicted_type, count(*) AS n_confused
-    FROM prediction
+    FROM predicted_entity AS predicted
     JOIN prediction_corpus USING (run_id)
     JOIN corpus ON corpus.run_id = corpus_run_id
-    JOIN predicted_entity AS predicted
-      ON predicted.run_id = prediction.run_id AND predicted.position = prediction.position
     JOIN gold_entity AS gold
       ON gold.run_id = corpus_run_id AND gold.position = predicted.position
      AND gold.start_token = predicted.start_token AND gold.end_token = predicted.end_token
