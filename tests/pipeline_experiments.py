@@ -308,8 +308,8 @@ class DieAt:
     after: bool = False
 
     def __call__(self) -> None:
-        models = sys.modules["cdner.pipeline.models"]
-        models.CHUNK, models.PAUSE = 2, 0  # type: ignore[attr-defined]
+        chunks = sys.modules["cdner.pipeline.chunks"]
+        chunks.SIZE, chunks.PAUSE = 2, 0  # type: ignore[attr-defined]
         module = sys.modules[self.module]
         original = getattr(module, self.function)
         n_calls = 0

@@ -63,10 +63,10 @@ def stage(name: str) -> Path:
 
 def chunks_of_two() -> None:
     """Predictions are stored two at a time: more moments between two chunks than with few sentences otherwise."""
-    from cdner.pipeline import models
+    from cdner.pipeline import chunks
 
-    assert models.CHUNK > 2
-    models.CHUNK, models.PAUSE = 2, 0
+    assert chunks.SIZE > 2
+    chunks.SIZE, chunks.PAUSE = 2, 0
 
 
 def column_files(folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +13,7 @@ from cdner.corpora.sampling import chosen_positions
 from cdner.errors import InputTooLongError
 from cdner.evaluate import score
 from cdner.hashing import Json
+from cdner.pipeline.chunks import Chunk
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Step
 from cdner.pipeline.windows import PREDICTED, windows
@@ -35,8 +35,6 @@ from cdner.types import (
 )
 
 TOO_LONG = "too_long"  # malformed: the sentence is longer than the model's window, nothing was generated
-CHUNK = 64  # predictions a transaction, more only where storing them would take a twentieth of the time
-PAUSE = 19  # times as long as a transaction took
 
 
 def train(step: Step, context: Context) -> None:
@@ -111,30 +109,17 @@ def _predict_window(step: Step, context: Context, backbone: TextGenerator, posit
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus_run = context.input_run(step, "corpus")
     sentences = load_sentences(context.store, corpus_run, positions)
-    by_position = dict(zip(positions, sentences, strict=True))
     chains: Mapping[int, ReasoningChain] = {}
     if "reasoning" in step.inputs:
         run_id = context.input_run(step, "reasoning")
         chains = stored_reasoning.load_reasoning(context.store, run_id, positions)
-    chunk: list[tuple[int, Prediction, Generation]] = []
+    chunk = Chunk(context.store, step.spec.run_id, corpus_run, dict(zip(positions, sentences, strict=True)))
     too_long: list[int] = []
-    next_flush = 0.0  # a small model predicts a chunk in less time than it takes to store one
 
     def keep(index: int, prediction: Prediction, generation: Generation) -> None:
         if TOO_LONG in prediction.malformed:
             too_long.append(positions[index])
-        chunk.append((positions[index], prediction, generation))
-        if len(chunk) >= CHUNK and time.monotonic() >= next_flush:
-            flush()
-
-    def flush() -> None:
-        nonlocal next_flush
-        begin = time.monotonic()
-        stored_predictions.save_predictions(
-            context.store, step.spec.run_id, chunk, corpus_run_id=corpus_run, sentences=by_position
-        )
-        chunk.clear()
-        next_flush = time.monotonic() + PAUSE * (time.monotonic() - begin)
+        chunk.add((positions[index], prediction, generation))
 
     predict_all(
         backbone,
@@ -147,8 +132,7 @@ def _predict_window(step: Step, context: Context, backbone: TextGenerator, posit
         keep=keep,
         skip_too_long=True,
     )
-    if chunk:
-        flush()
+    chunk.store()
     if too_long:
         context.progress.start(f"Warning: {step.label}: {_told(too_long)}")
 

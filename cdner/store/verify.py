@@ -50,12 +50,21 @@ _REFERENCES = (
     ("request_message", "text_id", "prompt_text", "text_id"),
 )
 
+# (table, its key) of those without an index: nothing but our own code keeps a key from coming twice.
+_KEYS = (
+    ("request", "request_id"),
+    ("request_message", "request_id, position"),
+    ("prompt_text", "text_id"),
+    ("completion", "request_id, attempt_n"),
+)
+
 
 def verify(store: Store) -> list[Problem]:
     """Every problem found; empty for a sound store. Reads checkpoints in full: seconds for each gigabyte."""
     with store.reading() as connection:
         problems = [
             *_dangling(connection),
+            *_repeated(connection),
             *_misplaced_predictions(connection),
             *_changed_runs(connection),
             *_changed_texts(connection),
@@ -76,6 +85,15 @@ def _dangling(connection: DuckDBPyConnection) -> Iterator[Problem]:
             if None not in row:
                 key = ", ".join(map(str, row))
                 yield Problem(table, key, f"{columns} {key} is not in {parent}")
+
+
+def _repeated(connection: DuckDBPyConnection) -> Iterator[Problem]:
+    for table, columns in _KEYS:
+        rows = connection.execute(
+            f"SELECT {columns} FROM {table} GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL"  # noqa: S608 our own names
+        ).fetchall()
+        for row in rows:
+            yield Problem(table, ", ".join(map(str, row)), f"it has more than one row with this {columns}")
 
 
 def _misplaced_predictions(connection: DuckDBPyConnection) -> Iterator[Problem]:
