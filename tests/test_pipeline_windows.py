@@ -6,6 +6,7 @@ the windows are made small, so that small corpora have many.
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -119,11 +120,14 @@ def peaks(
     for number, n in enumerate((LARGE, SMALL, LARGE)):
         (own := folder / str(number)).mkdir()
         prepared = prepare(n, own)
+        gc.collect()
+        gc.freeze()  # the more objects there are, the longer Python lets those in cycles lie
         if number:
             tracemalloc.start()
         work(prepared)
         found.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
+        gc.unfreeze()
     return found[1], found[2]
 
 
