@@ -64,6 +64,14 @@ def schema_of(store: Path) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
+def constraints_of(store: Path) -> list[tuple[Any, ...]]:
+    """What every table demands of its rows."""
+    with duckdb.connect(str(store), read_only=True) as connection:
+        return connection.execute(
+            "SELECT table_name, constraint_type, constraint_column_names FROM duckdb_constraints() ORDER BY ALL"
+        ).fetchall()
+
+
 def version_of(store: Path) -> int:
     with duckdb.connect(str(store), read_only=True) as connection:
         return migrations.schema_version(connection, store)
@@ -102,6 +110,9 @@ def test_an_earlier_store_is_migrated_with_a_backup_and_loses_nothing(earlier: t
     new = store.with_name("new.duckdb")
     migrations.create(new)
     assert schema_of(store) == schema_of(new)
+    assert constraints_of(store) == constraints_of(new)
+    keyed = {table for table, kind, _ in constraints_of(new) if kind == "PRIMARY KEY"}
+    assert keyed & {"request", "request_message", "prompt_text", "completion", "reasoning"} == {"reasoning"}
 
 
 def test_the_views_of_a_migrated_store_answer(earlier: tuple[int, Path]) -> None:

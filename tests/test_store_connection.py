@@ -228,3 +228,24 @@ def test_a_bulk_insert_that_fails_leaves_nothing_and_says_why(tmp_path):
         )
     with store.reading() as opened:
         assert opened.execute("SELECT count(*) FROM sentence").fetchall() == [(0,)]
+
+
+def test_row_groups_are_small_so_that_closing_a_store_rewrites_little(store):
+    n_rows = 10_000
+    for first in (0, n_rows):
+        rows = [(f"{first + number:024x}", "a text") for number in range(n_rows)]
+        with store.transaction() as open_store:
+            connection.insert_rows(open_store, "prompt_text", ("text_id", "text"), rows)
+    with store.reading() as open_store:
+        found = open_store.execute(
+            "SELECT row_group_id, max(start + count) - min(start) FROM pragma_storage_info('prompt_text') GROUP BY ALL"
+        ).fetchall()
+    assert len(found) >= 2 * n_rows / 2048
+    assert max(n_in_group for _, n_in_group in found) <= 2048
+
+
+def test_a_quote_in_the_stores_name_is_a_character(tmp_path):
+    store = Store(tmp_path / "the film's.duckdb")
+    import_corpus(store)
+    assert [path.name for path in tmp_path.iterdir()] == ["the film's.duckdb"]
+    assert verify(store) == []

@@ -21,8 +21,8 @@ Everything cdner computes lies in one DuckDB file, `cdner.duckdb`; model weights
   **when it begins**: should it then fail, the old ones are gone.
 - LLM completions belong to no run: all runs that ask the same share them, and nothing deletes them.
 - Entities cover tokens `[start_token, end_token)`, counted from 0. Type `*` stands for all types together.
-- Times are UTC. There are no foreign keys, and no keys of what has the hash of a question or a text for its name:
-  `cdner store verify` checks references, hashes, and that nothing is there twice.
+- Times are UTC. There are no foreign keys, and no primary keys of requests, their messages and texts, and completions:
+  `cdner store verify` checks references, hashes, and that none of these is there twice.
 - `cdner sql "SELECT * FROM leaderboard"` reads the store while other commands run.
 - `queries/*.sql` are the questions that have a name: `cdner sql --list`, `cdner sql @most_confused --domain politics`.
 """

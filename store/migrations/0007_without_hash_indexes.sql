@@ -1,5 +1,5 @@
--- Tables whose rows are named by content hashes lose their primary keys. To insert a row DuckDB loads every page of an
--- index in which the new key may lie, and hashes lie anywhere: 70 MiB a table at a million rows, and twice the file.
+-- What every sentence adds to under a content hash loses its primary key. To insert rows DuckDB loads every page of an
+-- index in which their keys may lie, and hashes lie anywhere: 70 MiB a table at a million rows, and twice the file.
 -- What has a name already is looked for before it is inserted, by the one process that may write.
 
 CREATE TABLE request_7 (

@@ -29,7 +29,7 @@ texts AS (  -- one row a request of a run: several sentences may share one
     )
     GROUP BY run_id, request_id
 ),
-answered AS (  -- joined and grouped, not listed or counted distinct: those DuckDB cannot do on disk
+answered AS (  -- joined and grouped, not listed or counted distinct: that takes twice the memory
     SELECT texts.run_id, texts.request_id, any_value(n_gaps) AS n_gaps, any_value(n_malformed) AS n_malformed,
            any_value(n_parse_failures) AS n_parse_failures, count(completion.request_id) > 0 AS is_answered,
            coalesce(bool_or(asked_by = texts.run_id), FALSE) AS is_own
