@@ -23,7 +23,7 @@ from cdner.backends.prices import cost_usd, price_of
 from cdner.cli.usage import usage_line
 from cdner.config import Llm
 from cdner.pipeline import forecast
-from cdner.store.usage import LlmUsage
+from cdner.store.usage import Account, LlmUsage
 from cdner.types import Message, ReasoningRequest, Sampling
 
 TEST_STEP = "reason:full/test"
@@ -148,12 +148,29 @@ def test_answers_that_stay_of_no_use_are_used_as_they_are_and_counted(store: Pat
 
 
 def test_the_usage_line_names_retries_money_and_what_is_wrong() -> None:
-    usage = LlmUsage(
-        *("r", "openai", "gpt-4o-mini", "test", 9, 8, 1, 1200, 1, 210_000, 197_400, 0.94, 30_100, 0.01234),
-        *(90.0, 35.04, 2, 5, 1, {"length": 2, "stop": 1198}),
+    account = Account(
+        run_id="r",
+        backend_family="openai",
+        model="gpt-4o-mini",
+        n_calls=1200,
+        n_input_tokens=210_000,
+        n_cached_tokens=197_400,
+        cached_share=0.94,
+        n_output_tokens=30_100,
+        cost_usd=0.01234,
+        call_seconds=90.0,
+        wall_seconds=35.04,
+        n_gaps=2,
+        n_malformed=5,
+        n_parse_failures=1,
+        finish_reasons={"length": 2, "stop": 1198},
     )
-    assert usage_line(usage) == (
-        "openai gpt-4o-mini: 1,200 calls (1 retry), 1 answer of other runs reused; "
-        "210,000 prompt tokens (94 % cached), 30,100 written; $0.0123; 35.0 s; finish stop 1198, length 2; "
+    usage = LlmUsage(account=account, split="test", n_requests=9, n_answered=8, n_reused=1, n_retries=1)
+    took = (
+        "; 210,000 prompt tokens (94 % cached), 30,100 written; $0.0123; 35.0 s; finish stop 1198, length 2; "
         "1 text in use without a part that was asked for; 2 gaps"
     )
+    known = "openai gpt-4o-mini: 1,200 calls"
+    assert usage_line(usage) == f"{known} (1 retry), 1 answer of other runs reused{took}"
+    elsewhere = "(retries and answers of other runs: cdner sql @llm_usage)"
+    assert usage_line(account) == f"{known} {elsewhere}{took}"

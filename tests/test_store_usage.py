@@ -11,10 +11,11 @@ import pytest
 from store_examples import import_corpus
 
 from cdner.store import Store
+from cdner.store import usage as stored_usage
 from cdner.store.descriptions import TypeDescription, save_descriptions
 from cdner.store.reasoning import save_completions, save_reasoning, save_requests
 from cdner.store.runs import begin_attempt, run_spec
-from cdner.store.usage import LlmUsage, load_usage
+from cdner.store.usage import Account, LlmUsage, load_accounts, load_usage
 from cdner.types import Completion, Gap, Message, ReasoningChain, ReasoningRequest, Sampling
 
 SEED = 5
@@ -88,16 +89,11 @@ def in_plain_loops(run_id: str, runs: dict[str, Told]) -> LlmUsage:
     costs = [completion.cost_usd for completion in made if completion.cost_usd is not None]
     n_input = sum(completion.input_tokens for completion in made)
     n_cached = sum(completion.cached_tokens for completion in made)
-    return LlmUsage(
+    account = Account(
         run_id=run_id,
         backend_family="openai",
         model="m",
-        split="train",
-        n_requests=len(used),
-        n_answered=len(used & others),
-        n_reused=len(used & others - own),
         n_calls=len(made),
-        n_retries=sum(one.sampling.seed != SEED for one, _ in run.calls),
         n_input_tokens=n_input,
         n_cached_tokens=n_cached,
         cached_share=n_cached / n_input,
@@ -110,6 +106,14 @@ def in_plain_loops(run_id: str, runs: dict[str, Told]) -> LlmUsage:
         n_parse_failures=sum(bool(missing & chain.malformed.keys()) for chain in chains),
         finish_reasons=dict(Counter(completion.finish_reason for completion in made)),
     )
+    return LlmUsage(
+        account=account,
+        split="train",
+        n_requests=len(used),
+        n_answered=len(used & others),
+        n_reused=len(used & others - own),
+        n_retries=sum(one.sampling.seed != SEED for one, _ in run.calls),
+    )
 
 
 def test_usage_is_what_plain_loops_count(told: tuple[Store, dict[str, Told]]) -> None:
@@ -118,15 +122,50 @@ def test_usage_is_what_plain_loops_count(told: tuple[Store, dict[str, Told]]) ->
     assert found.keys() == runs.keys()
     for run_id in runs:
         (usage,), expected = found[run_id], in_plain_loops(run_id, runs)
-        exact = {"cached_share": 0.0, "cost_usd": 0.0, "call_seconds": 0.0, "wall_seconds": 0.0}
-        assert replace(usage, **exact) == replace(expected, **exact)
+        made, counted = usage.account, expected.account
+        rounded = {"cached_share": 0.0, "cost_usd": 0.0, "call_seconds": 0.0, "wall_seconds": 0.0}
+        assert replace(usage, account=replace(made, **rounded)) == replace(
+            expected, account=replace(counted, **rounded)
+        )
         for name in ("cached_share", "cost_usd", "call_seconds"):
-            assert getattr(usage, name) == pytest.approx(getattr(expected, name))
-        assert usage.wall_seconds == pytest.approx(
-            expected.wall_seconds, abs=0.05
-        )  # stored in one transaction
+            assert getattr(made, name) == pytest.approx(getattr(counted, name))
+        assert made.wall_seconds == pytest.approx(counted.wall_seconds, abs=0.05)  # stored in one transaction
         assert 0 < usage.n_reused < usage.n_answered < usage.n_requests
-        assert usage.n_retries and usage.n_gaps and usage.n_parse_failures < usage.n_malformed
+        assert usage.n_retries and made.n_gaps and made.n_parse_failures < made.n_malformed
+
+
+def test_a_large_run_has_the_same_account_without_its_requests(
+    told: tuple[Store, dict[str, Told]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, runs = told
+    for run_id, run in runs.items():
+        assert load_accounts(store, [run_id]) == load_usage(store, [run_id])
+        monkeypatch.setattr(stored_usage, "JOINED", max(len(run.texts), len(run.calls)) - 1)
+        (large,) = load_accounts(store, [run_id])[run_id]
+        assert type(large) is Account
+        (whole,) = load_usage(store, [run_id])[run_id]
+        for name in Account.__dataclass_fields__:
+            assert getattr(large, name) == pytest.approx(getattr(whole.account, name)), name
+        monkeypatch.undo()
+
+
+def test_a_large_run_that_has_only_texts_or_only_calls_is_accounted_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_usage, "JOINED", 0)
+    store = Store(tmp_path / "s.duckdb")
+    assert load_accounts(store, ["r"]) == {}
+    (key,) = save_requests(store, "openai", "m", [request(0)])
+    save_completions(store, "called", [(key, Completion("a", "stop", 7, 7, 2))])
+    save_reasoning(store, "reused", [(0, key, ReasoningChain("i", "b")), (1, key, Gap("timeout"))])
+    (called,), (reused,) = load_accounts(store, ["called", "reused"]).values()
+    assert (called.n_calls, called.n_output_tokens, called.n_gaps) == (1, 2, 0)
+    assert (reused.n_calls, reused.n_output_tokens, reused.n_gaps) == (0, 0, 1)
+    assert (reused.backend_family, reused.model, reused.finish_reasons) == ("openai", "m", {})
+    assert load_accounts(store, ["absent"]) == {}
+    (from_file,) = save_requests(store, "file", "m@0", [request(0)])
+    save_completions(store, "f", [(from_file, Completion("a", "stop", 7, 7, 2))])
+    assert load_accounts(store, ["f"]) == {}
 
 
 def test_answers_from_before_callers_were_recorded_are_reused_ones(tmp_path: Path) -> None:
@@ -137,8 +176,12 @@ def test_answers_from_before_callers_were_recorded_are_reused_ones(tmp_path: Pat
         connection.execute("UPDATE completion SET asked_by = NULL, seconds = NULL")
     save_reasoning(store, "r", [(0, key, ReasoningChain("i", "b")), (1, key, ReasoningChain("i", "b"))])
     ((usage,),) = load_usage(store, ["r"]).values()
-    assert (usage.n_requests, usage.n_answered, usage.n_reused, usage.n_calls) == (1, 1, 1, 0)
-    assert (usage.n_input_tokens, usage.cost_usd, usage.finish_reasons) == (0, None, {})
+    assert (usage.n_requests, usage.n_answered, usage.n_reused, usage.account.n_calls) == (1, 1, 1, 0)
+    assert (usage.account.n_input_tokens, usage.account.cost_usd, usage.account.finish_reasons) == (
+        0,
+        None,
+        {},
+    )
 
 
 def test_descriptions_are_accounted_for_and_a_gloss_in_their_place_is_a_failure(tmp_path: Path) -> None:
@@ -152,8 +195,8 @@ def test_descriptions_are_accounted_for_and_a_gloss_in_their_place_is_a_failure(
     ]
     save_descriptions(store, "d", "films", rows)
     ((usage,),) = load_usage(store, ["d", "absent"]).values()
-    assert (usage.split, usage.n_requests, usage.n_calls, usage.cost_usd) == (None, 2, 2, 0.5)
-    assert (usage.n_malformed, usage.n_parse_failures) == (1, 1)
+    assert (usage.split, usage.n_requests, usage.account.n_calls, usage.account.cost_usd) == (None, 2, 2, 0.5)
+    assert (usage.account.n_malformed, usage.account.n_parse_failures) == (1, 1)
 
 
 def test_a_run_under_way_shows_its_calls_before_it_has_texts(tmp_path: Path) -> None:
@@ -164,5 +207,5 @@ def test_a_run_under_way_shows_its_calls_before_it_has_texts(tmp_path: Path) -> 
         store, "r", [(key, Completion("cut", "length", 7, 0, 3)), (key, Completion("a", "stop", 7, 7, 2))]
     )
     ((usage,),) = load_usage(store, ["r"]).values()
-    assert (usage.n_requests, usage.n_calls, usage.n_output_tokens) == (0, 2, 5)
-    assert usage.finish_reasons == {"length": 1, "stop": 1}
+    assert (usage.n_requests, usage.account.n_calls, usage.account.n_output_tokens) == (0, 2, 5)
+    assert usage.account.finish_reasons == {"length": 1, "stop": 1}

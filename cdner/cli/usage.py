@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cdner.pipeline.execute import Outcome, Preview
     from cdner.pipeline.forecast import Forecast
     from cdner.pipeline.plan import Plan
-    from cdner.store.usage import LlmUsage
+    from cdner.store.usage import Account, LlmUsage
 
 DRY_RUN_HELP = "Print the plan: what is done, what is to do, LLM calls, tokens, cost, time."
 _PREVIEW_COLUMNS = (
@@ -127,35 +127,45 @@ def execute_and_account(
 def _print_usage(plan: Plan, context: Context) -> None:
     """One line on stderr for every step of the plan that asks an LLM."""
     from cdner.pipeline.plan import LLM_KINDS
-    from cdner.store.usage import load_usage
+    from cdner.store.usage import load_accounts
 
     labels = {step.spec.run_id: step.label for step in plan.steps if step.kind in LLM_KINDS}
-    found = load_usage(context.store, labels) if labels else {}
+    found = load_accounts(context.store, labels)
     for run_id, label in labels.items():
         for usage in found.get(run_id, ()):
             click.echo(visible(f"{label}: {usage_line(usage)}"), err=True)
 
 
-def usage_line(usage: LlmUsage) -> str:
+def usage_line(usage: LlmUsage | Account) -> str:
     """``openai gpt-4o-mini: 100 calls (2 retries), 5 answers reused; 210,000 prompt tokens, 94 % cached, ...``"""
-    calls = _count(usage.n_calls, "call")
-    if usage.n_retries:
-        calls += f" ({_count(usage.n_retries, 'retry', 'retries')})"
-    parts = [f"{calls}, {_count(usage.n_reused, 'answer')} of other runs reused"]
-    if usage.n_calls:
-        tokens = f"{usage.n_input_tokens:,} prompt tokens"
-        if usage.cached_share is not None:
-            tokens += f" ({100 * usage.cached_share:.0f} % cached)"
-        parts.append(f"{tokens}, {usage.n_output_tokens:,} written")
-        parts.append("no price known" if usage.cost_usd is None else f"${usage.cost_usd:.4f}")
-        parts.append(f"{usage.wall_seconds or 0:.1f} s")
-        by_reason = sorted(usage.finish_reasons.items(), key=lambda item: (-item[1], item[0]))
-        parts.append("finish " + ", ".join(f"{reason} {n}" for reason, n in by_reason))
-    if usage.n_parse_failures:
-        parts.append(f"{_count(usage.n_parse_failures, 'text')} in use without a part that was asked for")
-    if usage.n_gaps:
-        parts.append(_count(usage.n_gaps, "gap"))
-    return f"{usage.backend_family} {usage.model}: " + "; ".join(parts)
+    from cdner.store.usage import LlmUsage
+
+    if isinstance(usage, LlmUsage):
+        account = usage.account
+        retries = f" ({_count(usage.n_retries, 'retry', 'retries')})" if usage.n_retries else ""
+        more = f"{retries}, {_count(usage.n_reused, 'answer')} of other runs reused"
+    else:
+        account = usage
+        more = " (retries and answers of other runs: cdner sql @llm_usage)"
+    parts = [_count(account.n_calls, "call") + more, *_spent(account)]
+    if account.n_parse_failures:
+        parts.append(f"{_count(account.n_parse_failures, 'text')} in use without a part that was asked for")
+    if account.n_gaps:
+        parts.append(_count(account.n_gaps, "gap"))
+    return f"{account.backend_family} {account.model}: " + "; ".join(parts)
+
+
+def _spent(account: Account) -> Iterator[str]:
+    if not account.n_calls:
+        return
+    tokens = f"{account.n_input_tokens:,} prompt tokens"
+    if account.cached_share is not None:
+        tokens += f" ({100 * account.cached_share:.0f} % cached)"
+    yield f"{tokens}, {account.n_output_tokens:,} written"
+    yield "no price known" if account.cost_usd is None else f"${account.cost_usd:.4f}"
+    yield f"{account.wall_seconds or 0:.1f} s"
+    by_reason = sorted(account.finish_reasons.items(), key=lambda item: (-item[1], item[0]))
+    yield "finish " + ", ".join(f"{reason} {n}" for reason, n in by_reason)
 
 
 def _count(n: int, one: str, many: str = "") -> str:

@@ -228,17 +228,17 @@ def _usage(store: Store, labels: Mapping[str, Mapping[str, str]]) -> tuple[Usage
         Usage(
             *named[run_id],
             run_id,
-            model=f"{row.backend_family} {row.model}",
+            model=f"{row.account.backend_family} {row.account.model}",
             n_requests=row.n_requests,
-            n_calls=row.n_calls,
+            n_calls=row.account.n_calls,
             n_reused=row.n_reused,
-            n_input_tokens=row.n_input_tokens,
-            cached_share=row.cached_share,
-            n_output_tokens=row.n_output_tokens,
-            cost_usd=row.cost_usd,
-            wall_seconds=row.wall_seconds,
-            n_gaps=row.n_gaps,
-            n_parse_failures=row.n_parse_failures,
+            n_input_tokens=row.account.n_input_tokens,
+            cached_share=row.account.cached_share,
+            n_output_tokens=row.account.n_output_tokens,
+            cost_usd=row.account.cost_usd,
+            wall_seconds=row.account.wall_seconds,
+            n_gaps=row.account.n_gaps,
+            n_parse_failures=row.account.n_parse_failures,
         )
         for run_id, rows in load_usage(store, list(named)).items()
         for row in rows

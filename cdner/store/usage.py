@@ -1,26 +1,63 @@
-"""What runs have asked of LLMs and what it took: the view ``llm_usage`` as values."""
+"""What runs have asked of LLMs and what it took: the view ``llm_usage`` as values.
+
+The view joins every request with its answers, which takes half a gigabyte at a million: runs of that size end with
+an account that needs no join.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from cdner.store.connection import Store
 
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
-@dataclass(frozen=True, slots=True)
-class LlmUsage:
-    """One run with one model; every column means what the view ``llm_usage`` says."""
+JOINED = 100_000  # texts or calls of a run, up to which its account joins them with their requests
+# What a connection has read of the file it keeps: sums over all need none of it again.
+_READ_ONCE = "SET memory_limit = '96MB'; SET threads = 1"
+_SIZE = """
+    SELECT greatest((SELECT count(*) FROM completion WHERE asked_by = $run),
+                    (SELECT count(*) FROM reasoning WHERE run_id = $run))
+"""
+_SUMS = """
+    WITH called AS (
+        SELECT count(*) AS n_calls, coalesce(sum(n_input_tokens), 0)::BIGINT AS n_input_tokens,
+               coalesce(sum(n_cached_tokens), 0)::BIGINT AS n_cached_tokens,
+               coalesce(sum(n_output_tokens), 0)::BIGINT AS n_output_tokens,
+               sum(cost_usd) AS cost_usd, sum(seconds) AS call_seconds,
+               max(epoch(created_utc)) - min(epoch(created_utc) - coalesce(seconds, 0)) AS wall_seconds,
+               histogram(finish_reason) AS finish_reasons
+        FROM completion WHERE asked_by = $run
+    ),
+    texts AS (
+        SELECT count(*) FILTER (gap_reason IS NOT NULL) AS n_gaps,
+               count(*) FILTER (malformed::VARCHAR <> '{}') AS n_malformed,
+               count(*) FILTER (json_exists(malformed, '$.missing_initial')
+                                OR json_exists(malformed, '$.missing_bidirectional')) AS n_parse_failures
+        FROM reasoning WHERE run_id = $run
+    ),
+    model AS (
+        SELECT backend_family, model FROM request
+        WHERE request_id = coalesce((SELECT request_id FROM completion WHERE asked_by = $run LIMIT 1),
+                                    (SELECT request_id FROM reasoning WHERE run_id = $run LIMIT 1))
+        LIMIT 1
+    )
+    SELECT $run AS run_id, *, n_cached_tokens / nullif(n_input_tokens, 0) AS cached_share
+    FROM model, called, texts WHERE backend_family <> 'file'
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What one run's calls of one model took and what its texts lack; columns of the view ``llm_usage``."""
 
     run_id: str
     backend_family: str
     model: str
-    split: str | None
-    n_requests: int
-    n_answered: int
-    n_reused: int
     n_calls: int
-    n_retries: int
     n_input_tokens: int
     n_cached_tokens: int
     cached_share: float | None
@@ -34,11 +71,24 @@ class LlmUsage:
     finish_reasons: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmUsage:
+    """A whole row of the view: the account, and what is known only with the requests."""
+
+    account: Account
+    split: str | None
+    n_requests: int
+    n_answered: int
+    n_reused: int
+    n_retries: int
+
+
 def load_usage(store: Store, run_ids: Collection[str]) -> dict[str, list[LlmUsage]]:
     """Run id -> its usage, one entry a model; runs that asked nothing are left out. Empty without a store."""
-    if not store.path.exists():
+    if not (run_ids and store.path.exists()):
         return {}
-    columns = tuple(LlmUsage.__dataclass_fields__)
+    joined = [name for name in LlmUsage.__dataclass_fields__ if name != "account"]
+    columns = (*Account.__dataclass_fields__, *joined)
     statement = f"""
         SELECT {", ".join(columns)} FROM llm_usage WHERE run_id IN (SELECT unnest(?))
         ORDER BY run_id, backend_family, model
@@ -47,7 +97,33 @@ def load_usage(store: Store, run_ids: Collection[str]) -> dict[str, list[LlmUsag
         rows = connection.execute(statement, [list(run_ids)]).fetchall()
     found: dict[str, list[LlmUsage]] = {}
     for row in rows:
-        values = dict(zip(columns, row, strict=True))
-        values["finish_reasons"] = dict(values["finish_reasons"] or {})
-        found.setdefault(values["run_id"], []).append(LlmUsage(**values))
+        account = _account(row[: -len(joined)])
+        usage = LlmUsage(account=account, **dict(zip(joined, row[-len(joined) :], strict=True)))
+        found.setdefault(account.run_id, []).append(usage)
     return found
+
+
+def load_accounts(store: Store, run_ids: Collection[str]) -> dict[str, list[LlmUsage] | list[Account]]:
+    """``load_usage``, without what only the requests tell where one of the runs has more than ``JOINED``."""
+    if not (run_ids and store.path.exists()):
+        return {}
+    with store.reading() as connection:
+        if max(_n_joined(connection, run_id) for run_id in run_ids) <= JOINED:
+            return {**load_usage(store, run_ids)}
+        connection.execute(_READ_ONCE)
+        columns = ", ".join(Account.__dataclass_fields__)
+        statement = f"SELECT {columns} FROM ({_SUMS})"  # noqa: S608  our own names
+        rows = [
+            row for run_id in run_ids for row in connection.execute(statement, {"run": run_id}).fetchall()
+        ]
+    return {account.run_id: [account] for account in map(_account, rows)}
+
+
+def _n_joined(connection: DuckDBPyConnection, run_id: str) -> int:
+    ((n_joined,),) = connection.execute(_SIZE, {"run": run_id}).fetchall()
+    return int(n_joined)
+
+
+def _account(row: Sequence[Any]) -> Account:
+    values = dict(zip(Account.__dataclass_fields__, row, strict=True))
+    return Account(**{**values, "finish_reasons": dict(values["finish_reasons"] or {})})

@@ -5,7 +5,8 @@ WITH unit AS (
     UNION ALL
     SELECT run_id, count(*) FROM prediction JOIN run USING (run_id) WHERE step = 'predict' GROUP BY run_id
     UNION ALL
-    SELECT run_id, sum(n_calls)::BIGINT FROM llm_usage GROUP BY run_id
+    SELECT run_id, count(*) FROM completion JOIN run ON run_id = asked_by
+    WHERE (settings -> 'llm' ->> 'backend') IS DISTINCT FROM 'file' GROUP BY run_id
 ),
 trained AS (  -- whose model a run reads
     SELECT run_input.run_id, any_value(settings ->> 'weights') AS weights
