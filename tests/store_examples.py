@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from cdner.store import Store
+import pytest
+
+from cdner.store import Store, connection
 from cdner.store.corpora import save_corpus
 from cdner.store.runs import begin_attempt, finish_attempt, run_spec
 from cdner.types import Corpus, Domain, Entity, Generation, Prediction, Sentence, TypeEntry
@@ -69,6 +74,28 @@ def long_corpus(n_sentences: int) -> Corpus:
         for position in range(n_sentences)
     )
     return Corpus("films", "train", sentences, types=("actor",))
+
+
+def counted_openings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by "reading" or "writing" whenever the store's file is opened while it is not open already."""
+    found: list[str] = []
+    n_open = 0
+    opened = connection.opened
+
+    @contextmanager
+    def counted(store: Store, *, read_only: bool, **options: Any) -> Iterator[Any]:
+        nonlocal n_open
+        if not n_open:
+            found.append("reading" if read_only else "writing")
+        n_open += 1
+        try:
+            with opened(store, read_only=read_only, **options) as made:
+                yield made
+        finally:
+            n_open -= 1
+
+    monkeypatch.setattr(connection, "opened", counted)
+    return found
 
 
 def start_python(script: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[str]:

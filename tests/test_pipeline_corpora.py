@@ -16,12 +16,16 @@ from pipeline_experiments import (
     sql,
     write_experiment,
 )
+from store_examples import counted_openings
 
 import cdner as package
+from cdner.cli.experiment import compose_experiment
 from cdner.cli.progress import StderrProgress
 from cdner.corpora.demo import FILES
 from cdner.errors import InputError, StoreError
+from cdner.pipeline.context import open_context
 from cdner.pipeline.own_corpora import import_files
+from cdner.pipeline.plan import build_plan
 from cdner.store import Store
 
 SHIPS = {
@@ -87,6 +91,21 @@ def test_own_files_without_a_types_file_train_predict_and_evaluate(tmp_path: Pat
         ("dev", "captain", 1),
     }
     assert calls() == []
+
+
+def test_a_plan_over_own_files_opens_the_store_a_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "s.duckdb"
+    files = write_splits(tmp_path / "in", SHIPS)
+    assert cdner(store, "import", "conll", *files, "--domain", "ships").code == 0
+    overrides = ("corpora.target=ships", "reason.n_examples=0")
+    experiment = compose_experiment(str(write_experiment(tmp_path, settings=("full",))), {}, overrides)
+    openings = counted_openings(monkeypatch)
+    with open_context(store, experiment, progress=StderrProgress(quiet=True)) as context:
+        plan = build_plan(experiment, context)
+    assert len([step for step in plan.steps if step.kind == "import" and "ships" in step.label]) == 3
+    assert openings == ["reading"] * len(("train", "dev", "their labels", "test"))
 
 
 def test_a_label_of_test_alone_reaches_no_model_and_is_refused(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from pipeline_experiments import (
     sql,
     write_experiment,
 )
+from store_examples import counted_openings
 
 from cdner import prompts
 from cdner.backbone.embedded import GGUF_SHA256
@@ -148,7 +149,9 @@ def test_a_second_run_finds_everything_and_asks_nothing(
     store = copy_of(finished_store("seq2seq"), tmp_path / "copy")
     before, n_attempts = dump(store), sql(store, "SELECT count(*) FROM attempt")
     experiment = write_experiment(tmp_path)
+    openings = counted_openings(monkeypatch)
     again = cdner(store, "run", experiment, "--json")
+    assert openings == ["reading", "writing", "reading", "reading"]  # what is done; labels; account; scores
     assert (again.code, again.out) == (0, (store.parent / "table.json").read_text())
     assert calls() == []
     assert dump(store) == before

@@ -43,6 +43,7 @@ class Context:
     progress: Progress
     corpora_from: Path | None = None
     _corpora: dict[str, Corpus] = field(default_factory=dict)
+    _imports: dict[tuple[str, Split], RunSpec] = field(default_factory=dict)  # of the user's own corpora
     _weights: dict[str, str] = field(default_factory=dict)  # model as named -> its identity
     _labels: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of domains without a types file
     _done: set[str] = field(default_factory=set)  # runs found done
@@ -77,10 +78,13 @@ class Context:
         return import_spec(domain, split, sha256)
 
     def _stored_import(self, domain: str, split: Split) -> RunSpec | None:
-        if not self.store.path.exists():
-            return None
-        run_id = stored_corpora.find_corpus_run(self.store, domain, split)
-        return runs.load_run(self.store, run_id) if run_id else None
+        """The latest one; a command stays with the one it has found."""
+        if (domain, split) not in self._imports and self.store.path.exists():
+            with self.store.reading():
+                run_id = stored_corpora.find_corpus_run(self.store, domain, split)
+                if run_id:
+                    self._imports[domain, split] = runs.load_run(self.store, run_id)
+        return self._imports.get((domain, split))
 
     def domain(self, name: str, role: str) -> Domain:
         """Label set with explanations: from a types file, else the labels the user's train and dev came with.
@@ -91,7 +95,10 @@ class Context:
             return prompts.load_domain(name)
         if name not in self._labels:
             splits = [self.corpus(name, "train"), self._stored_import(name, "dev")]
-            found = [stored_corpora.load_domain(self.store, split.run_id).types for split in splits if split]
+            with self.store.reading():
+                found = [
+                    stored_corpora.load_domain(self.store, split.run_id).types for split in splits if split
+                ]
             self._labels[name] = tuple(dict.fromkeys(label for types in found for label in types))
         wanted: Role = "source" if role == "source" else "target"
         return prompts.domain_from_labels(name, self._labels[name], wanted)

@@ -11,6 +11,7 @@ from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Plan, Step
 from cdner.store import predictions as stored_predictions
 from cdner.store import scores as stored_scores
+from cdner.store.scores import ScoreRow
 
 Rows = list[tuple[object, ...]]
 SCORE_COLUMNS = (
@@ -33,13 +34,8 @@ SEED_AXIS = "seed="  # in a cell's name: cells that differ in nothing else are a
 def setting_scores(plan: Plan, context: Context) -> tuple[tuple[str, ...], Rows]:
     """One row per evaluated setting and split; all figures in percent, micro average unless named macro."""
     rows: Rows = []
-    for step in plan.steps:
-        if step.kind != "evaluate":
-            continue
-        scores = {
-            (row.metric_family, row.entity_type): row
-            for row in stored_scores.load_scores(context.store, step.spec.run_id)
-        }
+    for step, scored in _scored(plan, context):
+        scores = {(row.metric_family, row.entity_type): row for row in scored}
         strict = scores["strict", "*"]
         figures = (
             strict.precision,
@@ -54,6 +50,14 @@ def setting_scores(plan: Plan, context: Context) -> tuple[tuple[str, ...], Rows]
         percents = tuple(round(100 * figure, 2) for figure in figures)
         rows.append((step.setting, plan.target.name, split, *percents, step.spec.run_id))
     return SCORE_COLUMNS, rows
+
+
+def _scored(plan: Plan, context: Context) -> list[tuple[Step, tuple[ScoreRow, ...]]]:
+    steps = [step for step in plan.steps if step.kind == "evaluate"]
+    if not steps:
+        return []
+    with context.store.reading():  # opened once
+        return [(step, stored_scores.load_scores(context.store, step.spec.run_id)) for step in steps]
 
 
 def averaged_scores(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> tuple[tuple[str, ...], Rows]:
@@ -94,11 +98,12 @@ def confusion_changes(plan: Plan, context: Context) -> tuple[tuple[str, ...], Ro
     rows: Rows = []
     if not settings:
         return columns, rows
-    for split in plan.experiment.splits:
-        before = predicts.get(f"predict:without_all/{split}")
-        after = predicts.get(f"predict:{settings[-1]}/{split}")
-        if before and after:
-            rows += _changes(split, before, after, context)
+    with context.store.reading():  # opened once
+        for split in plan.experiment.splits:
+            before = predicts.get(f"predict:without_all/{split}")
+            after = predicts.get(f"predict:{settings[-1]}/{split}")
+            if before and after:
+                rows += _changes(split, before, after, context)
     return columns, rows
 
 
