@@ -169,7 +169,7 @@ def test_a_failed_import_is_recorded_and_the_earlier_one_kept(
     def full(*_: object, **__: object) -> None:
         raise StoreError("The disk is full.")
 
-    monkeypatch.setattr("cdner.store.corpora.insert_rows", full)
+    monkeypatch.setattr("cdner.store.corpora.replace_run", full)
     failed = cdner(store, *command)
     assert (failed.code, "The disk is full." in failed.err) == (1, True)
     assert dump(store) == before

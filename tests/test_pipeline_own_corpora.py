@@ -16,7 +16,7 @@ from cdner.errors import InputError
 from cdner.pipeline import own_corpora
 from cdner.store import Store
 from cdner.store import corpora as stored_corpora
-from cdner.store.corpora import load_corpus
+from cdner.store.corpora import load_corpus, load_domain
 from cdner.types import Corpus, Entity, Sentence
 
 SMALL, LARGE, BLOCK = 500, 2500, 250
@@ -54,8 +54,8 @@ def write_conll(path: Path, corpus: Corpus, *, last_line: str = "") -> Path:
     return path
 
 
-def imported(store: Path, file: Path) -> str:
-    options: dict[str, Any] = {"role": "target", "labels": (), "strict": False, "progress": Silent()}
+def imported(store: Path, file: Path, *, labels: tuple[str, ...] = ()) -> str:
+    options: dict[str, Any] = {"role": "target", "labels": labels, "strict": False, "progress": Silent()}
     (row,) = own_corpora.import_files(store, {"test": [file]}, domain="films", **options)
     return row.run_id
 
@@ -84,6 +84,29 @@ def test_an_import_that_streams_stores_what_reading_at_once_gives(tmp_path: Path
     stored = load_corpus(Store(tmp_path / "s.duckdb"), run_id)
     assert stored == ConllReader().read(file, domain="films", split="test")
     assert len(stored.sentences) == LARGE
+
+
+def test_the_same_file_again_brings_its_labels_and_leaves_its_sentences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, file = tmp_path / "s.duckdb", write_conll(tmp_path / "a.txt", corpus_of(SMALL))
+    run_id = imported(store, file)
+    before = load_corpus(Store(store), run_id)
+    monkeypatch.setattr(stored_corpora, "save_corpus", None)
+    assert imported(store, file, labels=("director", "actor")) == run_id
+    assert load_corpus(Store(store), run_id) == before
+    assert load_domain(Store(store), run_id).types == ("director", "actor")
+    assert sql(store, "SELECT status FROM attempt ORDER BY attempt_n") == [("done",), ("done",)]
+
+
+def test_an_import_that_was_killed_is_done_again_as_a_whole(tmp_path: Path) -> None:
+    store, file = tmp_path / "s.duckdb", write_conll(tmp_path / "a.txt", corpus_of(LARGE))
+    run_id = imported(store, file)
+    with Store(store).transaction() as connection:
+        connection.execute("UPDATE attempt SET status = 'interrupted'")
+        connection.execute("DELETE FROM corpus_sentence WHERE position >= ?", [BLOCK])
+    assert imported(store, file) == run_id
+    assert len(load_corpus(Store(store), run_id).sentences) == LARGE
 
 
 @pytest.mark.parametrize("again", [False, True])

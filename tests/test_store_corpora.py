@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_examples import CORPUS, DOMAIN, import_corpus
+from store_examples import CORPUS, DOMAIN, counted_openings, import_corpus, long_corpus
 
-from cdner.store import Store
+from cdner.errors import InputError
+from cdner.store import Store, corpora
 from cdner.store.corpora import (
     CorpusSummary,
     find_corpus_run,
@@ -18,6 +20,7 @@ from cdner.store.corpora import (
     load_corpus,
     load_domain,
     save_corpus,
+    save_head,
 )
 from cdner.store.runs import begin_attempt, finish_attempt, run_spec
 from cdner.types import (
@@ -53,6 +56,56 @@ def test_saving_a_corpus_again_replaces_it(store):
     shorter = replace(CORPUS, sentences=CORPUS.sentences[:1], n_repaired_tags=0)
     save_corpus(store, run_id, shorter, DOMAIN)
     assert load_corpus(store, run_id) == shorter
+
+
+@pytest.mark.parametrize("n_sentences", [0, 1, 3, 4, 6, 7])
+def test_a_corpus_is_stored_a_block_a_transaction(store, monkeypatch, n_sentences):
+    monkeypatch.setattr(corpora, "BLOCK", 3)
+    corpus = long_corpus(n_sentences)
+    other = import_corpus(store)
+    openings = counted_openings(monkeypatch)
+    save_corpus(store, "any", corpus, DOMAIN)
+    assert openings == ["writing"] * max(1, ceil(n_sentences / 3))
+    assert load_corpus(store, "any") == corpus
+    assert load_corpus(store, other) == CORPUS
+
+
+def test_what_turns_out_to_be_broken_is_taken_out_again(store, monkeypatch):
+    monkeypatch.setattr(corpora, "BLOCK", 3)
+    run_id = import_corpus(store)
+    before = dump_of(store)
+
+    def broken():
+        yield from long_corpus(7).sentences
+        yield CORPUS.sentences[0]
+        raise InputError("broken")
+
+    with pytest.raises(InputError, match="broken"):
+        save_corpus(store, "any", long_corpus(0), DOMAIN, sentences=broken())
+    assert dump_of(store) == before
+    assert load_corpus(store, run_id) == CORPUS
+
+
+def dump_of(store):
+    with store.reading() as connection:
+        return [
+            connection.execute(f"SELECT * FROM {table} ORDER BY ALL").fetchall()
+            for table in ("corpus", "corpus_sentence", "gold_entity", "sentence", "domain_type")
+        ]
+
+
+def test_the_head_of_a_corpus_is_replaced_without_its_sentences(store):
+    run_id = import_corpus(store)
+    save_head(store, run_id, replace(CORPUS, sentences=(), types=("director",)), replace(DOMAIN, entries=()))
+    assert load_corpus(store, run_id) == replace(CORPUS, types=("director",))
+    assert load_domain(store, run_id).types == ()
+
+
+def test_a_corpus_whose_import_has_not_ended_is_not_listed(store):
+    spec = run_spec("import", 1, {}, ())
+    begin_attempt(store, spec, {})
+    save_corpus(store, spec.run_id, CORPUS, DOMAIN)
+    assert list_corpora(store) == []
 
 
 def test_equal_sentences_of_two_corpora_are_stored_once(store):

@@ -84,10 +84,15 @@ def import_files(
         spec = import_spec(domain, one.split, one.sha256)
         corpus = Corpus(domain, one.split, (), one.n_repaired_tags, one.types)
         progress.start(f"import {domain}/{one.split}", one.n_sentences)
-        # Not forced: that would delete the earlier import before this one is in. Saving replaces it as a whole.
+        is_stored = store.path.exists() and (spec.run_id, one.n_sentences) in {
+            (row.run_id, row.n_sentences) for row in stored_corpora.list_corpora(store)
+        }
         with recorded(store, runs.begin_attempt(store, spec, {})):
-            sentences = _streamed(reader, one, progress)
-            stored_corpora.save_corpus(store, spec.run_id, corpus, label_set, sentences=sentences)
+            if is_stored:  # the same bytes: only the label set may be another
+                stored_corpora.save_head(store, spec.run_id, corpus, label_set)
+            else:
+                sentences = _streamed(reader, one, progress)
+                stored_corpora.save_corpus(store, spec.run_id, corpus, label_set, sentences=sentences)
         run_ids.append(spec.run_id)
     return [row for row in stored_corpora.list_corpora(store) if row.run_id in set(run_ids)]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from cdner.errors import StoreError
+from cdner.errors import InputError, StoreError
 from cdner.hashing import content_hash
 from cdner.store.connection import Row, Store, insert_rows, replace_run
 from cdner.types import Corpus, Domain, Entity, Sentence, TypeEntry
@@ -16,7 +16,7 @@ from cdner.types import Corpus, Domain, Entity, Sentence, TypeEntry
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-BLOCK = 20_000  # sentences an INSERT
+BLOCK = 5_000  # sentences a transaction: under a second, in which nobody else has the store
 _TYPE_COLUMNS = ("short", "phrase", "lemma", "synset", "definition")
 
 
@@ -48,20 +48,36 @@ def save_corpus(
 ) -> None:
     """Store what an import run brought in, in place of what the run may have stored before.
 
-    ``sentences``: those of a corpus that is too large to be held, in place of its own. They are written in blocks of
-    one transaction; an exception on their way leaves the store as it was.
+    ``sentences``: those of a corpus that is too large to be held, in place of its own. They are written a block a
+    transaction, between which others have their turn with the store; an InputError on their way takes what was
+    written out again.
     """
-    head = (run_id, corpus.domain, corpus.split, domain.role, corpus.n_repaired_tags, list(corpus.types))
-    with store.transaction() as connection:
-        columns = ("run_id", "domain", "split", "role", "n_repaired_tags", "types")
-        replace_run(connection, "corpus", columns, run_id, [head])
-        for table in ("corpus_sentence", "gold_entity"):
-            replace_run(connection, table, (), run_id, [])
-        remaining, first = iter(corpus.sentences if sentences is None else sentences), 0
-        while block := list(islice(remaining, BLOCK)):
+    remaining = iter(corpus.sentences if sentences is None else sentences)
+    blocks = iter(lambda: list(islice(remaining, BLOCK)), [])
+    first = 0
+    try:
+        block = next(blocks, [])
+        with store.transaction() as connection:
+            _delete_corpus(connection, run_id)
+            _replace_head(connection, run_id, corpus, domain)
             _insert_block(connection, run_id, block, first=first)
-            first += len(block)
-        _save_domain(connection, run_id, domain)
+        for block in blocks:
+            first += BLOCK
+            with store.transaction() as connection:
+                _insert_block(connection, run_id, block, first=first)
+    except InputError:
+        with store.transaction() as connection:
+            _delete_corpus(connection, run_id)
+            connection.execute(
+                "DELETE FROM sentence WHERE sentence_id NOT IN (SELECT sentence_id FROM corpus_sentence)"
+            )
+        raise
+
+
+def save_head(store: Store, run_id: str, corpus: Corpus, domain: Domain) -> None:
+    """What a stored corpus is called and its label set, in place of the earlier ones; its sentences stay."""
+    with store.transaction() as connection:
+        _replace_head(connection, run_id, corpus, domain)
 
 
 def load_corpus(store: Store, run_id: str) -> Corpus:
@@ -130,7 +146,7 @@ def find_corpus_run(store: Store, domain: str, split: str, *, step: str = "impor
 
 
 def list_corpora(store: Store) -> list[CorpusSummary]:
-    """All corpora in the store, by domain and split (train, dev, test)."""
+    """All corpora whose import is done, by domain and split (train, dev, test)."""
     with store.reading() as connection:
         rows = connection.execute(
             """
@@ -141,7 +157,8 @@ def list_corpora(store: Store) -> list[CorpusSummary]:
                    (SELECT count(*) FROM gold_entity AS g WHERE g.run_id = corpus.run_id),
                    (SELECT count(DISTINCT entity_type) FROM gold_entity AS g WHERE g.run_id = corpus.run_id),
                    n_repaired_tags
-            FROM corpus
+            FROM corpus JOIN latest_attempt USING (run_id)
+            WHERE status = 'done'
             ORDER BY domain, list_position(['train', 'dev', 'test'], split), run_id
             """
         ).fetchall()
@@ -182,10 +199,18 @@ def _mention(sentence: Sentence, entity: Entity) -> str:
     return " ".join(sentence.tokens[entity.start : entity.end])
 
 
-def _save_domain(connection: DuckDBPyConnection, run_id: str, domain: Domain) -> None:
+def _replace_head(connection: DuckDBPyConnection, run_id: str, corpus: Corpus, domain: Domain) -> None:
+    head = (run_id, corpus.domain, corpus.split, domain.role, corpus.n_repaired_tags, list(corpus.types))
+    columns: tuple[str, ...] = ("run_id", "domain", "split", "role", "n_repaired_tags", "types")
+    replace_run(connection, "corpus", columns, run_id, [head])
     rows: list[Row] = [
         (run_id, domain.name, position, entry.name, *(getattr(entry, name) for name in _TYPE_COLUMNS))
         for position, entry in enumerate(domain.entries)
     ]
     columns = ("run_id", "domain", "position", "entity_type", *_TYPE_COLUMNS)
     replace_run(connection, "domain_type", columns, run_id, rows)
+
+
+def _delete_corpus(connection: DuckDBPyConnection, run_id: str) -> None:
+    for table in ("corpus", "corpus_sentence", "gold_entity", "domain_type"):
+        replace_run(connection, table, (), run_id, [])
