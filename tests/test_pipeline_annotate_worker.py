@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from annotating import PART, checkpoint_of, contents, reasoned, run, tiny_method, write_rows
 from chat_servers import ChatServer, failed, serving
 
@@ -50,7 +51,9 @@ def killed(moment: str, n: int, rows: Path, output: Path, method: object) -> int
         _, status = os.waitpid(child, 0)
         return os.waitstatus_to_exitcode(status)
     try:  # the child leaves by a signal or by _exit: nothing of pytest runs in it
-        torch.set_num_threads(1)  # torch's other threads are not in a fork: it would wait for them without end
+        torch.set_num_threads(
+            1
+        )  # torch's other threads are not in a fork: it would wait for them without end
         original, n_calls = getattr(worker, moment), 0
 
         def dying(*args: object, **options: object) -> object:

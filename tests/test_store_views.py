@@ -12,7 +12,7 @@ from store_examples import DOMAIN, GENERATION, import_corpus, start_run
 
 from cdner.errors import UsageError
 from cdner.evaluate import error_proportions
-from cdner.store import Store
+from cdner.store import Store, errors
 from cdner.store.confusion import save_confusion, save_rivals
 from cdner.store.errors import list_errors
 from cdner.store.predictions import save_predictions
@@ -204,6 +204,20 @@ def test_errors_are_listed_by_kind_and_filtered_by_type(predicted):
         list_errors(store, run_id, kind="boundry")
     with pytest.raises(UsageError, match="'spurious' have no gold type"):
         list_errors(store, run_id, kind="spurious", gold="actor")
+
+
+def test_errors_found_a_window_at_a_time_are_those_of_all_positions(predicted, monkeypatch):
+    store, run_id, _, _ = predicted
+    for kind in ("type", "missed", "spurious", "boundary"):
+        at_once = {n: list_errors(store, run_id, kind=kind, limit=n)[1] for n in (0, 1, 3, 1000)}
+        with monkeypatch.context() as narrow:
+            narrow.setattr(errors, "FIRST_WINDOW", 1)
+            narrow.setattr(errors, "WIDER", 1)
+            for n, expected in at_once.items():
+                found = list_errors(store, run_id, kind=kind, limit=n)[1]
+                assert [row[0] for row in found] == [row[0] for row in expected]
+                assert n < 1000 or Counter(found) == Counter(expected)
+    assert list_errors(store, "no such run")[1] == []
 
 
 @pytest.fixture

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from cdner.errors import UsageError, unknown_name
 from cdner.store.connection import Store
 
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+FIRST_WINDOW, WIDER = 10_000, 4  # positions; each window is so many times as wide as the one before
 # kind -> (view, its columns)
 _VIEWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "type": ("type_error", ("position", "gold_type", "predicted_type", "mention", "sentence_text")),
@@ -47,7 +51,22 @@ def list_errors(
         values.append(value)
     statement = (
         f"SELECT {', '.join(columns)} FROM {view} WHERE {' AND '.join(conditions)}"  # noqa: S608 our own names
-        " ORDER BY position, start_token LIMIT ?"
+        " AND position >= ? AND position < ? ORDER BY position, start_token LIMIT ?"
     )
+    rows: list[tuple[Any, ...]] = []
     with store.reading() as connection:
-        return columns, connection.execute(statement, [*values, limit]).fetchall()
+        for first, beyond in _windows(connection, run_id):
+            if len(rows) >= limit:
+                break
+            rows += connection.execute(statement, [*values, first, beyond, limit - len(rows)]).fetchall()
+    return columns, rows
+
+
+def _windows(connection: DuckDBPyConnection, run_id: str) -> Iterator[tuple[int, int]]:
+    """All positions of a run's predictions, in pieces: who wants fifty errors need not wait for those of a million."""
+    found = connection.execute("SELECT max(position) FROM prediction WHERE run_id = ?", [run_id]).fetchone()
+    n_positions = 0 if found is None or found[0] is None else found[0] + 1
+    first, width = 0, FIRST_WINDOW
+    while first < n_positions:
+        yield first, first + width
+        first, width = first + width, WIDER * width
