@@ -69,6 +69,14 @@ def chunks_of_two() -> None:
     chunks.SIZE, chunks.PAUSE = 2, 0
 
 
+def blocks_of_fifty() -> None:
+    """An import of 600 sentences is twelve transactions."""
+    from cdner.store import corpora
+
+    assert corpora.BLOCK > 600
+    corpora.BLOCK = 50
+
+
 def column_files(folder: Path) -> list[Path]:
     """Two splits of 600 sentences each."""
     folder.mkdir()
@@ -94,7 +102,8 @@ def course_of(name: str, work: Path, server: ChatServer) -> Course:
     all_test = ("--set", "corpora.n_target_test=12", "--split", "test")
     if name == "import":
         files = column_files(work / "corpus")
-        return Course(stage("nothing"), ("import", "conll", *files, "--domain", "harbour"), work)
+        command = ("import", "conll", *files, "--domain", "harbour")
+        return Course(stage("nothing"), command, work, patch=blocks_of_fifty)
     if name == "describe":
         model = ("--set", "describe.backend=openai", "--set", "describe.model=m")
         return Course(stage("import"), ("describe", *named, *model, *asking), work)

@@ -45,9 +45,11 @@ while not Path(sys.argv[3]).exists():
     with store.reading() as connection:
         rows = connection.execute(
             "SELECT (SELECT count(*) FROM corpus_sentence AS s WHERE s.run_id = corpus.run_id),"
-            " (SELECT count(*) FROM gold_entity AS g WHERE g.run_id = corpus.run_id) FROM corpus"
+            " (SELECT count(*) FROM gold_entity AS g WHERE g.run_id = corpus.run_id), status = 'done'"
+            " FROM corpus JOIN latest_attempt USING (run_id)"
         ).fetchall()
-    assert set(rows) <= {(int(sys.argv[2]),) * 2}, rows
+    n = int(sys.argv[2])
+    assert set(rows) <= {(0, 0, False), (n, n, False), (n, n, True)}, rows
     assert len(rows) >= seen, "a corpus is gone"
     n_read, seen = n_read + 1, len(rows)
 print(n_read)

@@ -99,7 +99,7 @@ def test_the_same_file_again_brings_its_labels_and_leaves_its_sentences(
     assert sql(store, "SELECT status FROM attempt ORDER BY attempt_n") == [("done",), ("done",)]
 
 
-def test_an_import_that_was_killed_is_done_again_as_a_whole(tmp_path: Path) -> None:
+def test_an_import_that_was_killed_goes_on(tmp_path: Path) -> None:
     store, file = tmp_path / "s.duckdb", write_conll(tmp_path / "a.txt", corpus_of(LARGE))
     run_id = imported(store, file)
     with Store(store).transaction() as connection:

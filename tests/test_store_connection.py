@@ -249,3 +249,20 @@ def test_a_quote_in_the_stores_name_is_a_character(tmp_path):
     import_corpus(store)
     assert [path.name for path in tmp_path.iterdir()] == ["the film's.duckdb"]
     assert verify(store) == []
+
+
+def test_what_is_passed_by_is_not_kept_and_all_else_may_be(store):
+    with store.transaction() as opened:
+
+        def limit():
+            (text,) = opened.execute("SELECT current_setting('memory_limit')").fetchone()
+            return opened.execute("SELECT parse_formatted_bytes(?)", [text]).fetchone()[0]
+
+        everything = limit()
+        limits = []
+        for n_wanted in (0, 2_000_000):
+            with connection.passing_by(opened, n_wanted):
+                limits.append(limit())
+            assert limit() == everything
+    assert limits[0] < everything
+    assert limits[1] - limits[0] == pytest.approx(1000e6, rel=0.01)

@@ -65,9 +65,40 @@ def test_a_corpus_is_stored_a_block_a_transaction(store, monkeypatch, n_sentence
     other = import_corpus(store)
     openings = counted_openings(monkeypatch)
     save_corpus(store, "any", corpus, DOMAIN)
-    assert openings == ["writing"] * max(1, ceil(n_sentences / 3))
+    assert openings == ["writing", "reading", *["writing"] * ceil(n_sentences / 3)]
     assert load_corpus(store, "any") == corpus
     assert load_corpus(store, other) == CORPUS
+
+
+def test_blocks_that_a_killed_import_has_left_are_kept_where_they_are_the_same(store, monkeypatch):
+    monkeypatch.setattr(corpora, "BLOCK", 3)
+    corpus = long_corpus(11)
+
+    def killed():
+        yield from corpus.sentences[:7]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_corpus(store, "any", corpus, DOMAIN, sentences=killed())
+    assert load_corpus(store, "any").sentences == corpus.sentences[:6]
+    insert, written = corpora._insert_block, []
+
+    def counted(connection, run_id, block, *, first):
+        written.append(first)
+        insert(connection, run_id, block, first=first)
+
+    monkeypatch.setattr(corpora, "_insert_block", counted)
+    save_corpus(store, "any", corpus, DOMAIN)
+    assert (written, load_corpus(store, "any")) == ([6, 9], corpus)
+    changed = list(corpus.sentences)
+    changed[4] = replace(changed[4], entities=())
+    other = replace(corpus, sentences=tuple(changed))
+    written.clear()
+    save_corpus(store, "any", other, DOMAIN)
+    assert (written, load_corpus(store, "any")) == ([3, 6, 9], other)
+    save_corpus(store, "any", replace(other, sentences=other.sentences[:6]), DOMAIN)
+    assert written == [3, 6, 9]
+    assert load_corpus(store, "any").sentences == other.sentences[:6]
 
 
 def test_what_turns_out_to_be_broken_is_taken_out_again(store, monkeypatch):

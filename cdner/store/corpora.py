@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cdner.errors import InputError, StoreError
 from cdner.hashing import content_hash
 from cdner.store.connection import Row, Store, insert_rows, replace_run
+from cdner.store.sentences import load_head, load_sentences
 from cdner.types import Corpus, Domain, Entity, Sentence, TypeEntry
 
 if TYPE_CHECKING:
@@ -49,25 +50,29 @@ def save_corpus(
     """Store what an import run brought in, in place of what the run may have stored before.
 
     ``sentences``: those of a corpus that is too large to be held, in place of its own. They are written a block a
-    transaction, between which others have their turn with the store; an InputError on their way takes what was
-    written out again.
+    transaction, between which others have their turn with the store; blocks that a killed import has left are kept
+    where they are the same. An InputError on their way takes everything out again.
     """
+    save_head(store, run_id, corpus, domain)
+    n_stored, first = load_head(store, run_id).n_sentences, 0
     remaining = iter(corpus.sentences if sentences is None else sentences)
-    blocks = iter(lambda: list(islice(remaining, BLOCK)), [])
-    first = 0
     try:
-        block = next(blocks, [])
-        with store.transaction() as connection:
-            _delete_corpus(connection, run_id)
-            _replace_head(connection, run_id, corpus, domain)
-            _insert_block(connection, run_id, block, first=first)
-        for block in blocks:
-            first += BLOCK
+        while block := list(islice(remaining, BLOCK)):
+            beyond = first + len(block)
+            if beyond > n_stored or load_sentences(store, run_id, range(first, beyond)) != block:
+                with store.transaction() as connection:
+                    _delete_sentences(connection, run_id, first=first)
+                    _insert_block(connection, run_id, block, first=first)
+                n_stored = beyond
+            first = beyond
+        if n_stored > first:
             with store.transaction() as connection:
-                _insert_block(connection, run_id, block, first=first)
+                _delete_sentences(connection, run_id, first=first)
     except InputError:
         with store.transaction() as connection:
-            _delete_corpus(connection, run_id)
+            _delete_sentences(connection, run_id, first=0)
+            for table in ("corpus", "domain_type"):
+                replace_run(connection, table, (), run_id, [])
             connection.execute(
                 "DELETE FROM sentence WHERE sentence_id NOT IN (SELECT sentence_id FROM corpus_sentence)"
             )
@@ -76,8 +81,16 @@ def save_corpus(
 
 def save_head(store: Store, run_id: str, corpus: Corpus, domain: Domain) -> None:
     """What a stored corpus is called and its label set, in place of the earlier ones; its sentences stay."""
+    head = (run_id, corpus.domain, corpus.split, domain.role, corpus.n_repaired_tags, list(corpus.types))
+    columns: tuple[str, ...] = ("run_id", "domain", "split", "role", "n_repaired_tags", "types")
     with store.transaction() as connection:
-        _replace_head(connection, run_id, corpus, domain)
+        replace_run(connection, "corpus", columns, run_id, [head])
+        rows: list[Row] = [
+            (run_id, domain.name, position, entry.name, *(getattr(entry, name) for name in _TYPE_COLUMNS))
+            for position, entry in enumerate(domain.entries)
+        ]
+        columns = ("run_id", "domain", "position", "entity_type", *_TYPE_COLUMNS)
+        replace_run(connection, "domain_type", columns, run_id, rows)
 
 
 def load_corpus(store: Store, run_id: str) -> Corpus:
@@ -165,6 +178,12 @@ def list_corpora(store: Store) -> list[CorpusSummary]:
     return [CorpusSummary(*row) for row in rows]
 
 
+def _delete_sentences(connection: DuckDBPyConnection, run_id: str, *, first: int) -> None:
+    """Those of a run from a position on; their texts stay, others may have them too."""
+    for table in ("gold_entity", "corpus_sentence"):
+        connection.execute(f"DELETE FROM {table} WHERE run_id = ? AND position >= ?", [run_id, first])  # noqa: S608
+
+
 def _insert_block(
     connection: DuckDBPyConnection, run_id: str, block: Sequence[Sentence], *, first: int
 ) -> None:
@@ -197,20 +216,3 @@ def _insert_sentences(connection: DuckDBPyConnection, by_id: Mapping[str, Senten
 
 def _mention(sentence: Sentence, entity: Entity) -> str:
     return " ".join(sentence.tokens[entity.start : entity.end])
-
-
-def _replace_head(connection: DuckDBPyConnection, run_id: str, corpus: Corpus, domain: Domain) -> None:
-    head = (run_id, corpus.domain, corpus.split, domain.role, corpus.n_repaired_tags, list(corpus.types))
-    columns: tuple[str, ...] = ("run_id", "domain", "split", "role", "n_repaired_tags", "types")
-    replace_run(connection, "corpus", columns, run_id, [head])
-    rows: list[Row] = [
-        (run_id, domain.name, position, entry.name, *(getattr(entry, name) for name in _TYPE_COLUMNS))
-        for position, entry in enumerate(domain.entries)
-    ]
-    columns = ("run_id", "domain", "position", "entity_type", *_TYPE_COLUMNS)
-    replace_run(connection, "domain_type", columns, run_id, rows)
-
-
-def _delete_corpus(connection: DuckDBPyConnection, run_id: str) -> None:
-    for table in ("corpus", "corpus_sentence", "gold_entity", "domain_type"):
-        replace_run(connection, table, (), run_id, [])

@@ -13,7 +13,7 @@ from typing import cast
 
 from cdner.errors import StoreError
 from cdner.hashing import Json, canonical_json, content_hash
-from cdner.store.connection import Row, Store, insert_rows, rows_of_run
+from cdner.store.connection import Row, Store, insert_rows, passing_by, rows_of_run
 from cdner.store.migrations import utc_now
 from cdner.types import Completion, Gap, Message, ReasoningChain, ReasoningRequest, Sampling
 
@@ -110,11 +110,12 @@ def save_completions(store: Store, run_id: str, completions: Sequence[tuple[str,
     Lone surrogates, which some servers let through, become U+FFFD: they are no text a database could hold.
     """
     with store.transaction() as connection:
-        known = connection.execute(
-            "SELECT request_id, max(attempt_n) FROM completion"
-            " WHERE request_id IN (SELECT unnest(?)) GROUP BY ALL",
-            [[name for name, _ in completions]],
-        ).fetchall()
+        with passing_by(connection, len(completions)):
+            known = connection.execute(
+                "SELECT request_id, max(attempt_n) FROM completion"
+                " WHERE request_id IN (SELECT unnest(?)) GROUP BY ALL",
+                [[name for name, _ in completions]],
+            ).fetchall()
         n_attempts = dict(known)
         rows: list[Row] = []
         for name, completion in completions:
@@ -135,11 +136,12 @@ def load_completions(store: Store, request_ids: Collection[str]) -> dict[str, Co
         return {}
     with store.reading() as connection:
         # Found by the id alone, then fetched by row id: else the texts of all completions are read, too.
-        found = connection.execute(
-            "SELECT arg_max(rowid, attempt_n) FROM completion WHERE request_id IN (SELECT unnest(?))"
-            " GROUP BY request_id",
-            [list(request_ids)],
-        ).fetchall()
+        with passing_by(connection, len(request_ids)):
+            found = connection.execute(
+                "SELECT arg_max(rowid, attempt_n) FROM completion WHERE request_id IN (SELECT unnest(?))"
+                " GROUP BY request_id",
+                [list(request_ids)],
+            ).fetchall()
         rows = connection.execute(
             """
             SELECT request_id, text, finish_reason, n_input_tokens, n_cached_tokens, n_output_tokens,

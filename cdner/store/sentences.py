@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cdner.errors import StoreError
-from cdner.store.connection import Store
+from cdner.store.connection import Store, passing_by
 from cdner.types import Entity, Sentence
 
 
@@ -46,13 +46,14 @@ def load_sentences(store: Store, run_id: str, positions: Sequence[int]) -> list[
     """
     wanted = list(positions)
     with store.reading() as connection:
-        rows_at = dict(
-            connection.execute(
-                "SELECT position, sentence.rowid FROM corpus_sentence JOIN sentence USING (sentence_id)"
-                " WHERE run_id = ? AND position IN (SELECT unnest(?))",
-                [run_id, wanted],
-            ).fetchall()
-        )
+        with passing_by(connection, len(wanted)):
+            rows_at = dict(
+                connection.execute(
+                    "SELECT position, sentence.rowid FROM corpus_sentence JOIN sentence USING (sentence_id)"
+                    " WHERE run_id = ? AND position IN (SELECT unnest(?))",
+                    [run_id, wanted],
+                ).fetchall()
+            )
         tokens = dict(
             connection.execute(
                 "SELECT rowid, tokens FROM sentence WHERE rowid IN (SELECT unnest(?))",

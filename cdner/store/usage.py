@@ -10,14 +10,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cdner.store.connection import Store
+from cdner.store.connection import Store, passing_by
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-JOINED = 100_000  # texts or calls of a run, up to which its account joins them with their requests
-# What a connection has read of the file it keeps: sums over all need none of it again.
-_READ_ONCE = "SET memory_limit = '96MB'; SET threads = 1"
+JOINED = 20_000  # texts or calls of a run, up to which its account joins them with their requests
 _SIZE = """
     SELECT greatest((SELECT count(*) FROM completion WHERE asked_by = $run),
                     (SELECT count(*) FROM reasoning WHERE run_id = $run))
@@ -110,12 +108,12 @@ def load_accounts(store: Store, run_ids: Collection[str]) -> dict[str, list[LlmU
     with store.reading() as connection:
         if max(_n_joined(connection, run_id) for run_id in run_ids) <= JOINED:
             return {**load_usage(store, run_ids)}
-        connection.execute(_READ_ONCE)
         columns = ", ".join(Account.__dataclass_fields__)
         statement = f"SELECT {columns} FROM ({_SUMS})"  # noqa: S608  our own names
-        rows = [
-            row for run_id in run_ids for row in connection.execute(statement, {"run": run_id}).fetchall()
-        ]
+        with passing_by(connection, len(run_ids)):
+            rows = [
+                row for run_id in run_ids for row in connection.execute(statement, {"run": run_id}).fetchall()
+            ]
     return {account.run_id: [account] for account in map(_account, rows)}
 
 
