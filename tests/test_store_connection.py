@@ -12,9 +12,10 @@ import pytest
 from store_examples import CORPUS, import_corpus, start_python, start_run
 
 from cdner.errors import StoreError, StoreLockedError
-from cdner.store import Store, connection
+from cdner.store import Store
 from cdner.store.corpora import load_corpus
 from cdner.store.predictions import predicted_positions, save_predictions
+from cdner.store.rows import insert_rows
 from cdner.store.runs import begin_attempt, run_spec, run_state
 from cdner.store.verify import verify
 
@@ -193,49 +194,12 @@ def test_ctrl_c_inside_a_query_is_an_interrupt(store):
         connection.execute("SELECT count(*) FROM range(100000000) a, range(10000) b").fetchall()
 
 
-TEXTS = (
-    "",
-    "plain",
-    "\u00e9",
-    "\u65e5\u672c",
-    "\U0001f600",
-    "a\x00b",
-    "1",
-    "nan",
-    "None",
-    "2020-01-01",
-    "x" * 5000,
-)
-
-
-@pytest.mark.parametrize("n_rows", [1, connection._MANY_ROWS - 1, connection._MANY_ROWS, 3000])
-@pytest.mark.parametrize("last", ["text", None])
-def test_rows_few_or_many_are_stored_as_they_are(tmp_path, n_rows, last):
-    rows = [*((n, TEXTS[n % len(TEXTS)]) for n in range(n_rows - 1)), (n_rows - 1, last)]
-    with Store(tmp_path / "s.duckdb").transaction() as opened:
-        opened.execute("CREATE TABLE kept (position INTEGER, said VARCHAR, n INTEGER)")
-        connection.insert_rows(opened, "kept", ("position", "said"), rows, computed={"n": "position + 1"})
-        found = opened.execute("FROM kept ORDER BY position").fetchall()
-    assert found == [(position, said, position + 1) for position, said in rows]
-
-
-def test_a_bulk_insert_that_fails_leaves_nothing_and_says_why(tmp_path):
-    store = Store(tmp_path / "s.duckdb")
-    rows = [("sentence", "text")] * 2 * connection._MANY_ROWS
-    with pytest.raises(StoreError, match="duplicate key"), store.transaction() as opened:
-        connection.insert_rows(
-            opened, "sentence", ("sentence_id", "text"), rows, computed={"tokens": "[text]"}
-        )
-    with store.reading() as opened:
-        assert opened.execute("SELECT count(*) FROM sentence").fetchall() == [(0,)]
-
-
 def test_row_groups_are_small_so_that_closing_a_store_rewrites_little(store):
     n_rows = 10_000
     for first in (0, n_rows):
         rows = [(f"{first + number:024x}", "a text") for number in range(n_rows)]
         with store.transaction() as open_store:
-            connection.insert_rows(open_store, "prompt_text", ("text_id", "text"), rows)
+            insert_rows(open_store, "prompt_text", ("text_id", "text"), rows)
     with store.reading() as open_store:
         found = open_store.execute(
             "SELECT row_group_id, max(start + count) - min(start) FROM pragma_storage_info('prompt_text') GROUP BY ALL"
@@ -249,20 +213,3 @@ def test_a_quote_in_the_stores_name_is_a_character(tmp_path):
     import_corpus(store)
     assert [path.name for path in tmp_path.iterdir()] == ["the film's.duckdb"]
     assert verify(store) == []
-
-
-def test_what_is_passed_by_is_not_kept_and_all_else_may_be(store):
-    with store.transaction() as opened:
-
-        def limit():
-            (text,) = opened.execute("SELECT current_setting('memory_limit')").fetchone()
-            return opened.execute("SELECT parse_formatted_bytes(?)", [text]).fetchone()[0]
-
-        everything = limit()
-        limits = []
-        for n_wanted in (0, 2_000_000):
-            with connection.passing_by(opened, n_wanted):
-                limits.append(limit())
-            assert limit() == everything
-    assert limits[0] < everything
-    assert limits[1] - limits[0] == pytest.approx(1000e6, rel=0.01)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cdner.errors import UsageError
-from cdner.store.connection import Store, insert_rows
+from cdner.store.connection import Store
 from cdner.store.migrations import utc_now
 from cdner.store.origin import is_alive, this_process
 from cdner.store.reasoning import request_id
+from cdner.store.rows import insert_rows
 from cdner.types import ReasoningRequest
 
 ANNOUNCED = "announced"

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from cdner.errors import StoreError
 from cdner.hashing import Json, canonical_json
-from cdner.store.connection import insert_rows
 from cdner.store.migrations import migration_files, utc_now
+from cdner.store.rows import insert_rows
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

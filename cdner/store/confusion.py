@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cdner.store.connection import Row, Store, replace_run, rows_of_run
+from cdner.store.connection import Store
+from cdner.store.rows import Row, replace_run, rows_of_run
 from cdner.types import ConfusionMatrix
 
 

@@ -10,11 +10,11 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cdner.errors import StoreError
 from cdner.store.turns import Patience, turn
@@ -30,13 +30,11 @@ _NO_DOWNLOADS: Mapping[str, str | bool] = {
     "autoload_known_extensions": False,
 }
 _DISK_FULL = os.strerror(errno.ENOSPC)
-_MANY_ROWS = 1000
 # Row groups of the size of DuckDB's vectors. When a store is closed DuckDB merges what was appended to it, up to
 # three groups of 122,880 rows by default: 850 MiB of memory for texts of 2.4 kB, 140 with these, which take two fifths
 # of the CPU time. Queries over a million rows take up to a seventh longer.
 _ATTACH = "ATTACH '{path}' AS store (TYPE duckdb, ROW_GROUP_SIZE 2048)"
 _HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
-Row = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,123 +148,6 @@ def _writing(path: Path, settings: Mapping[str, Any]) -> DuckDBPyConnection:
         connection.close()
         raise
     return connection
-
-
-def insert_rows(
-    connection: DuckDBPyConnection,
-    table: str,
-    columns: Sequence[str],
-    rows: Sequence[Row],
-    *,
-    on_conflict: Literal["fail", "ignore", "replace"] = "fail",
-    computed: Mapping[str, str] | None = None,
-    unless_known: Sequence[str] = (),
-) -> None:
-    """Insert rows in bulk, fifty times faster than ``executemany``.
-
-    ``computed``: further columns as SQL over those given. ``unless_known``: the key of a table without an index; rows
-    whose key is in the table are left out, among themselves they must differ in it.
-    """
-    if unless_known:
-        known = _known(connection, table, columns, rows, key=unless_known)
-        places = [columns.index(name) for name in unless_known]
-        rows = [row for row in rows if tuple(row[place] for place in places) not in known]
-    if not rows:
-        return
-    verb = {"fail": "INSERT", "ignore": "INSERT OR IGNORE", "replace": "INSERT OR REPLACE"}[on_conflict]
-    written = {**{name: name for name in columns}, **(computed or {})}
-    into = f"{verb} INTO {table} ({', '.join(written)}) SELECT {', '.join(written.values())} FROM"
-    lists = [list(column) for column in zip(*rows, strict=True)]
-    arrays = _as_arrays(columns, lists)
-    if arrays is None:
-        source = ", ".join(f"unnest(?) AS {name}" for name in columns)
-        connection.execute(f"{into} (SELECT {source})", lists)
-    else:
-        connection.register("incoming", arrays)
-        connection.execute(f"{into} incoming")
-        connection.unregister("incoming")  # not after an error: that ends the connection
-
-
-def _known(
-    connection: DuckDBPyConnection,
-    table: str,
-    columns: Sequence[str],
-    rows: Sequence[Row],
-    *,
-    key: Sequence[str],
-) -> set[Row]:
-    """Those keys of the rows that the table has."""
-    lists = [[row[columns.index(name)] for row in rows] for name in key]
-    asked = ", ".join(f"unnest(?) AS {name}" for name in key)
-    names = ", ".join(key)
-    with passing_by(connection, len(rows)):
-        found = connection.execute(
-            f"SELECT {names} FROM {table} SEMI JOIN (SELECT {asked}) AS asked USING ({names})",  # noqa: S608
-            lists,
-        )
-        return set(found.fetchall())
-
-
-@contextmanager
-def passing_by(connection: DuckDBPyConnection, n_wanted: int) -> Iterator[None]:
-    """For statements that go through a whole table for a few rows: what they have read of it is not kept.
-
-    Without a limit DuckDB keeps all it reads until it is closed, 90 MiB of the ids of a million rows. ``n_wanted``:
-    rows that are looked for; only what is small may be asked for here, for what does not fit is an error.
-    """
-    (n_threads,) = connection.execute("SELECT current_setting('threads')").fetchone() or (1,)
-    connection.execute(f"SET memory_limit = '{16 * n_threads + n_wanted // 2000}MB'")
-    yield
-    connection.execute("RESET memory_limit")
-
-
-def _as_arrays(columns: Sequence[str], lists: Sequence[list[object]]) -> dict[str, Any] | None:
-    """Columns as DuckDB reads them four times as fast; None for few rows, where it takes longer than to write them.
-
-    None also for columns that are not all text or all whole numbers: of others DuckDB would guess the type, and make
-    NULL of NaN.
-    """
-    import numpy as np
-
-    kinds = [set(map(type, column)) for column in lists]
-    if len(lists[0]) < _MANY_ROWS or not all(kind in ({str}, {int}) for kind in kinds):
-        return None
-    return {
-        name: np.array(column, dtype=object if kind == {str} else np.int64)
-        for name, column, kind in zip(columns, lists, kinds, strict=True)
-    }
-
-
-def replace_run(
-    connection: DuckDBPyConnection, table: str, columns: Sequence[str], run_id: str, rows: Sequence[Row]
-) -> None:
-    """Make these the run's only rows of the table; ``rows`` begin with the run id, as ``columns`` do."""
-    connection.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])  # noqa: S608 our own names
-    insert_rows(connection, table, columns, rows)
-
-
-def rows_of_run(
-    store: Store,
-    table: str,
-    columns: Sequence[str],
-    run_id: str,
-    *,
-    order: str,
-    positions: Sequence[int] | None = None,
-) -> list[tuple[Any, ...]]:
-    """A run's rows of one table, sorted; those at these positions only, where they are given."""
-    which, values = "run_id = ?", [run_id, list(positions or ())]
-    if positions is not None:
-        which += " AND position IN (SELECT unnest(?))"
-    statement = f"SELECT {', '.join(columns)} FROM {table} WHERE {which} ORDER BY {order}"  # noqa: S608
-    with store.reading() as connection:
-        return connection.execute(statement, values[: which.count("?")]).fetchall()
-
-
-def demand_rows(rows: Sequence[object], store: Store, run_id: str, what: str) -> None:
-    """StoreError when there are none."""
-    if not rows:
-        raise StoreError(f"Run {run_id} has no {what} in {store.path}.")
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from cdner.errors import InputError, StoreError
 from cdner.hashing import content_hash
-from cdner.store.connection import Row, Store, insert_rows, replace_run
+from cdner.store.connection import Store
+from cdner.store.rows import Row, insert_rows, replace_run
 from cdner.store.sentences import load_head, load_sentences
 from cdner.types import Corpus, Domain, Entity, Sentence, TypeEntry
 

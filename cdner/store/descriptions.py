@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cdner.store.connection import Row, Store, demand_rows, replace_run, rows_of_run
+from cdner.store.connection import Store
+from cdner.store.rows import Row, demand_rows, replace_run, rows_of_run
 from cdner.types import FloatArray
 
 _COLUMNS = ("entity_type", "gloss", "gloss_source", "description", "request_id", "origin")

@@ -21,7 +21,8 @@ from cdner.errors import StoreError
 from cdner.hashing import content_hash
 from cdner.resources import resource_root
 from cdner.store import published
-from cdner.store.connection import Store, insert_rows, opened
+from cdner.store.connection import Store, opened
+from cdner.store.rows import insert_rows
 from cdner.unfinished import remove, replacing, settle, unfinished_path
 
 if TYPE_CHECKING:

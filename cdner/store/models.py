@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cdner.errors import StoreError
-from cdner.store.connection import Store, insert_rows, replace_run
+from cdner.store.connection import Store
+from cdner.store.rows import insert_rows, replace_run
 from cdner.types import EpochLog, FitResult
 
 _LOG_COLUMNS = ("epoch", "step", "train_loss", "dev_loss", "dev_metric", "seconds", "n_truncated_tokens")

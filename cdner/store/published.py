@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cdner.errors import StoreError
 from cdner.hashing import content_hash
 from cdner.resources import resource_root
-from cdner.store.connection import Row, insert_rows
+from cdner.store.rows import Row, insert_rows
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdner.store.connection import Row, Store, demand_rows, replace_run, rows_of_run
+from cdner.store.connection import Store
+from cdner.store.rows import Row, demand_rows, replace_run, rows_of_run
 from cdner.types import FloatArray
 
 

@@ -13,8 +13,9 @@ from typing import cast
 
 from cdner.errors import StoreError
 from cdner.hashing import Json, canonical_json, content_hash
-from cdner.store.connection import Row, Store, insert_rows, passing_by, rows_of_run
+from cdner.store.connection import Store
 from cdner.store.migrations import utc_now
+from cdner.store.rows import Row, insert_rows, passing_by, rows_of_run
 from cdner.types import Completion, Gap, Message, ReasoningChain, ReasoningRequest, Sampling
 
 _COMPLETION_COLUMNS = (

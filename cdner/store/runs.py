@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 from cdner.errors import RunBusyError, StoreError
 from cdner.hashing import Json, canonical_json, content_hash
-from cdner.store.connection import Store, insert_rows, replace_run
+from cdner.store.connection import Store
 from cdner.store.migrations import utc_now
 from cdner.store.origin import git_commit, is_alive, library_versions, this_process
+from cdner.store.rows import insert_rows, replace_run
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

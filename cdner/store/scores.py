@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
-from cdner.store.connection import Store, replace_run, rows_of_run
+from cdner.store.connection import Store
+from cdner.store.rows import replace_run, rows_of_run
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cdner.errors import StoreError
-from cdner.store.connection import Store, passing_by
+from cdner.store.connection import Store
+from cdner.store.rows import passing_by
 from cdner.types import Entity, Sentence
 
 

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cdner.store.connection import Store, passing_by
+from cdner.store.connection import Store
+from cdner.store.rows import passing_by
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
