@@ -30,6 +30,7 @@ from pipeline_experiments import (
     write_experiment,
 )
 
+from cdner.cli import take_signals
 from cdner.pipeline import execute as execution
 
 KILLS = (
@@ -97,6 +98,39 @@ def _reason_again(folder: Path) -> tuple[Path, tuple[object, ...]]:
     store = copy_of(finished_store("seq2seq"), folder / "copy")
     experiment = write_experiment(folder, settings=("full",))
     return store, ("run", experiment, "--until", "reason", "--set", "reason.model=another")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_signals", [1, 2])
+def test_ctrl_c_once_and_twice_in_training_costs_an_epoch_at_most(tmp_path: Path, n_signals: int) -> None:
+    stores = {name: tmp_path / name / "s.duckdb" for name in ("interrupted", "unbroken")}
+    command = ("train", "-e", write_experiment(tmp_path), "--setting", "without_source")
+    command = (*command, "--set", "train_target.epochs=30")
+    n_epochs = "SELECT count(*) FROM train_log"
+    interrupted = stores["interrupted"]
+    for store in stores.values():
+        store.parent.mkdir()
+    process = start_cdner(interrupted, *command, log=tmp_path / "log", patch=take_signals)
+    wait_for(lambda: interrupted.exists() and sql(interrupted, n_epochs)[0][0] >= 2)
+    for _ in range(n_signals):
+        os.kill(process.pid or 0, signal.SIGINT)
+    assert ended(process) == 130, (tmp_path / "log").read_text()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    before = sql(interrupted, "SELECT epoch, seconds FROM train_log ORDER BY epoch")
+    assert 2 <= len(before) < 30
+    for store in stores.values():
+        assert cdner(store, *command).code == 0
+    after = sql(interrupted, "SELECT epoch, seconds FROM train_log ORDER BY epoch")
+    assert (len(after), after[: len(before)]) == (30, before)  # went on, did not begin again
+    losses = [
+        sql(store, "SELECT epoch, train_loss FROM train_log ORDER BY epoch") for store in stores.values()
+    ]
+    assert losses[0] == losses[1]
+    weights = [
+        [file.read_bytes() for file in sorted(store.parent.rglob("*.safetensors"))]
+        for store in stores.values()
+    ]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.slow
