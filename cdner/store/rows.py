@@ -79,12 +79,12 @@ def passing_by(connection: DuckDBPyConnection, n_wanted: int) -> Iterator[None]:
     """For statements that go through a whole table for a few rows: what they have read of it is not kept.
 
     Without a limit DuckDB keeps all it reads until it is closed, 90 MiB of the ids of a million rows. ``n_wanted``:
-    rows that are looked for; only what is small may be asked for here, for what does not fit is an error.
+    rows that are looked for; only what is small may be asked for here, for what does not fit is an error. One thread:
+    each holds blocks of its own.
     """
-    (n_threads,) = connection.execute("SELECT current_setting('threads')").fetchone() or (1,)
-    connection.execute(f"SET memory_limit = '{16 * n_threads + n_wanted // 2000}MB'")
+    connection.execute(f"SET threads = 1; SET memory_limit = '{32 + n_wanted // 2000}MB'")
     yield
-    connection.execute("RESET memory_limit")
+    connection.execute("RESET threads; RESET memory_limit")
 
 
 def _as_arrays(columns: Sequence[str], lists: Sequence[list[object]]) -> dict[str, Any] | None:
