@@ -16,7 +16,7 @@ from cdner.store.connection import Store
 from cdner.store.migrations import utc_now
 from cdner.store.origin import is_alive, this_process
 from cdner.store.reasoning import request_id
-from cdner.store.rows import insert_rows
+from cdner.store.rows import insert_rows, passing_by
 from cdner.types import ReasoningRequest
 
 ANNOUNCED = "announced"
@@ -194,17 +194,19 @@ def give_up(store: Store, submission_id: str, *, reason: str) -> None:
 def list_batches(store: Store) -> list[BatchSummary]:
     """All batches, the latest first, with the status last seen."""
     with store.reading() as connection:
-        rows = connection.execute(
-            """
-            SELECT coalesce(batch_id, submission_id), batch_id IS NOT NULL, status, backend_family, model,
-                   round, count(*),
-                   count(*) FILTER (EXISTS (FROM completion
-                                            WHERE completion.request_id = batch_request.request_id)),
-                   count(failure), created_utc, updated_utc, submission_id, server_hash, cancel_asked
-            FROM batch JOIN batch_request USING (submission_id)
-            GROUP BY ALL ORDER BY created_utc DESC, submission_id
-            """
-        ).fetchall()
+        (n_requests,) = connection.execute("SELECT count(*) FROM batch_request").fetchone() or (0,)
+        with passing_by(connection, n_requests):
+            rows = connection.execute(
+                """
+                WITH answered AS (SELECT DISTINCT request_id FROM completion SEMI JOIN batch_request USING (request_id))
+                SELECT coalesce(batch_id, submission_id), batch_id IS NOT NULL, status, backend_family, model,
+                       round, count(*), count(answered.request_id), count(failure), created_utc, updated_utc,
+                       submission_id, server_hash, cancel_asked
+                FROM batch JOIN batch_request USING (submission_id)
+                LEFT JOIN answered ON answered.request_id = batch_request.request_id
+                GROUP BY ALL ORDER BY created_utc DESC, submission_id
+                """
+            ).fetchall()
     return [BatchSummary(*row) for row in rows]
 
 

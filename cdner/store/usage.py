@@ -107,7 +107,9 @@ def load_accounts(store: Store, run_ids: Collection[str]) -> dict[str, list[LlmU
     if not (run_ids and store.path.exists()):
         return {}
     with store.reading() as connection:
-        if max(_n_joined(connection, run_id) for run_id in run_ids) <= JOINED:
+        with passing_by(connection, len(run_ids)):
+            is_large = max(_n_joined(connection, run_id) for run_id in run_ids) > JOINED
+        if not is_large:
             return {**load_usage(store, run_ids)}
         columns = ", ".join(Account.__dataclass_fields__)
         statement = f"SELECT {columns} FROM ({_SUMS})"  # noqa: S608  our own names
