@@ -6,7 +6,7 @@ an account that needs no join.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,32 +21,33 @@ _SIZE = """
     SELECT greatest((SELECT count(*) FROM completion WHERE asked_by = $run),
                     (SELECT count(*) FROM reasoning WHERE run_id = $run))
 """
-_SUMS = """
-    WITH called AS (
-        SELECT count(*) AS n_calls, coalesce(sum(n_input_tokens), 0)::BIGINT AS n_input_tokens,
-               coalesce(sum(n_cached_tokens), 0)::BIGINT AS n_cached_tokens,
-               coalesce(sum(n_output_tokens), 0)::BIGINT AS n_output_tokens,
-               sum(cost_usd) AS cost_usd, sum(seconds) AS call_seconds,
-               max(epoch(created_utc)) - min(epoch(created_utc) - coalesce(seconds, 0)) AS wall_seconds,
-               histogram(finish_reason) AS finish_reasons
-        FROM completion WHERE asked_by = $run
-    ),
-    texts AS (
-        SELECT count(*) FILTER (gap_reason IS NOT NULL) AS n_gaps,
-               count(*) FILTER (malformed::VARCHAR <> '{}') AS n_malformed,
-               count(*) FILTER (json_exists(malformed, '$.missing_initial')
-                                OR json_exists(malformed, '$.missing_bidirectional')) AS n_parse_failures
-        FROM reasoning WHERE run_id = $run
-    ),
-    model AS (
-        SELECT backend_family, model FROM request
-        WHERE request_id = coalesce((SELECT request_id FROM completion WHERE asked_by = $run LIMIT 1),
-                                    (SELECT request_id FROM reasoning WHERE run_id = $run LIMIT 1))
-        LIMIT 1
-    )
-    SELECT $run AS run_id, *, n_cached_tokens / nullif(n_input_tokens, 0) AS cached_share
-    FROM model, called, texts WHERE backend_family <> 'file'
-"""
+_MANY_COLUMNS = 32_000  # rows of a few columns take as much as what is read at once of all that sums need
+# One after another, and none with a join: a run's size is no matter then.
+_SUMS = (
+    """
+    SELECT count(*) AS n_calls, coalesce(sum(n_input_tokens), 0)::BIGINT AS n_input_tokens,
+           coalesce(sum(n_cached_tokens), 0)::BIGINT AS n_cached_tokens,
+           sum(n_cached_tokens) / nullif(sum(n_input_tokens), 0) AS cached_share,
+           coalesce(sum(n_output_tokens), 0)::BIGINT AS n_output_tokens,
+           sum(cost_usd) AS cost_usd, sum(seconds) AS call_seconds,
+           max(epoch(created_utc)) - min(epoch(created_utc) - coalesce(seconds, 0)) AS wall_seconds
+    FROM completion WHERE asked_by = $run
+    """,
+    "SELECT histogram(finish_reason) AS finish_reasons FROM completion WHERE asked_by = $run",
+    """
+    SELECT count(*) FILTER (gap_reason IS NOT NULL) AS n_gaps,
+           count(*) FILTER (malformed::VARCHAR <> '{}') AS n_malformed,
+           count(*) FILTER (json_exists(malformed, '$.missing_initial')
+                            OR json_exists(malformed, '$.missing_bidirectional')) AS n_parse_failures
+    FROM reasoning WHERE run_id = $run
+    """,
+    """
+    SELECT $run AS run_id, backend_family, model FROM request
+    WHERE backend_family <> 'file'
+      AND request_id = coalesce((SELECT min(request_id) FROM completion WHERE asked_by = $run),
+                                (SELECT min(request_id) FROM reasoning WHERE run_id = $run))
+    """,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ def load_usage(store: Store, run_ids: Collection[str]) -> dict[str, list[LlmUsag
         rows = connection.execute(statement, [list(run_ids)]).fetchall()
     found: dict[str, list[LlmUsage]] = {}
     for row in rows:
-        account = _account(row[: -len(joined)])
+        account = _account(dict(zip(Account.__dataclass_fields__, row, strict=False)))
         usage = LlmUsage(account=account, **dict(zip(joined, row[-len(joined) :], strict=True)))
         found.setdefault(account.run_id, []).append(usage)
     return found
@@ -107,17 +108,23 @@ def load_accounts(store: Store, run_ids: Collection[str]) -> dict[str, list[LlmU
     if not (run_ids and store.path.exists()):
         return {}
     with store.reading() as connection:
-        with passing_by(connection, len(run_ids)):
+        with passing_by(connection, _MANY_COLUMNS):
             is_large = max(_n_joined(connection, run_id) for run_id in run_ids) > JOINED
         if not is_large:
             return {**load_usage(store, run_ids)}
-        columns = ", ".join(Account.__dataclass_fields__)
-        statement = f"SELECT {columns} FROM ({_SUMS})"  # noqa: S608  our own names
-        with passing_by(connection, len(run_ids)):
-            rows = [
-                row for run_id in run_ids for row in connection.execute(statement, {"run": run_id}).fetchall()
-            ]
-    return {account.run_id: [account] for account in map(_account, rows)}
+        with passing_by(connection, _MANY_COLUMNS):
+            sums = [_summed(connection, run_id) for run_id in run_ids]
+    return {found["run_id"]: [_account(found)] for found in sums if "run_id" in found}
+
+
+def _summed(connection: DuckDBPyConnection, run_id: str) -> dict[str, Any]:
+    """The columns of an account; no ``run_id`` among them where the run has asked nothing."""
+    found: dict[str, Any] = {}
+    for statement in _SUMS:
+        rows = connection.execute(statement, {"run": run_id})
+        names = [column[0] for column in rows.description or ()]
+        found |= dict(zip(names, rows.fetchone() or (), strict=False))
+    return found
 
 
 def _n_joined(connection: DuckDBPyConnection, run_id: str) -> int:
@@ -125,6 +132,5 @@ def _n_joined(connection: DuckDBPyConnection, run_id: str) -> int:
     return int(n_joined)
 
 
-def _account(row: Sequence[Any]) -> Account:
-    values = dict(zip(Account.__dataclass_fields__, row, strict=True))
+def _account(values: Mapping[str, Any]) -> Account:
     return Account(**{**values, "finish_reasons": dict(values["finish_reasons"] or {})})
