@@ -75,11 +75,15 @@ def test_what_is_passed_by_is_not_kept_and_all_else_may_be(store):
             (text,) = opened.execute("SELECT current_setting('memory_limit')").fetchone()
             return opened.execute("SELECT parse_formatted_bytes(?)", [text]).fetchone()[0]
 
-        everything = limit()
+        def n_threads():
+            return opened.execute("SELECT current_setting('threads')").fetchone()[0]
+
+        everything, all_threads = limit(), n_threads()
         limits = []
         for n_wanted in (0, 2_000_000):
             with passing_by(opened, n_wanted):
                 limits.append(limit())
-            assert limit() == everything
+                assert n_threads() == 1
+            assert (limit(), n_threads()) == (everything, all_threads)
     assert limits[0] < everything
     assert limits[1] - limits[0] == pytest.approx(1000e6, rel=0.01)

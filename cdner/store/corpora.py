@@ -18,7 +18,7 @@ from cdner.types import Corpus, Domain, Entity, Sentence, TypeEntry
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-BLOCK = 5_000  # sentences a transaction: under a second, in which nobody else has the store
+BLOCK = 5_000  # sentences a transaction, in which nobody else has the store: 0.8 s at 200,000 sentences
 _TYPE_COLUMNS = ("short", "phrase", "lemma", "synset", "definition")
 
 
