@@ -76,6 +76,7 @@ class CausalBackbone:
         return outputs(
             lambda batch: _CausalDecoder(self, [rests[index] for index in batch], shared, max_new_tokens),
             encoded,
+            model=self.model,
             lengths=lengths,
             rule=rule,
             batch_size=batch_size,

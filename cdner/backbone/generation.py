@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from cdner.backbone.inputs import EncodedInput
+from cdner.backbone.linear import LaidOut
 from cdner.types import Generation, TokenConstraint
 
 FinishReason = Literal["stop", "length"]
@@ -126,14 +127,19 @@ def outputs(
     rule: StopRule,
     batch_size: int,
     max_tokens: int,
+    model: Any,
     lengths: Sequence[int] | None = None,
     constraints: Sequence[TokenConstraint] | None = None,
 ) -> Iterator[tuple[int, Generation]]:
-    """Run ``greedy`` over length-sorted batches; ``lengths`` says what a row costs if not its full length."""
+    """Run ``greedy`` over length-sorted batches; ``lengths`` says what a row costs if not its full length.
+
+    ``model`` is what the decoders compute with; it is changed inside a step only.
+    """
+    laid_out = LaidOut(model, n_rows=min(batch_size, len(inputs)))
     costs = lengths if lengths is not None else [len(source.ids) for source in inputs]
     for batch in batches([cost + rule.max_new_tokens for cost in costs], batch_size, max_tokens):
         rows = [Row(index, constraints[index] if constraints else None) for index in batch]
-        for row in _without_gradients(greedy(open_batch(batch), rows, rule)):
+        for row in _computed(greedy(open_batch(batch), rows, rule), laid_out):
             yield row.index, _generation(row, inputs[row.index], rule)
 
 
@@ -159,10 +165,10 @@ def _generation(row: Row, source: EncodedInput, rule: StopRule) -> Generation:
     )
 
 
-def _without_gradients(rows: Iterator[Row]) -> Iterator[Row]:
-    """Inference mode inside each step only: a generator must not leave it switched on for its caller."""
+def _computed(rows: Iterator[Row], laid_out: LaidOut) -> Iterator[Row]:
+    """Inference mode and layout inside each step only: a generator must not leave them on for its caller."""
     while True:
-        with torch.inference_mode():
+        with torch.inference_mode(), laid_out:
             row = next(rows, None)
         if row is None:
             return

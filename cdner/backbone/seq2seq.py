@@ -63,6 +63,7 @@ class Seq2SeqBackbone:
         return outputs(
             lambda batch: _Seq2SeqDecoder(self, [encoded[index].ids for index in batch]),
             encoded,
+            model=self.model,
             rule=rule,
             batch_size=batch_size,
             max_tokens=_MAX_BATCH_TOKENS,
