@@ -25,8 +25,8 @@ class Disk:
         return found.f_bavail * found.f_bsize
 
     def resize(self, n_bytes: int) -> None:
-        """The size of the whole disk."""
-        _mount("-o", f"remount,size={n_bytes}", self.folder)
+        """The size of the whole disk. Named in full, or mount repeats an owner that a namespace does not know."""
+        _mount("-t", "tmpfs", "-o", f"remount,size={n_bytes}", "tmpfs", self.folder)
 
     def fill(self, *, leave: int = 0) -> Path:
         """A file that takes all space but this much (in whole pages)."""
@@ -38,7 +38,7 @@ class Disk:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, n_bytes: int = 3 * MB) -> Iterator[Disk]:
-    """Only root may mount one. Elsewhere the test fails: what is skipped is not tested."""
+    """Only root may mount one, be it of a namespace (``scripts/test`` makes one). Without, the test fails."""
     folder.mkdir()
     try:
         _mount("-t", "tmpfs", "-o", f"size={n_bytes}", "tmpfs", folder)
