@@ -80,11 +80,17 @@ def passing_by(connection: DuckDBPyConnection, n_wanted: int) -> Iterator[None]:
 
     Without a limit DuckDB keeps all it reads until it is closed, 90 MiB of the ids of a million rows. ``n_wanted``:
     rows that are looked for; only what is small may be asked for here, for what does not fit is an error. One thread:
-    each holds blocks of its own.
+    each holds blocks of its own. No index: DuckDB would take one for up to fifty rows, and hold all of it.
     """
-    connection.execute(f"SET threads = 1; SET memory_limit = '{32 + n_wanted // 2000}MB'")
+    settings = {
+        "threads": "1",
+        "memory_limit": f"'{32 + n_wanted // 2000}MB'",
+        "index_scan_max_count": "0",
+        "index_scan_percentage": "0",
+    }
+    connection.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()))
     yield
-    connection.execute("RESET threads; RESET memory_limit")
+    connection.execute("; ".join(f"RESET {name}" for name in settings))
 
 
 def _as_arrays(columns: Sequence[str], lists: Sequence[list[object]]) -> dict[str, Any] | None:
