@@ -81,9 +81,9 @@ def test_answers_far_apart_are_found_and_counted(
     store, _ = large
     positions = scattered(n_wanted)
     names = request_ids(positions)
-    assert {name: answer.text[:1] for name, answer in load_completions(store, names).items()} == dict.fromkeys(
-        names, "t"
-    )
+    assert {
+        name: answer.text[:1] for name, answer in load_completions(store, names).items()
+    } == dict.fromkeys(names, "t")
     run_id = start_run(store, "reason")
     save_completions(store, run_id, [(name, ANSWER) for name in names])
     assert max(kept) < MOST_KEPT
