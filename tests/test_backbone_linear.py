@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cdner.backbone import open_backbone
-from cdner.backbone.linear import MIN_ROWS, LaidOut
+from cdner.backbone.linear import MIN_ROWS, MOST_ROWS, LaidOut
 from cdner.config import BackboneChoice
 from cdner.types import ModelInput, Segment, TrainingExample
 
@@ -41,6 +41,18 @@ def test_every_linear_layer_of_a_batch_is_laid_out_and_of_few_rows_none(backbone
     assert _products(backbone, INPUTS, batch_size=5) >= len(layers)
     assert _products(backbone, INPUTS[: MIN_ROWS - 1], batch_size=5) == 0
     assert _products(backbone, INPUTS, batch_size=MIN_ROWS - 1) == 0
+
+
+@pytest.mark.parametrize(("n_rows", "n_expected"), [(1, 1), (MOST_ROWS, 1), (MOST_ROWS + 1, 0)])
+def test_of_many_rows_no_program_is_kept(n_rows: int, n_expected: int) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(24, 10))
+    with (
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
+        torch.inference_mode(),
+        LaidOut(model, n_rows=MIN_ROWS),
+    ):
+        model(torch.zeros(1, n_rows, 24))
+    assert sum(event.count for event in profile.key_averages() if event.key == PRODUCT) == n_expected
 
 
 def test_weights_that_changed_between_two_calls_are_the_ones_used(backbone: Any) -> None:
