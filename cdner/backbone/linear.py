@@ -5,7 +5,7 @@ rows with all weights: laid out once per ``generate``, steps of 4 to 16 rows run
 bf16. Costs a second copy of the weights as long as it lasts. Knows no model's structure.
 
 oneDNN writes a program for each number of rows and keeps a thousand of them, half a megabyte each. So it gets steps
-only, which have few numbers of rows; prompts, as long as it happens, stay torch's, which is 1.15 times slower there.
+only, whose rows are few; prompts have thousands of lengths and stay with torch's product, 1.15 times slower there.
 """
 
 from __future__ import annotations
