@@ -78,12 +78,18 @@ def test_what_is_passed_by_is_not_kept_and_all_else_may_be(store):
         def n_threads():
             return opened.execute("SELECT current_setting('threads')").fetchone()[0]
 
-        everything, all_threads = limit(), n_threads()
+        def index_scans():
+            names = ("index_scan_max_count", "index_scan_percentage")
+            return [opened.execute("SELECT current_setting(?)", [name]).fetchone()[0] for name in names]
+
+        everything, all_threads, usual_scans = limit(), n_threads(), index_scans()
+        assert all(usual_scans)
         limits = []
         for n_wanted in (0, 2_000_000):
             with passing_by(opened, n_wanted):
                 limits.append(limit())
                 assert n_threads() == 1
-            assert (limit(), n_threads()) == (everything, all_threads)
+                assert index_scans() == [0, 0]
+            assert (limit(), n_threads(), index_scans()) == (everything, all_threads, usual_scans)
     assert limits[0] < everything
     assert limits[1] - limits[0] == pytest.approx(1000e6, rel=0.01)
