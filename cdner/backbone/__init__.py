@@ -7,6 +7,7 @@ comes from ``cdner.backbone.embedded.fetch_embedded``.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -15,6 +16,12 @@ from cdner.registry import resolve
 
 if TYPE_CHECKING:
     from cdner.backbone.training import TrainableBackbone
+
+# On a CPU oneDNN writes a program for each shape of a product and keeps a thousand of them, half a megabyte each, in
+# two caches that are as large as these say when torch loads. A user's own number stays.
+PROGRAM_CACHES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+for _cache in PROGRAM_CACHES:
+    os.environ.setdefault(_cache, "128")
 
 
 class Family(Protocol):

@@ -4,8 +4,7 @@ Exists because a decoder's step is a product of a few rows with all weights, whe
 most: laid out once per ``generate``, products of 4 to 16 rows are 1.4 to 2.3 times as fast in float32 and bf16. Costs a
 second copy of the weights as long as it lasts. Knows no model's structure.
 
-oneDNN writes a program for each number of rows and keeps a thousand of them, half a megabyte each. So it gets steps
-only, whose rows are few; prompts have thousands of lengths and stay with torch's product, slower there by less.
+oneDNN writes a program for each number of rows and keeps it; ``cdner.backbone`` bounds how many.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MOST_ROWS = 64  # that a product may have here
 MIN_ROWS = 4  # fewer gain little in float32, and a single short answer not even what laying out costs
 
 
@@ -50,12 +48,9 @@ class _Linear:
     """x W' + b; the same as ``torch.nn.functional.linear`` but for the order of its sums."""
 
     def __init__(self, module: torch.nn.Linear) -> None:
-        self._weight = module.weight.detach()
-        self._laid_out = torch.ops.mkldnn._reorder_linear_weight(self._weight)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach())
         self._bias = None if module.bias is None else module.bias.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.numel() > MOST_ROWS * x.shape[-1]:
-            return torch.nn.functional.linear(x, self._weight, self._bias)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._laid_out, self._bias, "none", [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         return product
