@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from nervaluate import Evaluator
 from random_corpora import paired_corpora, seeded_pair
 from seqeval.metrics.v1 import precision_recall_fscore_support
@@ -81,6 +81,19 @@ def test_mentions_are_compared_within_their_sentence() -> None:
     assert _counts(_row(score(gold, predicted, TYPES), "mention_set", "*")) == (1, 1, 0)
 
 
+def test_repeated_mentions_are_counted_within_their_sentence_and_type() -> None:
+    poes = ("Po", "Po", "Po", "Po", "Po")
+    once, twice = (Entity(0, 1, "river"),), (Entity(0, 1, "river"), Entity(1, 2, "river"))
+    cities = (Entity(2, 3, "city"), Entity(3, 4, "city"))
+    gold = (Sentence(poes, (*once, *cities)), Sentence(poes, twice))
+    predicted = (Prediction("", twice), Prediction("", ()))
+    rows = score(gold, predicted, TYPES)
+    assert _counts(_row(rows, "mention_multiset", "*")) == (5, 2, 1)
+    assert _counts(_row(rows, "mention_multiset", "river")) == (3, 2, 1)
+    assert _counts(_row(rows, "mention_multiset", "city")) == (2, 0, 0)
+    assert _counts(_row(rows, "mention_set", "*")) == (3, 1, 1)
+
+
 def test_macro_is_the_mean_over_types_that_occur() -> None:
     rows = score(GOLD, PREDICTED, (*TYPES, "unseen"))
     macro = _row(rows, "strict", "macro")
@@ -130,7 +143,14 @@ def test_a_type_outside_the_domain_is_refused() -> None:
 PAIRS = paired_corpora(TYPES, TYPES, "test")
 
 
+def _many() -> tuple[Corpus, tuple[Prediction, ...]]:
+    """Enough that unlike mentions fall into one bucket."""
+    sentences, predictions = seeded_pair(3, n_sentences=2_000, types=TYPES)
+    return Corpus("many", "test", sentences, types=TYPES), predictions
+
+
 @given(PAIRS)
+@example(_many())
 def test_scores_equal_plain_loops(pair: tuple[Corpus, tuple[Prediction, ...]]) -> None:
     sentences, predictions = pair[0].sentences, pair[1]
     rows = score(sentences, predictions, TYPES)

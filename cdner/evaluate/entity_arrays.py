@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import getitem
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from cdner.types import Entity, Prediction, Sentence
 
 Metric = Literal["strict", "span", "mention_multiset", "mention_set"]
 CountArray = NDArray[np.int64]
-_MIXER = 0x9E3779B97F4A7C1  # odd and large: spreads groups over all 64 bits; equal sums are compared exactly
+_MIXER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd: spreads near keys over the highest bits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,30 +157,40 @@ def _merged(items: CountedItems, keys: CountArray) -> CountedItems:
 def _mentions(items: CountedItems, pair: PairedEntities) -> CountArray:
     """(m,): the same number for items of the same sentence, type and tokens.
 
-    Whole mentions are compared only where sentence, type, length and the hash of the first token are the same.
+    Whole mentions are compared only where sentence, type, length and the hash of the first token seem the same.
     """
     sentence, first = np.divmod(items.start, pair.stride)
     length, tokens = items.end - items.start, pair.tokens
-    alike, group = _sharing((sentence * pair.n_types + items.type_index) * pair.stride + length)
-    places = zip(sentence[alike].tolist(), first[alike].tolist(), strict=True)
-    hashes = np.fromiter([hash(tokens[s][token]) for s, token in places], np.int64, len(alike))
-    chosen, _ = _sharing(hashes + group * _MIXER)
-    alike, group = alike[chosen], group[chosen]
-    columns = (group, sentence[alike], first[alike], (first + length)[alike], alike)
+    keys = (sentence * pair.n_types + items.type_index) * pair.stride + length
+    alike = _perhaps_shared(keys)
+    first_tokens = map(getitem, map(tokens.__getitem__, sentence[alike].tolist()), first[alike].tolist())
+    hashes = np.fromiter(map(hash, first_tokens), np.int64, len(alike))
+    alike = alike[_perhaps_shared(hashes ^ _mixed(keys[alike]))]
+    columns = (keys[alike], sentence[alike], first[alike], (first + length)[alike], alike)
     seen: dict[tuple[int, tuple[str, ...]], int] = {}
     mention = np.arange(len(items.start))
     mention[alike] = [
-        seen.setdefault((g, tokens[s][a:b]), item)
-        for g, s, a, b, item in zip(*(column.tolist() for column in columns), strict=True)
+        seen.setdefault((key, tokens[s][a:b]), item)
+        for key, s, a, b, item in zip(*(column.tolist() for column in columns), strict=True)
     ]
     return mention
 
 
-def _sharing(keys: CountArray) -> tuple[CountArray, CountArray]:
-    """Indices of the keys that occur more than once, and a number for the key of each."""
-    _, group, size = np.unique(keys, return_inverse=True, return_counts=True)
-    chosen = np.flatnonzero(size[group] > 1)
-    return chosen, group[chosen]
+def _perhaps_shared(keys: CountArray) -> CountArray:
+    """Indices of all keys that occur more than once, and of a few that do not: other keys fell into their buckets."""
+    chosen = np.arange(len(keys))
+    for _ in range(2):
+        keys = _mixed(keys)
+        n_bits = 2 + len(keys).bit_length()
+        buckets = keys >> (64 - n_bits) & ((1 << n_bits) - 1)
+        kept = np.flatnonzero(np.bincount(buckets)[buckets] > 1)
+        chosen, keys = chosen[kept], keys[kept]
+    return chosen
+
+
+def _mixed(keys: CountArray) -> CountArray:
+    """Near keys far apart in their highest bits."""
+    return (keys.view(np.uint64) * _MIXER).view(np.int64)
 
 
 def _sums(group: CountArray, counts: CountArray, n_groups: int) -> CountArray:
