@@ -161,11 +161,11 @@ def _mentions(items: CountedItems, pair: PairedEntities) -> CountArray:
     """
     sentence, first = np.divmod(items.start, pair.stride)
     length, tokens = items.end - items.start, pair.tokens
-    keys = (sentence * pair.n_types + items.type_index) * pair.stride + length
+    keys = ((sentence * pair.n_types + items.type_index) * pair.stride + length).view(np.uint64)
     alike = _perhaps_shared(keys)
     first_tokens = map(getitem, map(tokens.__getitem__, sentence[alike].tolist()), first[alike].tolist())
     hashes = np.fromiter(map(hash, first_tokens), np.int64, len(alike))
-    alike = alike[_perhaps_shared(hashes ^ _mixed(keys[alike]))]
+    alike = alike[_perhaps_shared(hashes.view(np.uint64) ^ keys[alike] * _MIXER)]
     columns = (keys[alike], sentence[alike], first[alike], (first + length)[alike], alike)
     seen: dict[tuple[int, tuple[str, ...]], int] = {}
     mention = np.arange(len(items.start))
@@ -176,21 +176,16 @@ def _mentions(items: CountedItems, pair: PairedEntities) -> CountArray:
     return mention
 
 
-def _perhaps_shared(keys: CountArray) -> CountArray:
+def _perhaps_shared(keys: NDArray[np.uint64]) -> CountArray:
     """Indices of all keys that occur more than once, and of a few that do not: other keys fell into their buckets."""
     chosen = np.arange(len(keys))
     for _ in range(2):
-        keys = _mixed(keys)
-        n_bits = 2 + len(keys).bit_length()
-        buckets = keys >> (64 - n_bits) & ((1 << n_bits) - 1)
+        keys = keys * _MIXER
+        n_bits = 1 + len(keys).bit_length()
+        buckets = (keys >> np.uint64(64 - n_bits)).view(np.int64)
         kept = np.flatnonzero(np.bincount(buckets)[buckets] > 1)
         chosen, keys = chosen[kept], keys[kept]
     return chosen
-
-
-def _mixed(keys: CountArray) -> CountArray:
-    """Near keys far apart in their highest bits."""
-    return (keys.view(np.uint64) * _MIXER).view(np.int64)
 
 
 def _sums(group: CountArray, counts: CountArray, n_groups: int) -> CountArray:
