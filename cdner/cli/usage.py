@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -120,20 +120,21 @@ def execute_and_account(
             _print_usage(plan, context)
         raise
     if not quiet:
-        _print_usage(plan, context)
+        _print_usage(plan, context, found={each.run_id for each in outcomes if each.state == "found"})
     return outcomes
 
 
-def _print_usage(plan: Plan, context: Context) -> None:
-    """One line on stderr for every step of the plan that asks an LLM."""
+def _print_usage(plan: Plan, context: Context, *, found: Collection[str] = ()) -> None:
+    """One line on stderr for every step of the plan that asks an LLM; those found done did not ask now."""
     from cdner.pipeline.plan import LLM_KINDS
     from cdner.store.usage import load_accounts
 
     labels = {step.spec.run_id: step.label for step in plan.steps if step.kind in LLM_KINDS}
-    found = load_accounts(context.store, labels)
+    accounts = load_accounts(context.store, labels)
     for run_id, label in labels.items():
-        for usage in found.get(run_id, ()):
-            click.echo(visible(f"{label}: {usage_line(usage)}"), err=True)
+        what = f"{label} (done before, nothing asked now)" if run_id in found else label
+        for usage in accounts.get(run_id, ()):
+            click.echo(visible(f"{what}: {usage_line(usage)}"), err=True)
 
 
 def usage_line(usage: LlmUsage | Account) -> str:
