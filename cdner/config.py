@@ -26,6 +26,8 @@ Setting = Literal[
     "full",
     "full_without_source",  # full's reasoning texts, but no training on source (figure 4)
     "llm_only",  # no backbone: the LLM's own entities (table 7)
+    "fused",  # the entities of without_all, their types decided together with the LLM's verdicts
+    "full_fused",  # likewise those of full
 ]
 REASONING_SETTINGS: tuple[Setting, ...] = (
     "without_backward",
@@ -38,6 +40,8 @@ REASONING_OF: Mapping[Setting, Setting] = {
     **{setting: setting for setting in REASONING_SETTINGS},
     "full_without_source": "full",
 }
+# setting -> the setting whose entities are judged and whose types are fused with the verdicts
+FUSED_OF: Mapping[Setting, Setting] = {"fused": "without_all", "full_fused": "full"}
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -92,6 +96,16 @@ class Training(Settings):
     max_input_tokens: PositiveInt = 1024
     max_target_tokens: PositiveInt = 512
     seed: NonNegativeInt = 0
+    # Of taggers only:
+    head_rate: PositiveFloat = 1.0  # learning rate of the linear head, in multiples of learning_rate
+    freeze_embeddings: bool = False  # leave the input embeddings as they are
+    dropout: bool = True  # False: no dropout inside the encoder while training
+
+    def identity(self) -> Json:
+        """Without the settings of taggers at their defaults: runs made before there were taggers keep theirs."""
+        dumped = self.model_dump(mode="json")
+        defaults = {"head_rate": 1.0, "freeze_embeddings": False, "dropout": True}
+        return cast(Json, {key: value for key, value in dumped.items() if defaults.get(key) != value})
 
 
 class Prediction(Settings):
@@ -158,6 +172,36 @@ class Extraction(Settings):
     max_tokens: NonNegativeInt = 0  # of reasoning and entities together; 0 = reason.max_tokens
 
 
+class Judging(Settings):
+    """The LLM's verdicts: its probabilities over the types of one mention (ours, not the paper's)."""
+
+    backend: str = ""  # "" = reason.backend
+    model: str = ""  # "" = reason.model
+    template: str = "judge.v1"
+    definitions: bool = True  # explain the types in the prompt's fixed part
+    candidates: Literal["all", "rivals"] = (
+        "all"  # rivals: the predicted type and those v_conf says it is taken for
+    )
+    n_rivals: PositiveInt = 4
+    neighbours: NonNegativeInt = 5  # labelled mentions of train shown with each question, the nearest last
+    encoder: str = "backbone"  # what finds the nearest: a model, or the source model of the experiment
+    sentence_weight: NonNegativeFloat = 0.5  # cosine of mentions + this times the cosine of sentences
+    words_around: PositiveInt = 20  # of the sentence, before and after the mention
+    words_around_neighbour: PositiveInt = 12
+    answer: Literal["name", "letter"] = "name"  # letter: for servers that give few log-probabilities
+    seed: NonNegativeInt = 0
+
+
+class Fusion(Settings):
+    """How the backbone's probabilities and the verdicts become one decision; fitted on dev."""
+
+    biases: bool = True  # one for each type
+    penalty: NonNegativeFloat = 1.0  # of squared weights, per fit
+    folds: Annotated[int, Field(ge=2)] = (
+        5  # of dev sentences: dev itself is predicted by folds that did not see it
+    )
+
+
 class Execution(Settings):
     """How a run is carried out; in no run's identity."""
 
@@ -200,6 +244,8 @@ class Experiment(Settings):
     describe: Describing = Describing()
     reason: Reasoning = Reasoning()
     extract: Extraction = Extraction()
+    judge: Judging = Judging()
+    fuse: Fusion = Fusion()
     execution: Execution = Execution()
     settings: Annotated[tuple[Setting, ...], Field(min_length=1)] = ("without_all", "full")
     splits: Annotated[tuple[Literal["dev", "test"], ...], Field(min_length=1)] = ("dev", "test")
@@ -210,6 +256,18 @@ class Experiment(Settings):
         """How the LLM is asked for its own entities."""
         own = {"max_tokens": self.extract.max_tokens} if self.extract.max_tokens else {}
         return self.reason.model_copy(update=own)
+
+    @property
+    def judging(self) -> Llm:
+        """The LLM that judges: no text is generated, so none is sampled or retried."""
+        return Llm(
+            backend=self.judge.backend or self.reason.backend,
+            model=self.judge.model or self.reason.model,
+            max_tokens=1,
+            structured=False,
+            retries=0,
+            seed=self.judge.seed,
+        )
 
 
 def load_experiment(path: Path) -> Experiment:

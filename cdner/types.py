@@ -168,6 +168,9 @@ class Prediction:
     generated: str
     entities: tuple[Entity, ...]
     malformed: Mapping[str, int] = field(default_factory=dict)  # name of the kind -> count, zeroes left out
+    # One mapping for each entity, in order: every type of the domain -> its probability for this span, sum 1.
+    # Empty where the model does not say how sure it is.
+    type_probabilities: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
@@ -217,6 +220,9 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    # Not empty: no text is written. The completion's text holds the log-probability of each choice as the next text
+    # (``cdner.choices``); a last message of the assistant is continued.
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cdner.errors import StoreError
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 _COLUMNS = (
     "run_id position generated malformed n_input_tokens n_truncated_tokens n_output_tokens finish_reason"
 )
-_ENTITY_COLUMNS = "run_id position start_token end_token entity_type mention"
+_ENTITY_COLUMNS = (
+    "run_id position start_token end_token entity_type mention probability runner_up runner_up_probability"
+)
+_PROBABILITY_COLUMNS = "run_id position start_token end_token entity_type probability"
+Span = tuple[int, int]  # first token, token after the last
 Predicted = tuple[int, Prediction, Generation]  # position in the corpus, what it says, how it was generated
 
 
@@ -45,17 +49,28 @@ def save_predictions(
         else:
             tokens = {position: sentences[position].tokens for position in positions}
         entities = [
-            (run_id, position, entity.start, entity.end, entity.type, _mention(tokens, position, entity))
+            (
+                *(run_id, position, entity.start, entity.end, entity.type),
+                _mention(tokens, position, entity),
+                *_how_sure(entity.type, probabilities),
+            )
             for position, prediction, _ in items
-            for entity in prediction.entities
+            for entity, probabilities in _with_probabilities(prediction)
         ]
-        for table in ("prediction", "predicted_entity"):
+        distributions = [
+            (run_id, position, entity.start, entity.end, entity_type, probability)
+            for position, prediction, _ in items
+            for entity, probabilities in _with_probabilities(prediction)
+            for entity_type, probability in probabilities.items()
+        ]
+        for table in ("prediction", "predicted_entity", "type_probability"):
             connection.execute(
                 f"DELETE FROM {table} WHERE run_id = ? AND position IN (SELECT unnest(?))",  # noqa: S608 our own names
                 [run_id, list(tokens)],
             )
         insert_rows(connection, "prediction", _COLUMNS.split(), [_row(run_id, item) for item in items])
         insert_rows(connection, "predicted_entity", _ENTITY_COLUMNS.split(), entities)
+        insert_rows(connection, "type_probability", _PROBABILITY_COLUMNS.split(), distributions)
 
 
 def predicted_positions(store: Store, run_id: str, among: Sequence[int] | None = None) -> set[int]:
@@ -87,6 +102,18 @@ def load_predictions(
         position: Prediction(generated, tuple(by_position[position]), json.loads(malformed))
         for position, generated, malformed in rows
     }
+
+
+def load_type_probabilities(
+    store: Store, run_id: str, positions: Sequence[int] | None = None
+) -> dict[int, dict[Span, dict[str, float]]]:
+    """Position -> span -> type -> probability, of the predicted entities whose model says how sure it is."""
+    columns = ("position", "start_token", "end_token", "entity_type", "probability")
+    rows = rows_of_run(store, "type_probability", columns, run_id, order="ALL", positions=positions)
+    found: dict[int, dict[Span, dict[str, float]]] = {}
+    for position, start, end, entity_type, probability in rows:
+        found.setdefault(position, {}).setdefault((start, end), {})[entity_type] = probability
+    return found
 
 
 def count_confused(store: Store, run_id: str) -> tuple[Counter[str], Counter[tuple[str, str]]]:
@@ -144,6 +171,24 @@ def _tokens(
         if position not in found:
             raise StoreError(f"Corpus run {corpus_run_id} has no sentence at position {position}.")
     return found
+
+
+def _with_probabilities(prediction: Prediction) -> Iterator[tuple[Entity, Mapping[str, float]]]:
+    """Each entity with its distribution over types; an empty one where the model does not say."""
+    if not prediction.type_probabilities:
+        return ((entity, {}) for entity in prediction.entities)
+    return zip(prediction.entities, prediction.type_probabilities, strict=True)
+
+
+def _how_sure(
+    predicted: str, probabilities: Mapping[str, float]
+) -> tuple[float | None, str | None, float | None]:
+    """Probability of the predicted type, the most probable other type and its probability."""
+    if predicted not in probabilities:
+        return None, None, None
+    others = [(probability, name) for name, probability in probabilities.items() if name != predicted]
+    second, runner_up = max(others, default=(None, None))
+    return probabilities[predicted], runner_up, second
 
 
 def _mention(tokens: Mapping[int, Sequence[str]], position: int, entity: Entity) -> str:

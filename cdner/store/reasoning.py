@@ -97,6 +97,8 @@ def request_of_rows(
     """The request of its stored parts: (role, text) in order, sampling as JSON, schema."""
     values = json.loads(sampling)
     values["stop"] = tuple(values["stop"])
+    if "choices" in values:
+        values["choices"] = tuple(values["choices"])
     return ReasoningRequest(
         tuple(Message(role, text) for role, text in messages),  # type: ignore[arg-type]  # roles came from Message
         Sampling(**values),
@@ -198,6 +200,8 @@ def _sampling(sampling: Sampling) -> Json:
     values = asdict(sampling)
     values["temperature"] = float(sampling.temperature)
     values["top_p"] = float(sampling.top_p)
+    if not sampling.choices:  # requests made before there were choices keep their identity
+        del values["choices"]
     return cast(Json, values)
 
 

@@ -41,6 +41,19 @@ _REFERENCES = (
     ("prediction_corpus", "corpus_run_id", "corpus", "run_id"),
     ("prediction", "run_id", "prediction_corpus", "run_id"),
     ("predicted_entity", "run_id, position", "prediction", "run_id, position"),
+    (
+        "type_probability",
+        "run_id, position, start_token, end_token",
+        "predicted_entity",
+        "run_id, position, start_token, end_token",
+    ),
+    ("judged_mention", "request_id", "request", "request_id"),
+    (
+        "verdict",
+        "run_id, position, start_token, end_token",
+        "judged_mention",
+        "run_id, position, start_token, end_token",
+    ),
     ("type_description", "request_id", "request", "request_id"),
     ("reasoning", "request_id", "request", "request_id"),
     ("completion", "request_id", "request", "request_id"),
@@ -56,6 +69,10 @@ _KEYS = (
     ("request_message", "request_id, position"),
     ("prompt_text", "text_id"),
     ("completion", "request_id, attempt_n"),
+    ("type_probability", "run_id, position, start_token, end_token, entity_type"),
+    ("judged_mention", "run_id, position, start_token, end_token"),
+    ("verdict", "run_id, position, start_token, end_token, entity_type"),
+    ("fusion_weight", "run_id, name"),
 )
 
 

@@ -1,0 +1,76 @@
+-- How sure a model is of each type it predicts, what an LLM says of it, and how the two became one decision.
+
+ALTER TABLE predicted_entity ADD COLUMN probability DOUBLE;
+ALTER TABLE predicted_entity ADD COLUMN runner_up VARCHAR;
+ALTER TABLE predicted_entity ADD COLUMN runner_up_probability DOUBLE;
+COMMENT ON COLUMN predicted_entity.probability IS 'Probability of the predicted type among the domain''s types, for this span; NULL where the model does not say.';
+COMMENT ON COLUMN predicted_entity.runner_up IS 'The most probable other type; NULL where the model does not say.';
+COMMENT ON COLUMN predicted_entity.runner_up_probability IS 'Its probability.';
+
+CREATE TABLE type_probability (
+    run_id VARCHAR NOT NULL,
+    position INTEGER NOT NULL,
+    start_token INTEGER NOT NULL,
+    end_token INTEGER NOT NULL,
+    entity_type VARCHAR NOT NULL,
+    probability DOUBLE NOT NULL
+);
+COMMENT ON TABLE type_probability IS 'The whole distribution over types of every predicted entity whose model says how sure it is.';
+COMMENT ON COLUMN type_probability.run_id IS 'The prediction run.';
+COMMENT ON COLUMN type_probability.position IS '0-based place of the sentence in the corpus.';
+COMMENT ON COLUMN type_probability.start_token IS 'First token of the span, 0-based.';
+COMMENT ON COLUMN type_probability.end_token IS 'Token after the last one.';
+COMMENT ON COLUMN type_probability.entity_type IS 'A type of the domain.';
+COMMENT ON COLUMN type_probability.probability IS 'Its probability for this span; the types of a span sum to 1.';
+
+CREATE TABLE judged_mention (
+    run_id VARCHAR NOT NULL,
+    position INTEGER NOT NULL,
+    start_token INTEGER NOT NULL,
+    end_token INTEGER NOT NULL,
+    request_id VARCHAR NOT NULL,
+    origin VARCHAR,
+    n_missing INTEGER NOT NULL,
+    n_invalid INTEGER NOT NULL,
+    gap_reason VARCHAR
+);
+COMMENT ON TABLE judged_mention IS 'The mentions an LLM was asked to judge: which of the types each one has.';
+COMMENT ON COLUMN judged_mention.run_id IS 'The judge run.';
+COMMENT ON COLUMN judged_mention.position IS '0-based place of the sentence in the corpus.';
+COMMENT ON COLUMN judged_mention.start_token IS 'First token of the mention, 0-based.';
+COMMENT ON COLUMN judged_mention.end_token IS 'Token after the last one.';
+COMMENT ON COLUMN judged_mention.request_id IS 'The question.';
+COMMENT ON COLUMN judged_mention.origin IS 'Where the probabilities are from: logits, top_logprobs or sampled; NULL where the question has no answer.';
+COMMENT ON COLUMN judged_mention.n_missing IS 'Candidate types without a figure; each counts as improbable as the least probable one that has a figure.';
+COMMENT ON COLUMN judged_mention.n_invalid IS 'Figures that a server sent and that cannot be log-probabilities.';
+COMMENT ON COLUMN judged_mention.gap_reason IS 'Why the question has no answer; NULL when it has one.';
+
+CREATE TABLE verdict (
+    run_id VARCHAR NOT NULL,
+    position INTEGER NOT NULL,
+    start_token INTEGER NOT NULL,
+    end_token INTEGER NOT NULL,
+    entity_type VARCHAR NOT NULL,
+    log_probability DOUBLE,
+    probability DOUBLE NOT NULL,
+    rank INTEGER NOT NULL
+);
+COMMENT ON TABLE verdict IS 'What the LLM says of each candidate type of a judged mention.';
+COMMENT ON COLUMN verdict.run_id IS 'The judge run.';
+COMMENT ON COLUMN verdict.position IS '0-based place of the sentence in the corpus.';
+COMMENT ON COLUMN verdict.start_token IS 'First token of the mention, 0-based.';
+COMMENT ON COLUMN verdict.end_token IS 'Token after the last one.';
+COMMENT ON COLUMN verdict.entity_type IS 'A candidate type.';
+COMMENT ON COLUMN verdict.log_probability IS 'Natural logarithm of the probability that the LLM names this type next; NULL where it is not known.';
+COMMENT ON COLUMN verdict.probability IS 'The same among the candidates; they sum to 1.';
+COMMENT ON COLUMN verdict.rank IS '1 for the most probable candidate.';
+
+CREATE TABLE fusion_weight (
+    run_id VARCHAR NOT NULL,
+    name VARCHAR NOT NULL,
+    value DOUBLE NOT NULL
+);
+COMMENT ON TABLE fusion_weight IS 'How a fuse run weighs the backbone''s and the LLM''s log-probabilities, fitted on dev.';
+COMMENT ON COLUMN fusion_weight.run_id IS 'The fuse run.';
+COMMENT ON COLUMN fusion_weight.name IS 'backbone, llm, bias:<type>, or n_dev_mentions (how many mentions the fit saw).';
+COMMENT ON COLUMN fusion_weight.value IS 'The weight.';
