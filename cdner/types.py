@@ -299,6 +299,15 @@ class TextGenerator(Protocol):
         """Greedy. Yields (index into inputs, generation) as rows finish, in any order."""
 
 
+class SpanEncoder(Protocol):
+    """A model that turns mentions into vectors."""
+
+    def embed_spans(
+        self, sentences: Sequence[Sentence], spans: Sequence[tuple[int, int]]
+    ) -> tuple[FloatArray, FloatArray]:
+        """(n, d) twice: masked mean of the last hidden layer over each span's tokens, and over its whole sentence."""
+
+
 class Backbone(TextGenerator, Protocol):
     """A text-to-text model that can be trained; knows nothing of entities."""
 

@@ -21,8 +21,10 @@ from cdner.pipeline.context import Context
 from cdner.pipeline.imported_reasoning import check_file
 from cdner.pipeline.plan import FROM_FILE, Plan, Step
 from cdner.registry import names
+from cdner.verdicts.questions import answer_names
 
 PBRC_TEMPLATES = "pbrc."
+JUDGE_TEMPLATES = "judge."
 
 
 def check_plan(plan: Plan, context: Context, *, force: Collection[str] = ()) -> None:
@@ -96,6 +98,18 @@ def _check_extraction(step: Step, context: Context) -> None:
     _check_llm(step, context)
 
 
+def _check_judging(step: Step, context: Context) -> None:
+    domain = context.domain(context.experiment.corpora.target, "target")
+    settings = context.experiment.judge
+    if not settings.template.startswith(JUDGE_TEMPLATES):
+        raise UsageError(
+            f"judge.template = '{settings.template}' is not a template for verdicts: "
+            f"their names begin with '{JUDGE_TEMPLATES}'."
+        )
+    answer_names(domain, settings)
+    _check_llm(step, context)
+
+
 def _check_examples(context: Context) -> None:
     settings, target = context.experiment.reason, context.experiment.corpora.target
     n_present = len(prompts.load_examples(target)) if settings.n_examples else 0
@@ -107,7 +121,9 @@ def _check_examples(context: Context) -> None:
 
 def _check_llm(step: Step, context: Context) -> None:
     """Open the backend where it will be asked; what the store can answer needs none."""
-    llm = context.experiment.describe if step.kind == "describe" else context.experiment.reason
+    llm = pending.llm_of(step, context)
+    if llm is None:
+        return
     if context.experiment.execution.replay or not pending.must_ask(step, context):
         return
     context.llm(llm)
@@ -119,4 +135,5 @@ _CHECKS: Mapping[str, Callable[[Step, Context], None]] = {
     "describe": _check_describing,
     "reason": _check_reasoning,
     "extract": _check_extraction,
+    "judge": _check_judging,
 }

@@ -40,6 +40,7 @@ OUTPUT_TABLES = (
     "predicted_entity",
     "type_probability",
     "judged_mention",
+    "shown_mention",
     "verdict",
     "fusion_weight",
     "hierarchy_ratio",

@@ -71,6 +71,7 @@ _KEYS = (
     ("completion", "request_id, attempt_n"),
     ("type_probability", "run_id, position, start_token, end_token, entity_type"),
     ("judged_mention", "run_id, position, start_token, end_token"),
+    ("shown_mention", "run_id, position, start_token, end_token, place"),
     ("verdict", "run_id, position, start_token, end_token, entity_type"),
     ("fusion_weight", "run_id, name"),
 )

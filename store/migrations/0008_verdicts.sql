@@ -45,6 +45,28 @@ COMMENT ON COLUMN judged_mention.n_missing IS 'Candidate types without a figure;
 COMMENT ON COLUMN judged_mention.n_invalid IS 'Figures that a server sent and that cannot be log-probabilities.';
 COMMENT ON COLUMN judged_mention.gap_reason IS 'Why the question has no answer; NULL when it has one.';
 
+CREATE TABLE shown_mention (
+    run_id VARCHAR NOT NULL,
+    position INTEGER NOT NULL,
+    start_token INTEGER NOT NULL,
+    end_token INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    train_position INTEGER NOT NULL,
+    train_start_token INTEGER NOT NULL,
+    train_end_token INTEGER NOT NULL,
+    likeness DOUBLE NOT NULL
+);
+COMMENT ON TABLE shown_mention IS 'The labelled mentions of train shown to the LLM with each question. Kept as data: on another processor the nearest ones may be others.';
+COMMENT ON COLUMN shown_mention.run_id IS 'The judge run.';
+COMMENT ON COLUMN shown_mention.position IS 'Of the mention asked about: 0-based place of the sentence in the corpus.';
+COMMENT ON COLUMN shown_mention.start_token IS 'Its first token, 0-based.';
+COMMENT ON COLUMN shown_mention.end_token IS 'Token after its last one.';
+COMMENT ON COLUMN shown_mention.place IS '0-based place in the prompt; the last one is the most alike.';
+COMMENT ON COLUMN shown_mention.train_position IS 'Of the mention shown: 0-based place of the sentence in train.';
+COMMENT ON COLUMN shown_mention.train_start_token IS 'Its first token, 0-based.';
+COMMENT ON COLUMN shown_mention.train_end_token IS 'Token after its last one.';
+COMMENT ON COLUMN shown_mention.likeness IS 'Cosine of the mentions plus the weighted cosine of the sentences.';
+
 CREATE TABLE verdict (
     run_id VARCHAR NOT NULL,
     position INTEGER NOT NULL,
