@@ -16,6 +16,7 @@ from cdner.codec import encode_entities
 from cdner.config import Fusion as FusionSettings
 from cdner.errors import InputError
 from cdner.pipeline.context import Context
+from cdner.pipeline.judging import probabilities_of
 from cdner.pipeline.plan import Step
 from cdner.pipeline.windows import EVALUATED, windows
 from cdner.spans import index_by_span
@@ -77,9 +78,10 @@ def _judged(step: Step, context: Context, predictions: str, verdicts: str, types
             "Predict with probabilities: --set predict.confidence=true (a tagger always has them)."
         )
     both = {
-        mention: (probabilities[mention.position][mention.start, mention.end], verdict)
+        mention: (probabilities[mention.position][mention.start, mention.end], probabilities_of(verdict))
         for mention, verdict in found.items()
-        if verdict and (mention.start, mention.end) in probabilities.get(mention.position, {})
+        if verdict.gap_reason is None
+        and (mention.start, mention.end) in probabilities.get(mention.position, {})
     }
     backbone, llm = np.zeros((len(both), len(types))), np.zeros((len(both), len(types)))
     for row, (of_backbone, of_llm) in enumerate(both.values()):

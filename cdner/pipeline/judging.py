@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from cdner import prompts
-from cdner.choices import normalised, read_scores
+from cdner.choices import ChoiceScores, normalised, read_scores
 from cdner.config import BackboneChoice
 from cdner.corpora.sampling import chosen_positions
 from cdner.pipeline.asking import complete, reasons_in_words
@@ -45,11 +45,13 @@ class QuestionWindow:
 
 
 def judge(step: Step, context: Context) -> None:
-    """Ask about every mention; a mention without an answer keeps the backbone's type, counted and told."""
+    """Ask about every mention that has no verdict yet; one without an answer keeps the backbone's type.
+
+    Verdicts that came in a bundle are there already. What has no answer is counted, told, and asked again when the
+    step is carried out again (``--force``).
+    """
     template = prompts.load_template(context.experiment.judge.template)
     stored.save_template(context.store, template.name, template.text)
-    gaps: list[Gap] = []
-    n_mentions = n_missing = n_invalid = 0
     for window in question_windows(step, context):
         answers = complete(
             step,
@@ -64,47 +66,54 @@ def judge(step: Step, context: Context) -> None:
             for mention, candidates, answer in zip(window.mentions, window.candidates, answers, strict=True)
         }
         stored_verdicts.save_verdicts(context.store, step.spec.run_id, verdicts)
-        gaps += [Gap(verdict.gap_reason) for verdict in verdicts.values() if verdict.gap_reason is not None]
-        n_mentions += len(verdicts)
-        n_missing += sum(None in verdict.log_probs.values() for verdict in verdicts.values())
-        n_invalid += sum(verdict.n_invalid for verdict in verdicts.values())
-    if gaps:
-        _warn(
-            step, context, f"{len(gaps)} of {n_mentions} mentions have no verdict: {reasons_in_words(gaps)}"
-        )
-    if n_missing:
-        _warn(step, context, f"{n_missing} of {n_mentions} verdicts lack the figure of some type")
-    if n_invalid:
-        _warn(step, context, f"{n_invalid} figures that a server sent are no log-probabilities")
+    _warn(step, context, list(stored_verdicts.load_verdicts(context.store, step.spec.run_id).values()))
 
 
-def _warn(step: Step, context: Context, what: str) -> None:
-    context.progress.start(f"Warning: {step.label}: {what}.")
+def _warn(step: Step, context: Context, verdicts: Sequence[Verdict]) -> None:
+    """One line for each kind of thing that verdicts lack."""
+    gaps = [Gap(verdict.gap_reason) for verdict in verdicts if verdict.gap_reason is not None]
+    n_incomplete = sum(None in verdict.log_probs for verdict in verdicts)
+    n_invalid = sum(verdict.n_invalid for verdict in verdicts)
+    told = {
+        f"{len(gaps)} of {len(verdicts)} mentions have no verdict: {reasons_in_words(gaps)}": gaps,
+        f"{n_incomplete} of {len(verdicts)} verdicts lack the figure of some type": n_incomplete,
+        f"{n_invalid} figures that a server sent are no log-probabilities": n_invalid,
+    }
+    for what, is_so in told.items():
+        if is_so:
+            context.progress.start(f"Warning: {step.label}: {what}.")
 
 
 def _verdict(request_id: str, outcome: Completion | Gap, candidates: tuple[str, ...]) -> Verdict:
     if isinstance(outcome, Gap):
-        return Verdict(request_id, {}, {}, None, gap_reason=outcome.reason)
+        return Verdict(request_id, candidates, (), None, gap_reason=outcome.reason)
     try:
         scores = read_scores(outcome.text, n_choices=len(candidates))
     except ValueError as error:
-        return Verdict(request_id, {}, {}, None, gap_reason=str(error))
-    return Verdict(
-        request_id,
-        dict(zip(candidates, scores.log_probs, strict=True)),
-        dict(zip(candidates, normalised(scores), strict=True)),
-        scores.origin,
-        n_invalid=scores.n_invalid,
-    )
+        return Verdict(request_id, candidates, (), None, gap_reason=str(error))
+    return Verdict(request_id, candidates, scores.log_probs, scores.origin, scores.n_invalid)
+
+
+def probabilities_of(verdict: Verdict) -> dict[str, float]:
+    """Candidate type -> probability among the candidates; empty where the question has no answer."""
+    if verdict.gap_reason is not None:
+        return {}
+    scores = ChoiceScores(verdict.log_probs, "logits")
+    return dict(zip(verdict.candidates, normalised(scores), strict=True))
 
 
 def question_windows(step: Step, context: Context) -> Iterator[QuestionWindow]:
-    """The questions of a judge step in the order of its mentions."""
+    """The questions of a judge step in the order of its mentions; none about those that have a verdict."""
     settings, llm = context.experiment.judge, context.experiment.judging
     domain = context.domain(context.experiment.corpora.target, "target")
     template = prompts.load_template(settings.template)
     fixed = fixed_part(template, domain, settings)
-    mentions = asked_mentions(step, context)
+    judged = stored_verdicts.load_verdicts(context.store, step.spec.run_id)
+    mentions = {
+        mention: predicted
+        for mention, predicted in asked_mentions(step, context).items()
+        if mention not in judged or judged[mention].gap_reason is not None
+    }
     candidates = _candidates(step, context, mentions)
     shown = _shown(step, context, list(mentions), candidates) if settings.neighbours else {}
     train = context.corpus_of(context.input_run(step, "train")).sentences if shown else ()
@@ -136,6 +145,18 @@ def question_windows(step: Step, context: Context) -> Iterator[QuestionWindow]:
         ]
         which = f", {start + 1} to {start + len(part)} of {len(keys)}" if len(part) < len(keys) else ""
         yield QuestionWindow(part, [candidates[mention] for mention in part], requests, which)
+
+
+def questions_are_known(step: Step, context: Context) -> bool:
+    """Whether it is stored already what is shown with each question: else the encoder has to find it first."""
+    if not context.experiment.judge.neighbours:
+        return True
+    run_id = step.spec.run_id
+    known = {
+        *stored_verdicts.load_verdicts(context.store, run_id),
+        *stored_verdicts.load_shown(context.store, run_id),
+    }
+    return asked_mentions(step, context).keys() <= known
 
 
 def asked_mentions(step: Step, context: Context) -> dict[MentionKey, str]:
@@ -201,9 +222,10 @@ def _shown(
     candidates: Mapping[MentionKey, tuple[str, ...]],
 ) -> dict[MentionKey, list[Shown]]:
     """What is shown with each question: as stored, else the nearest labelled mentions, which are stored first."""
-    found = stored_verdicts.load_shown(context.store, step.spec.run_id)
-    if found or not mentions:
-        return found
+    stored_before = stored_verdicts.load_shown(context.store, step.spec.run_id)
+    mentions = [mention for mention in mentions if mention not in stored_before]
+    if not mentions:
+        return stored_before
     settings = context.experiment.judge
     train_run = context.input_run(step, "train")
     sample = cast(Mapping[str, Any], step.spec.settings)["n_train"]
@@ -223,6 +245,7 @@ def _shown(
         [(train.sentences[item.position], item.entity.start, item.entity.end) for item in known],
     )
     required = settings.candidates == "rivals"
+    found: dict[MentionKey, list[Shown]] = {}
     for start in range(0, len(mentions), LIKENESS_AT_ONCE):
         part = mentions[start : start + LIKENESS_AT_ONCE]
         vectors = _vectors(step, context, [(texts[m.position], m.start, m.end) for m in part])
@@ -238,13 +261,13 @@ def _shown(
             found[mention] = [
                 Shown(
                     MentionKey(known[i].position, known[i].entity.start, known[i].entity.end),
-                    float(scores[row, i]),
+                    round(float(scores[row, i]), 4),
                 )
                 for i in chosen
             ]
         context.progress.advance(len(part))
     stored_verdicts.save_shown(context.store, step.spec.run_id, found)
-    return found
+    return stored_before | found
 
 
 def _vectors(step: Step, context: Context, mentions: Sequence[tuple[Sentence, int, int]]) -> Mentions:

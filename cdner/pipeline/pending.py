@@ -11,7 +11,7 @@ from typing import Any, cast
 from cdner.config import Llm
 from cdner.pipeline.asking import Defects, to_send
 from cdner.pipeline.context import Context
-from cdner.pipeline.judging import asked_mentions, question_windows
+from cdner.pipeline.judging import asked_mentions, question_windows, questions_are_known
 from cdner.pipeline.plan import FROM_FILE, Step
 from cdner.pipeline.reasoning import (
     NO_LLM,
@@ -51,6 +51,8 @@ def unanswered(step: Step, context: Context) -> Iterator[list[ReasoningRequest]]
     if llm is None:
         return iter(())
     if any(context.run_state(run_id) != "done" for run_id in step.spec.inputs):
+        return None
+    if step.kind == "judge" and not questions_are_known(step, context):
         return None
     return _unanswered(step, context, llm)
 

@@ -41,7 +41,6 @@ OUTPUT_TABLES = (
     "type_probability",
     "judged_mention",
     "shown_mention",
-    "verdict",
     "fusion_weight",
     "hierarchy_ratio",
     "misclassification_ratio",

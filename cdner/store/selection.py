@@ -29,7 +29,7 @@ _ALL_BUT_EXPLAINED = """
         UNION
         SELECT request_id FROM type_description WHERE request_id IS NOT NULL
         UNION
-        SELECT request_id FROM judged_mention
+        SELECT request_id FROM judged_mention WHERE request_id IS NOT NULL
         UNION
         SELECT request_id FROM completion JOIN run ON run.run_id = asked_by WHERE step <> 'explain'
     )

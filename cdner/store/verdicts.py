@@ -10,8 +10,9 @@ from cdner.store.connection import Store
 from cdner.store.rows import Row, insert_rows, replace_run, rows_of_run
 
 _SPAN = ("run_id", "position", "start_token", "end_token")
-_MENTION_COLUMNS = (*_SPAN, "request_id", "origin", "n_missing", "n_invalid", "gap_reason")
-_VERDICT_COLUMNS = (*_SPAN, "entity_type", "log_probability", "probability", "rank")
+_MENTION_COLUMNS = (
+    *(*_SPAN, "request_id", "candidates", "log_probabilities", "origin", "n_invalid", "gap_reason"),
+)
 _SHOWN_COLUMNS = (*_SPAN, "place", "train_position", "train_start_token", "train_end_token", "likeness")
 
 
@@ -32,14 +33,11 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``probabilities``: candidate type -> probability among the candidates, empty where there is no answer.
+    """``log_probs``: candidate type -> figure as the LLM gave it, None where it gave none; empty without an answer."""
 
-    ``log_probs``: the figures as the LLM gave them, None where it gave none.
-    """
-
-    request_id: str
-    log_probs: Mapping[str, float | None]
-    probabilities: Mapping[str, float]
+    request_id: str | None  # None: from a bundle without the corpora's text
+    candidates: tuple[str, ...]
+    log_probs: tuple[float | None, ...]
     origin: str | None
     n_invalid: int = 0
     gap_reason: str | None = None
@@ -47,53 +45,46 @@ class Verdict:
 
 def save_verdicts(store: Store, run_id: str, verdicts: Mapping[MentionKey, Verdict]) -> None:
     """Store verdicts; a mention again replaces what it had."""
-    positions = sorted({mention.position for mention in verdicts})
-    mentions = [
+    rows: list[Row] = [
         (
-            *(run_id, *mention, verdict.request_id, verdict.origin),
-            sum(value is None for value in verdict.log_probs.values()),
-            *(verdict.n_invalid, verdict.gap_reason),
+            *(run_id, *mention, verdict.request_id, list(verdict.candidates), list(verdict.log_probs)),
+            *(verdict.origin, verdict.n_invalid, verdict.gap_reason),
         )
         for mention, verdict in verdicts.items()
     ]
-    figures: list[Row] = []
-    for mention, verdict in verdicts.items():
-        ranked = sorted(verdict.probabilities, key=lambda name: -verdict.probabilities[name])
-        figures += [
-            (run_id, *mention, name, verdict.log_probs[name], verdict.probabilities[name], rank)
-            for rank, name in enumerate(ranked, start=1)
-        ]
     with store.transaction() as connection:
-        for table in ("judged_mention", "verdict"):
-            connection.execute(
-                f"DELETE FROM {table} WHERE run_id = ? AND position IN (SELECT unnest(?))",  # noqa: S608 our own names
-                [run_id, positions],
-            )
-        insert_rows(connection, "judged_mention", _MENTION_COLUMNS, mentions)
-        insert_rows(connection, "verdict", _VERDICT_COLUMNS, figures)
+        connection.execute(
+            """
+            DELETE FROM judged_mention WHERE run_id = ? AND (position, start_token, end_token) IN
+                (SELECT (unnest(?), unnest(?), unnest(?)))
+            """,
+            [run_id, *([*column] for column in zip(*verdicts, strict=True))]
+            if verdicts
+            else [run_id, [], [], []],
+        )
+        insert_rows(connection, "judged_mention", _MENTION_COLUMNS, rows)
 
 
-def load_verdicts(store: Store, run_id: str) -> dict[MentionKey, dict[str, float]]:
-    """Mention -> candidate type -> probability; mentions without an answer have an empty one."""
-    mentions = rows_of_run(store, "judged_mention", _MENTION_COLUMNS[1:4], run_id, order="ALL")
-    found: dict[MentionKey, dict[str, float]] = {MentionKey(*row): {} for row in mentions}
-    columns = ("position", "start_token", "end_token", "entity_type", "probability")
-    for position, start, end, entity_type, probability in rows_of_run(
-        store, "verdict", columns, run_id, order="ALL"
-    ):
-        found[MentionKey(position, start, end)][entity_type] = probability
-    return found
+def load_verdicts(store: Store, run_id: str) -> dict[MentionKey, Verdict]:
+    """Mention -> verdict, also of mentions without an answer; empty when the run has none yet."""
+    rows = rows_of_run(
+        store, "judged_mention", _MENTION_COLUMNS[1:], run_id, order="position, start_token, end_token"
+    )
+    return {
+        MentionKey(*row[:3]): Verdict(row[3], tuple(row[4]), tuple(row[5]), row[6], row[7], row[8])
+        for row in rows
+    }
 
 
 def save_shown(store: Store, run_id: str, shown: Mapping[MentionKey, Sequence[Shown]]) -> None:
-    """Store the labelled mentions shown with each question, in the prompt's order; they replace earlier ones."""
+    """Store the labelled mentions shown with each question, in the prompt's order; for mentions that have none yet."""
     rows: list[Row] = [
         (run_id, *mention, place, *item.mention, item.likeness)
         for mention, items in shown.items()
         for place, item in enumerate(items)
     ]
     with store.transaction() as connection:
-        replace_run(connection, "shown_mention", _SHOWN_COLUMNS, run_id, rows)
+        insert_rows(connection, "shown_mention", _SHOWN_COLUMNS, rows)
 
 
 def load_shown(store: Store, run_id: str) -> dict[MentionKey, list[Shown]]:

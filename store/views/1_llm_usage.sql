@@ -27,8 +27,9 @@ texts AS (  -- one row a request of a run: several sentences may share one
         SELECT run_id, request_id, FALSE, origin = 'gloss', origin = 'gloss'
         FROM type_description WHERE request_id IS NOT NULL
         UNION ALL
-        SELECT run_id, request_id, gap_reason IS NOT NULL, n_missing + n_invalid > 0, gap_reason IS NOT NULL
-        FROM judged_mention
+        SELECT run_id, request_id, gap_reason IS NOT NULL,
+               n_invalid > 0 OR len(log_probabilities) > list_count(log_probabilities), gap_reason IS NOT NULL
+        FROM judged_mention WHERE request_id IS NOT NULL
     )
     GROUP BY run_id, request_id
 ),
