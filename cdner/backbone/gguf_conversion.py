@@ -41,42 +41,69 @@ def convert_gguf(gguf: Path, folder: Path, advance: Callable[[int], None] = lamb
     ModelError without the package ``gguf``, for an architecture that is not in ``ARCHITECTURES``, and for a tensor
     that has no place in the model or is missing.
     """
-    try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise ModelError("Converting a GGUF file needs 'gguf': pip install 'cdner[embedded]'.") from error
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    _need_gguf()
+    from transformers import AutoTokenizer
 
-    reader = GGUFReader(gguf)
-    architecture = str(reader.fields["general.architecture"].contents())
-    if architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ModelError(
-            f"{gguf.name} is of the architecture '{architecture}'. cdner converts {known}; take safetensors."
-        )
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    config = _configuration(gguf)
+    folder.mkdir(parents=True)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    tensors = _tensors(gguf)
     tied = OUTPUT not in tensors or _equal(tensors[OUTPUT], tensors[EMBEDDING])
     config.tie_word_embeddings = tied
-    config.dtype = "bfloat16"
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    places = _places(model, architecture, tensors, tied=tied)
-    folder.mkdir(parents=True)
-    heads = {"attn_q.": config.num_attention_heads, "attn_k.": config.num_key_value_heads}
-    blocks = (
-        block
-        for name in places.values()
-        for block in _blocks(tensors[name], _n_heads(architecture, name, heads))
-    )
+    model = _empty(config)
+    places = _places(model, config.model_type, tensors, tied=tied)
     shapes = {place: tuple(int(n) for n in reversed(tensors[name].shape)) for place, name in places.items()}
+    blocks = (
+        block for name in places.values() for block in _blocks(tensors[name], _n_heads_to_order(config, name))
+    )
     n_bytes = _write(folder / WEIGHTS, shapes, blocks, advance)
-    config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
     return Conversion(len(places), n_bytes, "tied" if tied else "apart")
+
+
+def _need_gguf() -> None:
+    try:
+        import gguf  # noqa: F401  transformers reports its absence less clearly
+    except ImportError as error:
+        raise ModelError("Converting a GGUF file needs 'gguf': pip install 'cdner[embedded]'.") from error
+
+
+def _configuration(gguf: Path) -> Any:
+    from transformers import AutoConfig
+
+    known = ", ".join(ARCHITECTURES)
+    try:
+        config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{gguf.name} cannot be read as a GGUF file of {known}: {reason}") from error
+    if config.model_type not in ARCHITECTURES:
+        raise ModelError(
+            f"{gguf.name} has the architecture '{config.model_type}'. cdner converts {known}: take safetensors."
+        )
+    config.dtype = "bfloat16"
+    return config
+
+
+def _tensors(gguf: Path) -> dict[str, Any]:
+    """By name; the values stay in the file until they are read."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(gguf)
+    reader.fields.clear()  # an array object for every token of the vocabulary: 350 MB at 150,000
+    return {tensor.name: tensor for tensor in reader.tensors}
+
+
+def _empty(config: Any) -> Any:
+    """The model without values; names the class in the configuration, as ``save_pretrained`` would."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    config.architectures = [type(model).__name__]
+    return model
 
 
 def _places(model: Any, architecture: str, tensors: dict[str, Any], *, tied: bool) -> dict[str, str]:
@@ -99,10 +126,11 @@ def _places(model: Any, architecture: str, tensors: dict[str, Any], *, tied: boo
     return places
 
 
-def _n_heads(architecture: str, name: str, heads: dict[str, int]) -> int:
+def _n_heads_to_order(config: Any, name: str) -> int:
     """Heads whose rows are to be put back into order; 0: they are in order."""
-    permuted = _PERMUTED.get(architecture, ())
-    return next((heads[part] for part in permuted if f".{part}" in name), 0)
+    heads = {"attn_q.": config.num_attention_heads, "attn_k.": config.num_key_value_heads}
+    permuted = _PERMUTED.get(config.model_type, ())
+    return next((int(heads[part]) for part in permuted if f".{part}" in name), 0)
 
 
 def _blocks(tensor: Any, n_heads: int) -> Iterator[Any]:
