@@ -30,7 +30,7 @@ from pipeline_experiments import (
 from store_examples import counted_openings
 
 from cdner import prompts
-from cdner.backbone.embedded import GGUF_SHA256
+from cdner.backbone import shelf
 from cdner.cli.progress import StderrProgress
 from cdner.config import REASONING_SETTINGS, Experiment, Llm
 from cdner.evaluate import score

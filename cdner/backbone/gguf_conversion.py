@@ -25,7 +25,10 @@ AT_ONCE = 1 << 23  # values that are dequantised at once: 32 MiB as float32
 # llama.cpp stores the rows of query and key in the order of its rotary embedding, for this architecture alone:
 # https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py (LlamaModel.permute)
 _PERMUTED = {"llama": ("attn_q.", "attn_k.")}
-ARCHITECTURES = ("llama", "qwen2")  # those whose tensors need nothing else; each is compared with transformers
+ARCHITECTURES = (
+    "llama",
+    "qwen2",
+)  # those whose tensors need nothing else; each is compared with transformers
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ def convert_gguf(gguf: Path, folder: Path, advance: Callable[[int], None] = lamb
     ModelError without the package ``gguf``, for an architecture that is not in ``ARCHITECTURES``, and for a tensor
     that has no place in the model or is missing.
     """
-    _need_gguf()
+    need_gguf()
     from transformers import AutoTokenizer
 
     config = _configuration(gguf)
@@ -62,7 +65,8 @@ def convert_gguf(gguf: Path, folder: Path, advance: Callable[[int], None] = lamb
     return Conversion(len(places), n_bytes, "tied" if tied else "apart")
 
 
-def _need_gguf() -> None:
+def need_gguf() -> None:
+    """ModelError if the package ``gguf`` is not installed."""
     try:
         import gguf  # noqa: F401  transformers reports its absence less clearly
     except ImportError as error:
@@ -189,5 +193,7 @@ def _write(
             n_written += values.nbytes
             advance(values.nbytes)
     if n_written != end:
-        raise ModelError(f"The GGUF file's tensors have {n_written} bytes as bfloat16; their shapes say {end}.")
+        raise ModelError(
+            f"The GGUF file's tensors have {n_written} bytes as bfloat16; their shapes say {end}."
+        )
     return len(text) + 8 + end

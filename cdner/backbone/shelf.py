@@ -61,7 +61,9 @@ class ShelfModel(_Strict):
     """
 
     name: FileName
+    title: str  # as its makers write it
     aliases: tuple[str, ...] = ()
+    expected: bool = False  # `cdner doctor` warns where it is not fetched
     purposes: tuple[Literal["LLM", "backbone", "tagger"], ...]
     parameters: PositiveInt
     licence: str
