@@ -1,4 +1,4 @@
-"""What a model is called in identities: by the content of its weights where they are on the shelf or in a user's folder.
+"""What a model is called in identities: by the content of its weights, on the shelf or in a user's folder.
 
 A path is not an identity: moving a folder changes nothing, replacing its weights changes every answer. Imports no
 torch.
