@@ -80,7 +80,7 @@ class Corpora(Settings):
 
 class BackboneChoice(Settings):
     family: str = "seq2seq"
-    model: str = "google/flan-t5-base"  # hub name, folder, or "embedded" (SmolLM2-135M-Instruct)
+    model: str = "google/flan-t5-base"  # hub name, folder, or a name that `cdner models` lists
     revision: str = ""  # hub revision; "" = the hub's default
     dtype: Literal["auto", "bfloat16", "float32"] = (
         "auto"  # auto = bf16 where the processor has it; never fp16

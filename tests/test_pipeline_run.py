@@ -30,7 +30,6 @@ from pipeline_experiments import (
 from store_examples import counted_openings
 
 from cdner import prompts
-from cdner.backbone.embedded import GGUF_SHA256
 from cdner.cli.progress import StderrProgress
 from cdner.config import REASONING_SETTINGS, Experiment, Llm
 from cdner.evaluate import score
@@ -406,4 +405,4 @@ def test_the_local_backend_is_called_what_its_requests_say(tmp_path: Path) -> No
     llm = Llm(backend="local", model=model, structured=False, retries=0)
     context = open_context(tmp_path / "s.duckdb", Experiment(name="e"), progress=StderrProgress(quiet=True))
     assert context.llm(llm).model == context.model("llm", model)
-    assert context.model("llm", "embedded") == f"embedded@{GGUF_SHA256[:12]}"
+    assert context.model("llm", "embedded") == "embedded@b179c9523d0e"

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, cast
 
 from cdner.backbone import open_backbone
-from cdner.backbone.embedded import embedded_path
-from cdner.backbone.identity import EMBEDDED, weights_identity
+from cdner.backbone.identity import weights_identity
+from cdner.backbone.shelf import find, is_fetched, not_here
 from cdner.config import BackboneChoice, Execution, Llm
 from cdner.errors import BackendError
 from cdner.types import Completion, Gap, Generation, Message, ModelInput, ReasoningRequest, Sampling, Segment
@@ -115,15 +115,15 @@ class LocalBackend:
 
 
 def open_backend(llm: Llm, execution: Execution) -> LocalBackend:
-    """``llm.model``: "embedded", a folder, or a hub name. BackendError for what this backend cannot do."""
+    """``llm.model``: a model of the shelf, a folder, or a hub name. BackendError for what this backend cannot do."""
     if llm.structured:
         raise BackendError("The backend 'local' cannot write JSON by schema. Set structured = false.")
     if llm.temperature != 0:
         raise BackendError("The backend 'local' is greedy. Set temperature = 0.")
     if llm.retries:
         raise BackendError("The backend 'local' is greedy: a retry would answer the same. Set retries = 0.")
-    if llm.model == EMBEDDED and embedded_path() is None:
-        raise BackendError("The embedded model is not here yet. Run: cdner models fetch embedded")
+    if (known := find(llm.model)) and not is_fetched(known):
+        raise BackendError(not_here(llm.model))
     choice = BackboneChoice(family="causal", model=llm.model)
 
     def opened() -> ChatBackbone:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from cdner import prompts
-from cdner.backbone.embedded import embedded_path
 from cdner.backbone.engines import check_engine
-from cdner.backbone.identity import EMBEDDED
+from cdner.backbone.shelf import model_location
 from cdner.config import Prediction
 from cdner.confusion.descriptions import gloss, read_descriptions
-from cdner.errors import CdnerError, ModelError, UsageError, unknown_name
+from cdner.errors import CdnerError, UsageError, unknown_name
 from cdner.pipeline import pending
 from cdner.pipeline.context import Context
 from cdner.pipeline.imported_reasoning import check_file
@@ -54,8 +53,7 @@ def _check_backbone(step: Step, context: Context) -> None:  # noqa: ARG001  ever
     choice, device = context.experiment.backbone, context.experiment.execution.device
     if choice.family not in names("backbone"):
         raise unknown_name("backbone", choice.family, names("backbone"))
-    if choice.model == EMBEDDED and embedded_path() is None:
-        raise ModelError("The embedded model is not here yet. Run: cdner models fetch embedded")
+    model_location(choice.model)  # ModelError for a model of the shelf that is not here
     if device not in ("auto", "cpu"):  # these two are everywhere, and asking about others imports torch
         from cdner.backbone.precision import choose_device
 

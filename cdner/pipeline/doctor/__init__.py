@@ -24,7 +24,7 @@ def examine(asked: Examined) -> Iterator[Finding]:
     yield access.base_url_variable()
     yield machine.memory()
     yield from machine.disks(asked)
-    yield models.embedded()
+    yield from models.shelf_models()
     yield from models.hub()
     yield models.wordnet(asked)
     yield models.ct2()
