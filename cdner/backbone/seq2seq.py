@@ -10,18 +10,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from cdner.backbone.embedding import Spans, mean, span_means, stacked
+from cdner.backbone.engines import check_training
 from cdner.backbone.generation import StopRule, outputs
 from cdner.backbone.inputs import Budget, EncodedInput, InputEncoder, seq2seq_input, seq2seq_window
 from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
 from cdner.backbone.unpadded import MODEL_TYPES, Layout, Rows, register, unpadded
 from cdner.backbone.vocabulary import TokenizerVocabulary
-from cdner.config import BackboneChoice
-from cdner.types import FloatArray, Generation, ModelInput, TokenConstraint, TrainingExample
+from cdner.backbone.words import WordEncoder
+from cdner.config import BackboneChoice, Training
+from cdner.types import FloatArray, Generation, ModelInput, Sentence, TokenConstraint, TrainingExample
 
 _MAX_BATCH_TOKENS = 1 << 15  # rows x (input + output)
 
@@ -37,10 +39,12 @@ class Seq2SeqBackbone:
         self.device = loaded.device
         self.dtype = loaded.dtype
         self.choice = loaded.choice
+        self.head = ""
         self.max_input_tokens = loaded.max_input_tokens
         self.window = seq2seq_window(self.model.config)
         self._relative = self.model.config.model_type in MODEL_TYPES
         self._inputs = InputEncoder(self.tokenizer)
+        self._words = WordEncoder(self.tokenizer)
         self._vocabulary = TokenizerVocabulary(self.tokenizer)
 
     @property
@@ -72,15 +76,27 @@ class Seq2SeqBackbone:
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """(n, d) mean of the last encoder layer over each text's tokens, its end token left out."""
-        found = []
+        found = [mean(self._states(self._inputs.encode_text(text))) for text in texts]
+        return stacked(found, size=self.model.config.hidden_size)
+
+    def embed_spans(
+        self, sentences: Sequence[Sentence], spans: Sequence[Spans]
+    ) -> tuple[FloatArray, FloatArray]:
+        """As in ``cdner.types.Encoder``; one sentence at a time."""
+        words = [self._words.encode(sentence.tokens) for sentence in sentences]
+        hidden = (self._states(tokens.ids) for tokens in words)
+        return span_means(words, hidden, spans, size=self.model.config.hidden_size)
+
+    def _states(self, ids: Sequence[int]) -> Tensor:
+        """(tokens, d) of the last encoder layer for one text, without its end token; with it for an empty text."""
+        ended = torch.tensor([[*ids, self._vocabulary.end_id]], device=self.device)
         with torch.inference_mode():
-            for text in texts:
-                ids = [*self._inputs.encode_text(text), self._vocabulary.end_id]
-                hidden = self.model.get_encoder()(input_ids=torch.tensor([ids], device=self.device))
-                found.append(
-                    hidden.last_hidden_state[0, : max(1, len(ids) - 1)].double().mean(0).cpu().numpy()
-                )
-        return np.stack(found) if found else np.zeros((0, self.model.config.hidden_size))
+            found: Tensor = self.model.get_encoder()(input_ids=ended).last_hidden_state[0]
+        return found[: max(1, len(ids))]
+
+    def prepare(self, types: Sequence[str], settings: Training) -> None:  # noqa: ARG002  types are in the texts
+        """Nothing to do. UsageError for settings of taggers."""
+        check_training(settings, family=self.choice.family)
 
     def encode_example(
         self, example: TrainingExample, *, max_input_tokens: int, max_target_tokens: int, index: int

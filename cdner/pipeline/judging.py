@@ -27,7 +27,7 @@ from cdner.store import reasoning as stored
 from cdner.store import verdicts as stored_verdicts
 from cdner.store.sentences import load_sentences
 from cdner.store.verdicts import MentionKey, Shown, Verdict
-from cdner.types import Completion, Gap, ReasoningRequest, Sentence, SpanEncoder
+from cdner.types import Completion, Gap, ReasoningRequest, Sentence, Encoder
 from cdner.verdicts import LabelledMention, Mentions, Question, fixed_part, nearest, question_request
 from cdner.verdicts.neighbours import likeness, unit_rows
 
@@ -281,7 +281,7 @@ def _vectors(step: Step, context: Context, mentions: Sequence[tuple[Sentence, in
         model = context.backbone(
             BackboneChoice(family="tagger", model=settings.encoder, dtype="float32"), None
         )
-    of_mention, of_sentence = cast(SpanEncoder, model).embed_spans(
+    of_mention, of_sentence = cast(Encoder, model).embed_spans(
         [sentence for sentence, _, _ in mentions], [(start, end) for _, start, end in mentions]
     )
     return Mentions(unit_rows(of_mention), unit_rows(of_sentence))
