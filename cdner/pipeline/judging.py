@@ -27,7 +27,7 @@ from cdner.store import reasoning as stored
 from cdner.store import verdicts as stored_verdicts
 from cdner.store.sentences import load_sentences
 from cdner.store.verdicts import MentionKey, Shown, Verdict
-from cdner.types import Completion, Gap, ReasoningRequest, Sentence, Encoder
+from cdner.types import Completion, Gap, ReasoningRequest, Sentence
 from cdner.verdicts import LabelledMention, Mentions, Question, fixed_part, nearest, question_request
 from cdner.verdicts.neighbours import likeness, unit_rows
 
@@ -242,13 +242,14 @@ def _shown(
     vectors_known = _vectors(
         step,
         context,
-        [(train.sentences[item.position], item.entity.start, item.entity.end) for item in known],
+        [MentionKey(item.position, item.entity.start, item.entity.end) for item in known],
+        train.sentences,
     )
     required = settings.candidates == "rivals"
     found: dict[MentionKey, list[Shown]] = {}
     for start in range(0, len(mentions), LIKENESS_AT_ONCE):
         part = mentions[start : start + LIKENESS_AT_ONCE]
-        vectors = _vectors(step, context, [(texts[m.position], m.start, m.end) for m in part])
+        vectors = _vectors(step, context, part, texts)
         scores = likeness(vectors, vectors_known, sentence_weight=settings.sentence_weight)
         for row, mention in enumerate(part):
             chosen = nearest(
@@ -270,8 +271,13 @@ def _shown(
     return stored_before | found
 
 
-def _vectors(step: Step, context: Context, mentions: Sequence[tuple[Sentence, int, int]]) -> Mentions:
-    """Unit vectors of mentions and of their sentences, by the encoder of the settings."""
+def _vectors(
+    step: Step,
+    context: Context,
+    mentions: Sequence[MentionKey],
+    sentences: Mapping[int, Sentence] | Sequence[Sentence],
+) -> Mentions:
+    """Unit vectors of mentions and of their sentences, by the encoder of the settings; a row for each mention."""
     settings = context.experiment.judge
     if settings.encoder == BACKBONE_ENCODER:
         choice = context.experiment.backbone
@@ -281,7 +287,13 @@ def _vectors(step: Step, context: Context, mentions: Sequence[tuple[Sentence, in
         model = context.backbone(
             BackboneChoice(family="tagger", model=settings.encoder, dtype="float32"), None
         )
-    of_mention, of_sentence = cast(Encoder, model).embed_spans(
-        [sentence for sentence, _, _ in mentions], [(start, end) for _, start, end in mentions]
-    )
-    return Mentions(unit_rows(of_mention), unit_rows(of_sentence))
+    rows_of: dict[int, list[int]] = {}
+    for row, mention in enumerate(mentions):
+        rows_of.setdefault(mention.position, []).append(row)
+    spans = [[(mentions[row].start, mentions[row].end) for row in rows] for rows in rows_of.values()]
+    of_span, of_sentence = model.embed_spans([sentences[position] for position in rows_of], spans)
+    order = [row for rows in rows_of.values() for row in rows]
+    whose = [number for number, rows in enumerate(rows_of.values()) for _ in rows]
+    of_mention, of_its_sentence = np.empty_like(of_span), np.empty_like(of_span)
+    of_mention[order], of_its_sentence[order] = of_span, of_sentence[whose]
+    return Mentions(unit_rows(of_mention), unit_rows(of_its_sentence))
