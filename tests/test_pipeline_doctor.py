@@ -73,6 +73,31 @@ def test_too_little_memory_or_disk_is_said_and_a_folder_that_cannot_be_one(tmp_p
     assert not later.exists()
 
 
+def test_more_processes_than_cores_are_said_and_as_many_as_cores_are_fine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    busy = machine.load(5.04, 2)
+    assert (busy.state, busy.found) == (
+        "warning",
+        "training here would be slowed: 5.0 processes want 2 cores",
+    )
+    assert "OMP_NUM_THREADS=1" in busy.fix
+    assert (machine.load(2.0, 2).state, machine.load(0.0, 1).found) == ("ok", "0.0 on 1 cores")
+    n_cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "getloadavg", lambda: (n_cores + 1.0, 0.0, 0.0))
+    assert f"{n_cores + 1}.0 processes want {n_cores} cores" in machine.load().found
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 99.0, 99.0))
+    assert machine.load().state == "ok", "the last minute counts"
+
+
+def test_a_system_that_tells_no_load_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> tuple[float, float, float]:
+        raise OSError
+
+    monkeypatch.setattr(os, "getloadavg", unknown)
+    assert machine.load(n_cores=4).found == "unknown; 4 cores"
+
+
 @pytest.mark.parametrize(
     ("code", "complaint"),
     [

@@ -22,6 +22,7 @@ def examine(asked: Examined) -> Iterator[Finding]:
     yield from machine.packages()
     yield from access.key_variables()
     yield access.base_url_variable()
+    yield machine.load()
     yield machine.memory()
     yield from machine.disks(asked)
     yield from models.shelf_models()
