@@ -68,7 +68,9 @@ class ShelfModel(_Strict):
     parameters: PositiveInt
     licence: str
     disk_bytes: PositiveInt  # of the folder
-    memory_bytes: PositiveInt  # measured of a process that answers or tags on a CPU, with a fifth or more to spare
+    memory_bytes: (
+        PositiveInt  # measured of a process that answers or tags on a CPU, with a fifth or more to spare
+    )
     assembly: Literal["member", "joined", "joined zip"]
     member: str = ""
     format: Literal["gguf", "safetensors"]
