@@ -129,3 +129,16 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(
     for _ in range(2):
         assert remembered_sha256(weights) == file_sha256(weights)
     assert len(read) == 2
+
+
+def test_records_of_removed_files_go_when_another_is_written(cache: Path, weights: Path) -> None:
+    other = weights.with_name("other.safetensors")
+    other.write_bytes(b"others")
+    for file in (weights, other):
+        remembered_sha256(file)
+    weights.unlink()
+    (cache / "broken.json").write_text("{")
+    other.write_bytes(b"changed")
+    remembered_sha256(other)
+    (record,) = cache.iterdir()
+    assert json.loads(record.read_text())["path"] == str(other)

@@ -217,6 +217,9 @@ def test_disk_is_counted_before_anything_is_downloaded(
     alone = llm.download_bytes + llm.bytes + llm.disk_bytes
     second = llm.disk_bytes + 2 * packed.download_bytes + packed.disk_bytes
     assert together[1] == max(alone, second)
+    assert (
+        fetching.bytes_needed([packed, llm])[1] == packed.disk_bytes + alone
+    )  # the first is in place by then
     free = shutil.disk_usage(tiny_shelf.index)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=together[1]))
     assert fetching.check_disk([llm, packed]).startswith("0.00 GB to download, up to 0.00 GB of disk in ")

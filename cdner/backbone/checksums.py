@@ -42,7 +42,18 @@ def remembered_sha256(file: Path) -> str:
             record.parent.mkdir(parents=True, exist_ok=True)
             with replacing(record) as made:
                 made.write_text(json.dumps({**asdict(before), "sha256": sha256}), encoding="utf-8")
+            _forget_removed_files(record.parent)
     return sha256
+
+
+def _forget_removed_files(folder: Path) -> None:
+    for record in folder.glob("*.json"):
+        try:
+            is_left = Path(json.loads(record.read_text(encoding="utf-8"))["path"]).exists()
+        except (OSError, ValueError, KeyError, TypeError):
+            is_left = False
+        if not is_left:
+            record.unlink(missing_ok=True)
 
 
 def _record(file: Path) -> Path:
