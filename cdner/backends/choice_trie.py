@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from cdner.errors import BackendError
+from cdner.types import ReasoningRequest
 
 Path = tuple[int, ...]  # tokens behind the prompt; () is the prompt itself
 
@@ -70,10 +71,13 @@ def n_common(one: Sequence[int], other: Sequence[int]) -> int:
     return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def refuse_unusable_choices(choices: Sequence[str]) -> None:
-    """BackendError for an empty choice and for one that is there twice."""
-    if any(not choice.strip() for choice in choices):
+def refuse_unusable_choices(request: ReasoningRequest) -> None:
+    """BackendError for an empty choice, for one that is there twice, and for a schema beside choices."""
+    names = [choice.strip() for choice in request.sampling.choices]
+    if request.schema is not None:
+        raise BackendError("A request with choices is answered with probabilities. Leave out the schema.")
+    if not all(names):
         raise BackendError("One of the choices is empty. Give every choice a text.")
-    if len(set(choices)) < len(choices):
-        twice = next(choice for choice in choices if choices.count(choice) > 1)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise BackendError(f"The choice {twice!r} is there twice. Give every choice once.")

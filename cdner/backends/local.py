@@ -84,7 +84,7 @@ class LocalBackend:
         for index, request in enumerate(requests):
             _refuse_what_greedy_cannot(request)
             if request.sampling.choices:
-                refuse_unusable_choices(request.sampling.choices)
+                refuse_unusable_choices(request)
                 with_choices.append(index)
             else:
                 groups.setdefault(request.sampling, []).append(index)
