@@ -1,7 +1,7 @@
 """Work in a process of its own: a crash, a kill or a GPU in a broken state ends that process and nothing else.
 
-The process is forked, so that libraries that are imported need not be imported again; who calls this must not have
-started CUDA. What the work tells comes back as JSON.
+The process is forked, so that libraries that are imported need not be imported again. Who calls this must have started
+neither CUDA nor torch's threads: a fork has them in no usable state. What the work tells comes back as JSON.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import training_speed
 from apart import Tell, run_apart, told
 from machine import Machine
 from rows import Row, at_least, at_most, stated
+from shapes import BACKWARD
 from subjects import LONG, Subject, examples, written
 
 from cdner.backbone import open_backbone
@@ -45,7 +46,7 @@ def speed(subject: Subject, machine: Machine) -> Iterator[Row]:
     subject = written(subject)
     n_steps = N_WARM + (3 if machine.small else 25)
     given = examples(subject, n_steps * training_speed.BATCH_SIZE, reasoning=True)
-    n_tokens, flops = _work(subject, given)
+    n_tokens, flops = told(lambda tell: _work(subject, given, tell), seconds=LONG)[0]
     on = f"{n_steps - N_WARM} steps of {training_speed.BATCH_SIZE}, {n_tokens:,} tokens, bf16"
     what = f"training, {subject.name}"
     ours, theirs = (_side(subject, given, machine, own=own) for own in (True, False))
@@ -149,16 +150,16 @@ def _n_new(machine: Machine) -> int:
 # --- one run ---------------------------------------------------------------------------------------------
 
 
-def _work(subject: Subject, given: Sequence[TrainingExample]) -> tuple[int, float]:
-    """Tokens and FLOPs of the steps that are measured."""
+def _work(subject: Subject, given: Sequence[TrainingExample], tell: Tell) -> None:
+    """Tokens and FLOPs of the steps that are measured; in a process of its own, as all that computes here."""
     backbone = open_backbone(subject.choice("float32"), device="cpu")
     encoded = training_speed.encoded_examples(backbone, given, same_batches=True)
     measured = encoded[N_WARM * training_speed.BATCH_SIZE :]
     n_tokens = sum(example.n_tokens for example in measured)
-    if subject.shape is None:
-        return n_tokens, 0.0
-    once = sum(subject.shape.flops(len(example.source), len(example.target)) for example in measured)
-    return n_tokens, 3 * once
+    once = 0.0
+    if subject.shape is not None:
+        once = sum(subject.shape.flops(len(example.source), len(example.target)) for example in measured)
+    tell([n_tokens, (1 + BACKWARD) * once])
 
 
 def _side(
