@@ -233,8 +233,8 @@ def read_figures(entries: Sequence[object]) -> tuple[dict[bytes, float], int]:
     """The usable figures of a ``top_logprobs`` list, by token, and how many entries are not usable.
 
     Not usable: an entry without a token, a figure that is not a log-probability, a token with two different figures,
-    and all of them if they sum to more than 1. Left out: OpenAI's mark for "not among the most probable", and tokens that
-    hold part of a character, which vLLM sends as the same replacement character each.
+    and all of them if they sum to more than 1. Left out: OpenAI's mark for "not among the most probable", and tokens
+    that hold part of a character, which vLLM sends as the same replacement character each.
     """
     found: dict[bytes, float] = {}
     contradicted: set[bytes] = set()
