@@ -72,7 +72,9 @@ def finished() -> Path:
     """The store of an unbroken run; copy it before changing it."""
     folder = shared_folder() / "judged"
     folder.mkdir()
-    ran = cdner(folder / "s.duckdb", "run", experiment(folder), *OPTIONS)
+    with pytest.MonkeyPatch.context() as patch:  # its calls are no test's
+        patch.setenv(CALLS, str(folder / "calls"))
+        ran = cdner(folder / "s.duckdb", "run", experiment(folder), *OPTIONS)
     assert ran.code == 0, ran.err
     return folder / "s.duckdb"
 
@@ -339,3 +341,35 @@ def test_predictions_without_probabilities_cannot_be_fused_and_the_message_says_
     )
     assert ran.code == 1
     assert "predict.confidence=true" in ran.err
+
+
+def test_a_replay_goes_on_without_mentions_that_are_not_recorded(tmp_path):
+    store = copy_of(finished(), tmp_path / "part")
+    judged, fused = run_of(store, "judge:without_all/test"), run_of(store, "fuse:fused/test")
+    mentions = sql(
+        store, f"SELECT position, start_token, end_token FROM judged_mention WHERE run_id = '{judged}'"
+    )
+    lost = min(mentions)
+    with Store(store).transaction() as connection:
+        for table in ("judged_mention", "shown_mention"):
+            connection.execute(
+                f"DELETE FROM {table} WHERE run_id = ? AND (position, start_token, end_token) = (?, ?, ?)",
+                [judged, *lost],
+            )
+        connection.execute(
+            "UPDATE attempt SET status = 'interrupted' WHERE run_id IN (?, ?)", [judged, fused]
+        )
+    ran = cdner(store, "run", experiment(tmp_path), *OPTIONS, "--backend", "replay")
+    assert ran.code == 0, ran.err
+    assert calls() == []
+    assert f"1 of {len(mentions)} mentions have no verdict: not recorded, and no LLM was asked (1)" in ran.err
+    before = types_by_mention(store, "predict:without_all/test")
+    assert types_by_mention(store, "fuse:fused/test")[lost] == before[lost]
+
+
+def test_a_replay_without_any_verdict_says_where_they_come_from(tmp_path):
+    store = tmp_path / "s.duckdb"
+    options = (*OPTIONS, "--backend", "replay")
+    ran = cdner(store, "run", experiment(tmp_path), *options)
+    assert ran.code == 1
+    assert "the store holds no verdict of this run. Load a bundle" in ran.err

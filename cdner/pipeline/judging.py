@@ -16,6 +16,7 @@ from cdner import prompts
 from cdner.choices import ChoiceScores, normalised, read_scores
 from cdner.config import BackboneChoice
 from cdner.corpora.sampling import chosen_positions
+from cdner.errors import BackendError
 from cdner.pipeline.asking import complete, reasons_in_words
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import BACKBONE_ENCODER, Step
@@ -48,10 +49,14 @@ def judge(step: Step, context: Context) -> None:
     """Ask about every mention that has no verdict yet; one without an answer keeps the backbone's type.
 
     Verdicts that came in a bundle are there already. What has no answer is counted, told, and asked again when the
-    step is carried out again (``--force``).
+    step is carried out again (``--force``). A replay whose bundle lacks some mentions, because a model trained on this
+    machine finds others, goes on without these.
     """
     template = prompts.load_template(context.experiment.judge.template)
     stored.save_template(context.store, template.name, template.text)
+    if context.experiment.execution.replay and not questions_are_known(step, context):
+        _go_without(step, context)
+        return
     for window in question_windows(step, context):
         answers = complete(
             step,
@@ -67,6 +72,26 @@ def judge(step: Step, context: Context) -> None:
         }
         stored_verdicts.save_verdicts(context.store, step.spec.run_id, verdicts)
     _warn(step, context, list(stored_verdicts.load_verdicts(context.store, step.spec.run_id).values()))
+
+
+def _go_without(step: Step, context: Context) -> None:
+    """Store the mentions that have no recorded verdict as gaps. BackendError where none has one."""
+    run_id = step.spec.run_id
+    judged = stored_verdicts.load_verdicts(context.store, run_id)
+    mentions = asked_mentions(step, context)
+    if mentions and not judged:
+        raise BackendError(
+            f"{step.label}: the store holds no verdict of this run. Load a bundle that has them, or run without "
+            "--backend replay to ask the LLM."
+        )
+    candidates = _candidates(step, context, mentions)
+    gaps = {
+        mention: Verdict(None, candidates[mention], (), None, gap_reason="not recorded, and no LLM was asked")
+        for mention in mentions
+        if mention not in judged
+    }
+    stored_verdicts.save_verdicts(context.store, run_id, gaps)
+    _warn(step, context, list((judged | gaps).values()))
 
 
 def _warn(step: Step, context: Context, verdicts: Sequence[Verdict]) -> None:
