@@ -43,6 +43,20 @@ def gpu_check(*options: object, cache: Path, python: tuple[str, ...] = (sys.exec
     )
 
 
+def beside_the_scripts(code: str, *, cache: Path) -> list[str]:
+    """Lines that ``code`` prints in a process of its own, which finds the modules that gpu-check finds."""
+    folders = [SCRIPTS / "gpu_check", SCRIPTS / "benchmarks", ROOT / "tests", ROOT]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "CDNER_CACHE": str(cache), "PYTHONPATH": os.pathsep.join(map(str, folders))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
 def subject(family: str, folder: Path) -> Subject:
     return Subject("tiny", family, None, folder, random=False)
 
@@ -189,6 +203,41 @@ def test_a_part_that_is_stopped_takes_the_processes_it_started_with_it(tmp_path:
     pytest.fail("it still runs")
 
 
+def test_the_process_that_forks_asks_nothing_of_cuda(tmp_path: Path):
+    """CUDA cannot be used in a fork of a process that has started it, were it only to count devices."""
+    code = f"""
+import torch
+asked = []
+for name in ("is_available", "device_count", "current_device", "_lazy_init", "mem_get_info", "init"):
+    usual = getattr(torch.cuda, name)
+    setattr(torch.cuda, name, lambda *a, n=name, f=usual, **k: asked.append(n) or f(*a, **k))
+from pathlib import Path
+from machine import Machine
+from parts import all_parts
+assert len(all_parts(Path({str(tmp_path)!r}), Machine("cuda", small=False, total_gib=15.0))[0]) > 10
+print(asked)
+torch.cuda.is_available()
+print(asked)
+"""
+    assert beside_the_scripts(code, cache=tmp_path) == ["[]", "['is_available']"]
+
+
+def test_a_model_that_a_gpu_cannot_train_is_left_out_of_training_only(tmp_path: Path):
+    code = f"""
+from pathlib import Path
+from machine import Machine
+from parts import all_parts
+for gib in (15.0, 80.0):
+    parts, left_out = all_parts(Path({str(tmp_path)!r}), Machine("cuda", small=False, total_gib=gib))
+    print([part.name for part in parts if "T5-large" in part.name], left_out)
+"""
+    rest = "'prediction, T5-large', 'embedding, T5-large'"
+    assert beside_the_scripts(code, cache=tmp_path) == [
+        f"[{rest}] ['training, T5-large: 15 GiB are too few']",
+        f"['training, T5-large', {rest}] []",
+    ]
+
+
 # --- a check notices what it is there for ----------------------------------------------------------------
 
 
@@ -199,8 +248,7 @@ def missed(rows) -> list[str]:
 def missed_by(check: str, folder: Path, *, broken: str = "") -> list[str]:
     """What a check of a T5 misses where ``broken`` was executed before, in a process without threads of torch's."""
     code = f"""
-import json, sys
-sys.path[:0] = {[str(SCRIPTS / "gpu_check"), str(SCRIPTS / "benchmarks"), str(ROOT / "tests"), str(ROOT)]!r}
+import json
 from pathlib import Path
 import cdner.backbone.training, training_checks
 from machine import Machine
@@ -210,9 +258,7 @@ subject = Subject("tiny", "seq2seq", None, Path({str(folder)!r}), random=False)
 rows = training_checks.{check}(subject, Machine("cpu", small=True))
 print(json.dumps([row.what for row in rows if row.met is False]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(beside_the_scripts(code, cache=folder)[-1])
 
 
 def test_a_wrong_shared_prefix_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -232,6 +278,7 @@ def test_a_wrong_shared_prefix_is_noticed(tmp_path: Path, monkeypatch: pytest.Mo
     assert "prediction, tiny: same texts" in missed(prediction_checks.texts(llama, CPU))
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_again_instead_of_going_on_is_noticed(tmp_path: Path):
     from fixtures.tiny_models import write_tiny_t5
 
@@ -241,6 +288,7 @@ def test_a_run_that_starts_again_instead_of_going_on_is_noticed(tmp_path: Path):
     assert missed_by("resume", t5, broken=forgets) == ["resume, tiny: steps done again"]
 
 
+@pytest.mark.slow
 def test_two_runs_that_differ_are_noticed(tmp_path: Path):
     from fixtures.tiny_models import write_tiny_t5
 

@@ -45,7 +45,7 @@ def speed(subject: Subject, machine: Machine) -> Iterator[Row]:
     """bf16 training of the same batches by cdner and by transformers, each in a process of its own."""
     subject = written(subject)
     n_steps = N_WARM + (3 if machine.small else 25)
-    given = examples(subject, n_steps * training_speed.BATCH_SIZE, reasoning=True)
+    given = examples(subject, n_steps * training_speed.BATCH_SIZE, reasoning=not machine.small)
     n_tokens, flops = told(lambda tell: _work(subject, given, tell), seconds=LONG)[0]
     on = f"{n_steps - N_WARM} steps of {training_speed.BATCH_SIZE}, {n_tokens:,} tokens, bf16"
     what = f"training, {subject.name}"
@@ -93,7 +93,7 @@ def adapters(subject: Subject, machine: Machine) -> Iterator[Row]:
 def resume(subject: Subject, machine: Machine) -> Iterator[Row]:
     """A run that SIGKILL ends in its second epoch goes on and ends as the unbroken one, with dropout."""
     subject = written(subject, dropout=DROPOUT if subject.family == "seq2seq" else 0.0)
-    given, settings = _given_twice(subject)
+    given, settings = _given_twice(subject, machine)
     n_steps = math.ceil(len(given) / settings.batch_size)
     unbroken = _unbroken(subject, given, machine, settings)
     with tempfile.TemporaryDirectory(dir=subject.folder.parent) as scratch:
@@ -117,7 +117,7 @@ def resume(subject: Subject, machine: Machine) -> Iterator[Row]:
 def determinism(subject: Subject, machine: Machine) -> Iterator[Row]:
     """The same training twice, and the same texts written twice by what it trained."""
     subject = written(subject, dropout=DROPOUT if subject.family == "seq2seq" else 0.0)
-    given, settings = _given_twice(subject)
+    given, settings = _given_twice(subject, machine)
     first = _unbroken(subject, given, machine, settings)
     second = _fitted(subject, given, machine, settings, n_new=_n_new(machine))
     what, on = f"two runs, {subject.name}", f"{settings.epochs} epochs of {len(given)} sentences, bf16"
@@ -127,8 +127,9 @@ def determinism(subject: Subject, machine: Machine) -> Iterator[Row]:
     yield at_least(f"{what}: same texts", 100 * same / len(first["texts"]), 100, unit="%", on=on)
 
 
-def _given_twice(subject: Subject) -> tuple[list[TrainingExample], Training]:
-    return examples(subject, 2 * training_speed.BATCH_SIZE, reasoning=True), _settings(epochs=3)
+def _given_twice(subject: Subject, machine: Machine) -> tuple[list[TrainingExample], Training]:
+    given = examples(subject, 2 * training_speed.BATCH_SIZE, reasoning=not machine.small)
+    return given, _settings(epochs=3)
 
 
 def _unbroken(
