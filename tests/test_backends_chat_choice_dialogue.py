@@ -74,7 +74,7 @@ def scores(server: ChatServer, request: ReasoningRequest, **options: Any) -> Cho
 
 
 def probabilities(found: ChoiceScores) -> list[float | None]:
-    return [None if value is None else pytest.approx(math.exp(value)) for value in found.log_probs]
+    return [None if value is None else pytest.approx(math.exp(value), rel=1e-3) for value in found.log_probs]
 
 
 # --- what is asked and read --------------------------------------------------------------------------------
@@ -147,6 +147,16 @@ def test_a_word_that_only_begins_like_a_choice_is_not_taken_for_it(server: ChatS
         assert probabilities(read_scores(found.text, n_choices=3)) == [None, 0.25, 0.125]
     asked = [body["messages"][-1]["content"] for body in server.seen]
     assert (asked.count("Type: the"), asked.count("Type: prog")) == (1, 1)  # remembered
+
+
+def test_a_blank_is_not_the_beginning_of_a_choice_that_is_written_without_it(server: ChatServer) -> None:
+    server.reply = following({"Type:": {" ": 0.5, " person": 0.25}, "Type: ": {"7": 0.9, "place": 0.001}})
+    assert probabilities(scores(server, ask(CHOICES[:2]))) == [0.25, None]
+
+
+def test_a_tokenizer_that_writes_the_blank_by_itself_is_followed(server: ChatServer) -> None:
+    server.reply = following({"Type:": {" ": 0.5, "\n": 0.25}, "Type: ": {"person": 0.5, "place": 0.25}})
+    assert probabilities(scores(server, ask(CHOICES[:2]))) == [0.25, 0.125]
 
 
 def test_leading_blanks_are_left_out_where_no_token_has_them(server: ChatServer) -> None:

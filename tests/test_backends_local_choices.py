@@ -106,7 +106,7 @@ def small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_probabilities_are_those_of_full_forward_passes(tiny_llama: Path) -> None:
     requests = [ask(text) for text in TEXTS]
     for request, found in zip(requests, scores(local(tiny_llama), requests), strict=True):
-        assert found.log_probs == pytest.approx(slow_twin(tiny_llama, request), abs=1e-4)
+        assert found.log_probs == pytest.approx(slow_twin(tiny_llama, request), abs=2e-4)
         assert (found.origin, found.n_missing) == ("logits", 0)
 
 
@@ -123,7 +123,7 @@ def test_a_request_alone_is_answered_like_one_among_others(tiny_llama: Path) -> 
     together = scores(backend, requests)
     for request, found in zip(requests, together, strict=True):
         (alone,) = scores(backend, [request])
-        assert alone.log_probs == pytest.approx(found.log_probs, abs=1e-4)
+        assert alone.log_probs == pytest.approx(found.log_probs, abs=2e-4)
 
 
 def test_each_request_has_its_own_choices(tiny_llama: Path) -> None:
@@ -131,7 +131,7 @@ def test_each_request_has_its_own_choices(tiny_llama: Path) -> None:
     found = scores(local(tiny_llama), requests)
     assert found[1].log_probs == (0.0,)  # nothing to tell it from
     for index in (0, 2):
-        assert found[index].log_probs == pytest.approx(slow_twin(tiny_llama, requests[index]), abs=1e-4)
+        assert found[index].log_probs == pytest.approx(slow_twin(tiny_llama, requests[index]), abs=2e-4)
 
 
 def test_bf16_comes_close(tiny_llama: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_boundary_that_merges_moves_the_beginning_of_all_choices(tiny_llama: P
     n_prompt = len(backbone.tokenizer(rendered, add_special_tokens=False)["input_ids"])
     assert len(found.prompt) < n_prompt
     (answer,) = scores(local(tiny_llama), [request])
-    assert answer.log_probs == pytest.approx(slow_twin(tiny_llama, request), abs=1e-4)
+    assert answer.log_probs == pytest.approx(slow_twin(tiny_llama, request), abs=2e-4)
 
 
 def test_without_a_last_message_of_the_assistant_its_turn_begins(tiny_llama: Path) -> None:
@@ -221,7 +221,7 @@ def test_choices_and_texts_in_one_call_keep_their_index(tiny_llama: Path) -> Non
     judged = outcomes[2]
     assert isinstance(judged, Completion)
     assert read_scores(judged.text, n_choices=len(CHOICES)).log_probs == pytest.approx(
-        alone.log_probs, abs=1e-4
+        alone.log_probs, abs=2e-4
     )
 
 

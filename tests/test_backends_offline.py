@@ -96,8 +96,8 @@ def test_script_file_names_the_favourite_of_a_request_with_choices(tmp_path: Pat
         outcome = first[index]
         assert isinstance(outcome, Completion) and outcome.finish_reason == "stop"
         found[index] = [math.exp(x or 0.0) for x in read_scores(outcome.text, n_choices=3).log_probs]
-        assert sum(found[index]) == pytest.approx(1.0)
-    assert found[0][1] == pytest.approx(0.9)
+        assert sum(found[index]) == pytest.approx(1.0, abs=1e-3)
+    assert found[0][1] == pytest.approx(0.9, abs=1e-3)
     assert found[1] != found[3] and max(*found[1], *found[3]) < 1.0
 
 

@@ -36,7 +36,7 @@ SCHEMA = json.dumps(
 )
 PLACES = ("Oslo", "Lagos", "Lima", "Perth", "Quito", "Riga", "Turin", "Split")
 # Two begin alike; what SmolLM2 would say first is among them.
-CHOICES = (" city", " person", " country", " place name", " place of work", " location")
+CHOICES = (" Person", " City", " Business", " User", " Name of a", " Name is", " Sports")
 pytestmark = [pytest.mark.slow]
 
 
@@ -123,7 +123,7 @@ def test_probabilities_of_choices_are_those_of_the_local_backend(backend: Reason
         assert (ours.origin, theirs.origin, theirs.n_invalid) == ("logits", "top_logprobs", 0)
         for one, other in zip(ours.log_probs, theirs.log_probs, strict=True):
             if other is not None:  # else it was not among the most probable
-                assert other == pytest.approx(one, abs=0.01)
+                assert other == pytest.approx(one, abs=0.01), (exact, served)
                 n_compared += 1
     assert n_compared >= 2 * len(requests)
 
@@ -156,8 +156,12 @@ from cdner.types import Message, ReasoningRequest, Sampling
 
 if __name__ == "__main__":  # vLLM's engine imports this file again
     asked = [
-        ReasoningRequest(tuple(Message(*message) for message in messages), Sampling(max_tokens=n), schema)
-        for messages, n, schema in json.loads(sys.argv[1])
+        ReasoningRequest(
+            tuple(Message(*message) for message in messages),
+            Sampling(max_tokens=n, choices=tuple(choices)),
+            schema,
+        )
+        for messages, n, choices, schema in json.loads(sys.argv[1])
     ]
     backend = open_backend(Llm(backend="vllm", model="embedded"), Execution(in_process=True))
     found = dict(backend.complete(asked[:-1])) | {len(asked) - 1: dict(backend.complete(asked[-1:]))[0]}
@@ -167,17 +171,29 @@ if __name__ == "__main__":  # vLLM's engine imports this file again
 """
 
 
-def test_in_process_says_the_same_as_the_server(tmp_path: Path, plain: dict[int, Completion]) -> None:
+def test_in_process_says_the_same_as_the_server(
+    tmp_path: Path, plain: dict[int, Completion], backend: ReasoningBackend
+) -> None:
     script = tmp_path / "in_process.py"
     script.write_text(IN_PROCESS, encoding="utf-8")
-    asked = [*(ask(place) for place in PLACES), ask(PLACES[0], max_tokens=64, schema=SCHEMA)]
+    judged = judge(PLACES[0])
+    (served,) = all_scores(answers(backend.complete([judged])))
+    asked = [*(ask(place) for place in PLACES), judged, ask(PLACES[0], max_tokens=64, schema=SCHEMA)]
     written = [
-        ([(m.role, m.content) for m in request.messages], request.sampling.max_tokens, request.schema)
+        (
+            [(m.role, m.content) for m in request.messages],
+            request.sampling.max_tokens,
+            request.sampling.choices,
+            request.schema,
+        )
         for request in asked
     ]
     done = subprocess.run([PYTHON, script, json.dumps(written)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    *said, bound = json.loads(done.stdout)  # and nothing else: stdout is for results
+    *said, scored, bound = json.loads(done.stdout)  # and nothing else: stdout is for results
+    known = read_scores(scored[0], n_choices=len(CHOICES)).log_probs
+    assert [one is None for one in known] == [one is None for one in served.log_probs]
+    assert [one or 0.0 for one in known] == pytest.approx([one or 0.0 for one in served.log_probs], abs=0.01)
     assert [text for text, _, _ in said] == [plain[index].text for index in sorted(plain)]
     assert sum(cached for _, _, cached in said[1:]) >= 0.9 * sum(n_input for _, n_input, _ in said[1:])
     assert len(json.loads(bound[0])) == 2

@@ -140,7 +140,7 @@ class ChoiceDialogue:
         """The longest token that is one of the choice's own; None where none of the most probable is."""
         for token in _beginnings(figures, candidate.rest):
             rest = candidate.rest[len(token) :]
-            if not _is_inside_word(token, rest):
+            if not _may_be_anothers(token, rest):
                 return token
             longer = self._continued(said, token)
             if longer is None:
@@ -302,11 +302,13 @@ def _without_leading_blanks(
     return found, [_Candidate(candidate.index, candidate.rest.lstrip()) for candidate in group]
 
 
-def _is_inside_word(token: bytes, rest: bytes) -> bool:
-    """Whether a word of the choice goes on behind the token."""
+def _may_be_anothers(token: bytes, rest: bytes) -> bool:
+    """Whether the token ends inside a word of the choice, or is the blank before one: many other texts go on so."""
+    if not rest or not token.strip():
+        return bool(rest)
     joined = (token + rest).decode("utf-8", "replace")
     n = len(token.decode("utf-8", "replace"))
-    return bool(rest) and joined[n - 1 : n + 1].isalnum()
+    return joined[n - 1 : n + 1].isalnum()
 
 
 def _schema(names: Sequence[str]) -> str:
