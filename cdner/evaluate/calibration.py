@@ -147,7 +147,8 @@ def _mean_loss(scores: FloatArray, gold: NDArray[np.int64], x: float) -> float:
 
 def _softmax(scores: FloatArray) -> FloatArray:
     weights: FloatArray = np.exp(scores - scores.max(1, keepdims=True))
-    return weights / weights.sum(1, keepdims=True)
+    normalised: FloatArray = weights / weights.sum(1, keepdims=True)
+    return normalised
 
 
 def _checked(log_probs: FloatArray, gold: NDArray[np.int64]) -> FloatArray:
