@@ -60,6 +60,11 @@ COLUMNS = ("output", "blocks", "found", "sentences", "bad_rows", "seconds")
     "--base-url", multiple=True, help="OpenAI-compatible server of the LLM; several share the work."
 )
 @click.option("--concurrency", type=int, help="LLM requests at once, of each worker.")
+@click.option(
+    "--confidence",
+    is_flag=True,
+    help="Also how sure the model is of each entity's type: score and runner_up.  [default: as in the run]",
+)
 @click.option("--device", help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--batch-size", type=int, help="Prediction batch size.")
 @click.option(
@@ -81,6 +86,7 @@ def annotate(
     block_size: int,
     on_bad_row: str,
     engine: str,
+    confidence: bool,
     overrides: tuple[str, ...],
     output_format: str | None,
     **options: Any,
@@ -90,7 +96,8 @@ def annotate(
     OUTPUT is a folder with one file a block of rows, Parquet or JSON Lines by its ending (rows.parquet), else as INPUT.
     Each file appears whole; the same command goes on after a kill and does no block twice. Added columns: tokens,
     predicted (entities with token and character offsets), generated, n_malformed, and the reasoning where the model has
-    one. What is used, and whether the folder is complete, stands in _manifest.json.
+    one. With --confidence each entity also has its score, the probability of its type among all types, and its
+    runner_up, the most probable other type. What is used, and whether the folder is complete, stands in _manifest.json.
     """
     from cdner.pipeline.annotate.driver import annotate as annotate_all
     from cdner.pipeline.annotate.method import load_method
@@ -110,7 +117,9 @@ def annotate(
     quiet: bool = ctx.obj["quiet"]
     with StderrProgress(quiet=quiet) as progress:
         execution = _execution(options, overrides)
-        method = load_method(store, find_model_run(store, run), execution, llm=llm, progress=progress)
+        method = load_method(
+            *(store, find_model_run(store, run), execution), llm=llm, confidence=confidence, progress=progress
+        )
         done = annotate_all(
             *(source, output, method),
             progress=progress,

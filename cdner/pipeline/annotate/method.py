@@ -64,9 +64,17 @@ class Method:
 
 
 def load_method(
-    store: Store, run_id: str, execution: Execution, *, llm: Mapping[str, str], progress: Progress
+    store: Store,
+    run_id: str,
+    execution: Execution,
+    *,
+    llm: Mapping[str, str],
+    progress: Progress,
+    confidence: bool = False,
 ) -> Method:
     """Of a train run, or of a predict run with its decoding. ``llm``: another "backend" or "model" for the texts.
+
+    ``confidence``: say how sure the model is of each type, also where the run does not.
 
     InputError for a model that is not there, UsageError for reasoning that nobody can be asked for.
     """
@@ -79,10 +87,11 @@ def load_method(
     role = "train_reasoning" if run.step == "train" else "reasoning"
     reasoning = _input(store, run, role) if role in _settings(run)["roles"] else None
     # A train run has decoding settings where its epochs were chosen by predictions, else the defaults hold.
+    predict = Prediction.model_validate(_settings(run).get("predict", {}))
     settings: dict[str, Any] = {
         "name": "annotate",
         "backbone": BackboneChoice.model_validate(_settings(trained)["backbone"]),
-        "predict": Prediction.model_validate(_settings(run).get("predict", {})),
+        "predict": predict.model_copy(update={"confidence": predict.confidence or confidence}),
         "execution": execution,
     }
     asking = None
