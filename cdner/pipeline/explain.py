@@ -138,14 +138,19 @@ def check_models(method: Method, store: Store) -> None:
         ("M_aug", method.augmented_model, method.setting),
     )
     for name, run, setting in models:
-        if runs.run_state(store, run.run_id) == "done":
-            checkpoint = stored_models.load_checkpoint(store, run.run_id)
-            if stored_models.checkpoint_directory(store, checkpoint).is_dir():
-                continue
-        raise InputError(
-            f"The model {name} (run {run.run_id}) is not there: not trained, or its folder is gone. "
-            f"Make it with: cdner train --force --setting {setting}, and the options or -e EXPERIMENT of that run."
-        )
+        check_model(name, run, store, setting=setting)
+
+
+def check_model(name: str, run: RunSpec, store: Store, *, setting: str) -> None:
+    """InputError for the weights of a train run that are not there."""
+    if runs.run_state(store, run.run_id) == "done":
+        checkpoint = stored_models.load_checkpoint(store, run.run_id)
+        if stored_models.checkpoint_directory(store, checkpoint).is_dir():
+            return
+    raise InputError(
+        f"The model {name} (run {run.run_id}) is not there: not trained, or its folder is gone. "
+        f"Make it with: cdner train --force --setting {setting}, and the options or -e EXPERIMENT of that run."
+    )
 
 
 def changed_prompt(method: Method, context: Context) -> list[str]:
