@@ -122,16 +122,17 @@ class Prediction(Settings):
     engine: Literal["torch", "ct2", "ct2-int8"] = (
         "torch"  # ct2: CTranslate2, in float32; it decodes freely only
     )
+    confidence: bool = False  # also the probability of each type for every predicted entity; torch only
 
     def identity(self) -> Json:
-        """Without ``engine`` where it is torch: runs made before there were engines keep their identity.
+        """Without ``engine`` where it is torch, and without ``confidence`` where there is none.
 
-        The others belong to it: ct2 adds in another order, so a near-tie may fall otherwise; int8 rounds weights.
+        Runs made before there were these keep their identity. The others belong to it: ct2 adds in another order, so
+        a near-tie may fall otherwise; int8 rounds weights.
         """
         dumped = self.model_dump(mode="json")
-        return cast(
-            Json, {key: value for key, value in dumped.items() if (key, value) != ("engine", "torch")}
-        )
+        defaults = {"engine": "torch", "confidence": False}
+        return cast(Json, {key: value for key, value in dumped.items() if defaults.get(key) != value})
 
 
 class Confusion(Settings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ from spacy.tokens import DocBin
 
 from cdner.corpora.conll import ConllReader
 from cdner.errors import InputError
-from cdner.export import ExportedCorpus, records
+from cdner.export import ExportedCorpus, Sureness, records, sureness
 from cdner.export.conll import write_conll
 from cdner.export.datasets_folder import write_datasets_folder
 from cdner.export.json_lines import write_json_lines
@@ -174,3 +175,93 @@ def test_writing_twice_gives_the_same_bytes(corpus, tmp_path):
         for path in paths:
             write(corpus, path)
         assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+# --- how sure the model is ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sure(corpus) -> ExportedCorpus:
+    """The same with a distribution for each entity, but for the second entity of every sentence."""
+    generator = random.Random(8)
+
+    def said() -> dict[str, float]:
+        weights = [generator.random() for _ in TYPES]
+        return {name: weight / sum(weights) for name, weight in zip(TYPES, weights, strict=True)}
+
+    return replace(
+        corpus,
+        predictions=tuple(
+            replace(one, type_probabilities=tuple({} if n == 1 else said() for n in range(len(one.entities))))
+            for one in corpus.predictions
+        ),
+    )
+
+
+def plain_scores(prediction: Prediction) -> list[tuple[float | None, str | None]]:
+    """(probability of the predicted type, the most probable other one) of each entity."""
+    found: list[tuple[float | None, str | None]] = []
+    for entity, said in zip(prediction.entities, prediction.type_probabilities, strict=True):
+        ranked = sorted((p, name) for name, p in said.items() if name != entity.type)
+        found.append((said[entity.type], ranked[-1][1]) if said else (None, None))
+    assert len(found) < 2 or found[1] == (None, None)
+    return found
+
+
+def test_json_lines_have_a_score_where_the_model_says(sure, tmp_path):
+    write_json_lines(sure, tmp_path / "x.jsonl")
+    lines = (tmp_path / "x.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    for line, prediction in zip(lines, sure.predictions, strict=True):
+        row = json.loads(line)
+        assert [(r.get("score"), r.get("runner_up")) for r in row["predicted"]] == plain_scores(prediction)
+        assert all("score" not in record for record in row["gold"])
+        assert ["score" in record for record in row["predicted"]] == [
+            bool(said) for said in prediction.type_probabilities
+        ]
+
+
+def test_scores_survive_the_doc_bin(sure, tmp_path):
+    write_doc_bin(sure, tmp_path / "x.spacy")
+    docs = list(DocBin().from_disk(tmp_path / "x.spacy").get_docs(spacy.blank("en").vocab))
+    for doc, prediction in zip(docs, sure.predictions, strict=True):
+        found = zip(doc.user_data["predicted_scores"], doc.user_data["predicted_runners_up"], strict=True)
+        assert list(found) == plain_scores(prediction)
+        assert len(doc.spans[PREDICTED]) == len(doc.user_data["predicted_scores"])
+
+
+def test_label_studio_predictions_have_the_lowest_score_of_their_regions(sure, tmp_path):
+    write_label_studio(sure, tmp_path / "x.json")
+    for task, prediction in zip(
+        json.loads((tmp_path / "x.json").read_text(encoding="utf-8")), sure.predictions, strict=True
+    ):
+        ((one,), (gold,)) = task["predictions"], task["annotations"]
+        expected = [score for score, _ in plain_scores(prediction)]
+        assert [region.get("score") for region in one["result"]] == expected
+        assert one.get("score") == min((score for score in expected if score is not None), default=None)
+        assert all("score" not in part for part in (gold, *gold["result"]))
+
+
+def test_the_datasets_folder_has_a_score_a_token(sure, tmp_path):
+    write_datasets_folder(sure, tmp_path / "x")
+    card = (tmp_path / "x" / "README.md").read_text(encoding="utf-8")
+    assert "  - name: predicted_scores\n    sequence: float64\n" in card
+    assert "  - name: predicted_runners_up\n    sequence: string\n---" in card
+    lines = (tmp_path / "x" / "validation.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    for line, prediction in zip(lines, sure.predictions, strict=True):
+        row = json.loads(line)
+        expected: list[tuple[float | None, str | None]] = [(None, None)] * len(row["tokens"])
+        for entity, said in zip(prediction.entities, plain_scores(prediction), strict=True):
+            expected[entity.start : entity.end] = [said] * (entity.end - entity.start)
+        assert list(zip(row["predicted_scores"], row["predicted_runners_up"], strict=True)) == expected
+
+
+def test_conll_is_the_same_with_and_without_scores(corpus, sure, tmp_path):
+    for name, one in (("a", corpus), ("b", sure)):
+        write_conll(one, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_domain_of_one_type_has_no_runner_up():
+    prediction = Prediction("", (Entity(0, 1, "a"),), type_probabilities=({"a": 1.0},))
+    assert sureness(prediction) == (Sureness(1.0, None),)
+    assert sureness(replace(prediction, type_probabilities=())) == (None,)

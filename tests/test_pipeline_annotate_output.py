@@ -27,17 +27,23 @@ from cdner.types import Entity, Prediction, ReasoningChain
 MANIFEST_OF = {"made_of": {"block_size": 2}}
 
 
-def opened(path: Path, folder: Path, *, with_reasoning: bool = False) -> tuple[Index, Output]:
+def opened(
+    path: Path, folder: Path, *, with_reasoning: bool = False, with_scores: bool = False
+) -> tuple[Index, Output]:
     source = open_source(path, None, skips_bad_rows=True)
-    added = added_columns(source, with_reasoning=with_reasoning)
+    added = added_columns(source, with_reasoning=with_reasoning, with_scores=with_scores)
     index = read_index(source, block_size=2, added=added, as_table=folder.suffix == ".parquet")
     folder.mkdir()
     return index, Output(folder, "parquet" if folder.suffix == ".parquet" else "jsonl", added, index.columns)
 
 
-def write_all(index: Index, output: Output, chain: ReasoningChain | None = None) -> None:
+def write_all(
+    index: Index, output: Output, chain: ReasoningChain | None = None, said: dict[str, float] | None = None
+) -> None:
     """The first two tokens of each row are a person."""
-    found = Prediction("a \x00 ~ 'b'", (Entity(0, 2, "person"),), {"leading_text": 2})
+    found = Prediction(
+        "a \x00 ~ 'b'", (Entity(0, 2, "person"),), {"leading_text": 2}, () if said is None else (said,)
+    )
     for block in index.blocks:
         rows = read_block(index.source, block)
         write_block(output, index.source, block, [Annotated(row, found, chain) for row in rows])
@@ -122,6 +128,23 @@ def test_json_lines_keep_what_they_hold_and_their_order(tmp_path):
     assert list(json.loads(row)) == [*json.loads(line), *output.added]
     assert json.loads(row).items() >= json.loads(line).items()
     assert (json.loads(row)["predicted"][0]["start"], json.loads(row)["predicted"][0]["end"]) == (1, 10)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    ("said", "expected"), [({"person": 0.5, "place": 0.1, "club": 0.4}, (0.5, "club")), ({}, (None, None))]
+)
+def test_entities_have_their_score_and_runner_up(tmp_path, ending, said, expected):
+    index, output = opened(parquet(tmp_path), tmp_path / f"out{ending}", with_scores=True)
+    write_all(index, output, said=said)
+    if ending == ".jsonl":
+        entity = json.loads(block_file(output, 0).read_text().splitlines()[0])["predicted"][0]
+        assert (entity.get("score"), entity.get("runner_up")) == expected
+    else:
+        found = duckdb.sql(
+            f"SELECT predicted[1].score, predicted[1].runner_up FROM '{block_file(output, 0)}' LIMIT 1"
+        )
+        assert found.fetchall() == [expected]
 
 
 def test_tokens_that_came_in_are_not_written_twice(tmp_path):

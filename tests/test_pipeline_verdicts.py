@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import zipfile
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from judged_stores import JUDGING, OPTIONS, SIZES, TRAINED, TYPES, experiment, finished
 from pipeline_experiments import (
     CALLS,
     DIE_AFTER,
@@ -18,32 +17,15 @@ from pipeline_experiments import (
     copy_of,
     dump,
     ended,
-    shared_folder,
     sql,
     start_cdner,
     write_experiment,
 )
 
-from cdner.prompts import load_domain
 from cdner.store import Store
 from cdner.store.predictions import load_predictions, load_type_probabilities
 from cdner.verdicts import decide, fit_fusion
 
-TYPES = load_domain("film").types
-JUDGING = """
-[judge]
-backend = "recorded"
-model = "listener"
-neighbours = 3
-"""
-TRAINED = (
-    "--set=corpora.n_source_train=60",
-    "--set=train_target.epochs=40",
-    "--set=train_target.head_rate=5",
-    "--set=train_target.select=last",
-)
-SIZES = ("--set=corpora.n_target_train=60", "--set=corpora.n_target_dev=20", "--set=corpora.n_target_test=20")
-OPTIONS = (*TRAINED, *SIZES, '--set=splits=["dev", "test"]')
 RESULTS = (
     "predicted_entity",
     "type_probability",
@@ -58,25 +40,6 @@ RESULTS = (
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
     return tmp_path / "calls"
-
-
-def experiment(folder: Path, **judge: Any) -> Path:
-    path = write_experiment(folder, "tagger", name="judged", settings=("without_all", "fused"))
-    more = "".join(f"{key} = {value!r}\n" for key, value in judge.items()).replace("'", '"')
-    path.write_text(path.read_text() + JUDGING + more)
-    return path
-
-
-@cache
-def finished() -> Path:
-    """The store of an unbroken run; copy it before changing it."""
-    folder = shared_folder() / "judged"
-    folder.mkdir()
-    with pytest.MonkeyPatch.context() as patch:  # its calls are no test's
-        patch.setenv(CALLS, str(folder / "calls"))
-        ran = cdner(folder / "s.duckdb", "run", experiment(folder), *OPTIONS)
-    assert ran.code == 0, ran.err
-    return folder / "s.duckdb"
 
 
 def run_of(store: Path, label: str) -> str:

@@ -23,7 +23,8 @@ COLUMNS = ("output", "blocks", "found", "sentences", "bad_rows", "seconds")
 @click.option(
     "--run",
     required=True,
-    help="Whose model: EXPERIMENT:SETTING, EXPERIMENT:SETTING/SPLIT, or a beginning of a train or predict run's id.",
+    help="Whose model: EXPERIMENT:SETTING, EXPERIMENT:SETTING/SPLIT, or a beginning of a train, predict or fuse run's "
+    "id.",
 )
 @click.option(
     "--column", help="Where the sentence stands: a text, or a list of tokens.  [default: tokens, else text]"
@@ -54,12 +55,23 @@ COLUMNS = ("output", "blocks", "found", "sentences", "bad_rows", "seconds")
     "--actors", type=click.IntRange(min=1), help="ray: models loaded at once.  [default: one a CPU or GPU]"
 )
 @click.option("--actor-gpus", type=click.FloatRange(min=0), default=0.0, help="ray: GPUs of each actor.")
-@click.option("--backend", help="LLM backend for the reasoning texts.  [default: the run's]")
+@click.option("--backend", help="LLM backend for reasoning texts and verdicts.  [default: the run's]")
 @click.option("--model", help="LLM model.  [default: the run's]")
 @click.option(
     "--base-url", multiple=True, help="OpenAI-compatible server of the LLM; several share the work."
 )
+@click.option(
+    "--encoder",
+    metavar="FOLDER",
+    help="Of a fused setting: what finds the nearest labelled mentions, where the store knows it by checksum alone.",
+)
 @click.option("--concurrency", type=int, help="LLM requests at once, of each worker.")
+@click.option(
+    "--confidence",
+    is_flag=True,
+    help="Also how sure the model is of each entity's type: score and runner_up.  [default: as in the run; always "
+    "with a fused setting]",
+)
 @click.option("--device", help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--batch-size", type=int, help="Prediction batch size.")
 @click.option(
@@ -81,6 +93,7 @@ def annotate(
     block_size: int,
     on_bad_row: str,
     engine: str,
+    confidence: bool,
     overrides: tuple[str, ...],
     output_format: str | None,
     **options: Any,
@@ -90,7 +103,11 @@ def annotate(
     OUTPUT is a folder with one file a block of rows, Parquet or JSON Lines by its ending (rows.parquet), else as INPUT.
     Each file appears whole; the same command goes on after a kill and does no block twice. Added columns: tokens,
     predicted (entities with token and character offsets), generated, n_malformed, and the reasoning where the model has
-    one. What is used, and whether the folder is complete, stands in _manifest.json.
+    one. With --confidence each entity also has its score, the probability of its type among all types, and its
+    runner_up, the most probable other type. What is used, and whether the folder is complete, stands in _manifest.json.
+
+    A fused setting (EXPERIMENT:fused) asks the LLM of the run about every predicted mention, with the nearest labelled
+    mentions of the run's train corpus, and decides the types with the run's weights; score is the fused probability.
     """
     from cdner.pipeline.annotate.driver import annotate as annotate_all
     from cdner.pipeline.annotate.method import load_method
@@ -105,12 +122,19 @@ def annotate(
     store = Store(ctx.obj["store"])
     if not store.path.exists():
         raise InputError(f"There is no store at {store.path}. Make a model first: cdner run EXPERIMENT.")
+    encoder = options.pop("encoder")
     llm = {name: given for name in ("backend", "model") if (given := options.pop(name)) is not None}
     source = open_source(input_file, column, skips_bad_rows=on_bad_row == "skip")
     quiet: bool = ctx.obj["quiet"]
     with StderrProgress(quiet=quiet) as progress:
         execution = _execution(options, overrides)
-        method = load_method(store, find_model_run(store, run), execution, llm=llm, progress=progress)
+        method = load_method(
+            *(store, find_model_run(store, run), execution),
+            llm=llm,
+            confidence=confidence,
+            encoder=encoder,
+            progress=progress,
+        )
         done = annotate_all(
             *(source, output, method),
             progress=progress,

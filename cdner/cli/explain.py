@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -15,13 +15,15 @@ from cdner.cli.experiment import REPLAY, compose_experiment, shipped_experiments
 from cdner.cli.output import json_text
 from cdner.cli.progress import StderrProgress
 from cdner.cli.runs import experiment_name
-from cdner.config import REASONING_SETTINGS, Experiment, Prediction
+from cdner.config import FUSED_OF, REASONING_SETTINGS, Experiment, Prediction, Setting
 from cdner.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from cdner.pipeline.context import Context
-    from cdner.pipeline.explain import Found, Method, Reasoned
+    from cdner.pipeline.explain import Found, Method
+    from cdner.pipeline.explain import Reasoned as ReasonedText
     from cdner.store import Store
+    from cdner.store.explained_runs import Reasoned
     from cdner.store.runs import RunSpec
     from cdner.types import ReasoningChain, Sentence
 
@@ -44,11 +46,13 @@ Made = TypeVar("Made")
 )
 @click.option(
     "--setting",
-    type=click.Choice(REASONING_SETTINGS),
-    help="Which setting's reasoning and model.  [default: full]",
+    type=click.Choice((*REASONING_SETTINGS, *FUSED_OF)),
+    help="Which setting's reasoning and model, or whose verdicts.  [default: full]",
 )
 @click.option(
-    "--run", "run", help="The models of this predict run: EXPERIMENT:SETTING/SPLIT, or a beginning of its id."
+    "--run",
+    "run",
+    help="The models of this predict or fuse run: EXPERIMENT:SETTING/SPLIT, or a beginning of its id.",
 )
 @click.option("--prompt", "whole_prompt", is_flag=True, help="Show the whole prompt.")
 @click.option(
@@ -57,6 +61,11 @@ Made = TypeVar("Made")
     help="'replay' asks only the store; without it the LLM of the experiment is asked.",
 )
 @click.option("--model", help="Folder of the LLM's weights, where the store knows them by checksum alone.")
+@click.option(
+    "--encoder",
+    metavar="FOLDER",
+    help="Of a fused setting: what finds the nearest labelled mentions, where the store knows it by checksum alone.",
+)
 @click.option("--base-url", multiple=True, help="OpenAI-compatible server of the LLM.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1 ...")
 @click.option(
@@ -77,6 +86,7 @@ def explain(
     setting: str | None,
     run: str | None,
     model: str | None,
+    encoder: str | None,
     overrides: tuple[str, ...],
     *,
     is_tokenised: bool,
@@ -89,32 +99,94 @@ def explain(
     Tokens are separated by white space; punctuation at either end of a word is split off as in the corpora, a full stop
     stays with initials and abbreviations, an apostrophe begins a token (--tokens: white space alone).
 
+    A fused setting shows for each predicted mention the model's first types with their probabilities, the labelled
+    mentions that the LLM is shown, its verdict, and the fused decision.
+
     The LLM's answer is stored, so that the same sentence asks nobody again; it enters no experiment's results.
     """
-    from cdner.pipeline.context import open_context
-    from cdner.pipeline.explain import check_models, load_method, method_experiment
     from cdner.store import Store
 
     tokenised = _tokenised(sentence, is_tokenised=is_tokenised)
     store = Store(ctx.obj["store"])
     if not store.path.exists():
         raise InputError(f"There is no store at {store.path}. Make models first: cdner run EXPERIMENT.")
-    run_id, experiments = _chosen_run(store, run, experiment, setting=setting, target=target)
+    chosen = _chosen_run(store, run, experiment, setting=setting, target=target)
     given = _given_settings(experiment, flags, overrides)
+    options = _Options(tokenised, quiet=ctx.obj["quiet"], prints=not as_json, whole_prompt=whole_prompt)
+    if chosen.setting in FUSED_OF:
+        found = _explain_fused(store, chosen, given, options, model=model, encoder=encoder)
+    elif encoder is not None:
+        raise UsageError(f"--encoder: the setting {chosen.setting} shows no labelled mentions to an LLM.")
+    else:
+        found = _explain_reasoned(store, chosen, given, options, model=model)
+    if as_json:
+        click.echo(json_text({"experiments": chosen.experiments, **found}))
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    sentence: Sentence
+    quiet: bool
+    prints: bool
+    whole_prompt: bool
+
+
+def _explain_reasoned(
+    store: Store, chosen: Reasoned, given: Experiment, options: _Options, *, model: str | None
+) -> dict[str, Any]:
+    from cdner.pipeline.context import open_context
+    from cdner.pipeline.explain import check_models, load_method, method_experiment
+
     if model is None and Path(given.reason.model).is_dir():
         model = given.reason.model
-    method = load_method(store, run_id)
+    method = load_method(store, chosen.run_id)
     check_models(method, store)
-    quiet: bool = ctx.obj["quiet"]
     made_with = method_experiment(method, given.execution)
     with open_context(store.path, made_with, progress=StderrProgress(quiet=True)) as context:
-        title = (
-            f"{method.source} -> {method.target}, {method.setting}, run {run_id} ({', '.join(experiments)})"
+        title = f"{method.source} -> {method.target}, {method.setting}, {_run_and_experiments(chosen)}"
+        walk = _Walk(
+            *(options.sentence, method, context),
+            quiet=options.quiet,
+            prints=options.prints,
+            whole_prompt=options.whole_prompt,
         )
-        walk = _Walk(tokenised, method, context, quiet=quiet, prints=not as_json, whole_prompt=whole_prompt)
-        found = walk.all_steps(title, weights=model)
-    if as_json:
-        click.echo(json_text({"experiments": experiments, **found}))
+        return walk.all_steps(title, weights=model)
+
+
+def _explain_fused(
+    store: Store,
+    chosen: Reasoned,
+    given: Experiment,
+    options: _Options,
+    *,
+    model: str | None,
+    encoder: str | None,
+) -> dict[str, Any]:
+    from cdner.cli.explained_verdicts import Walk
+    from cdner.pipeline.context import open_context
+    from cdner.pipeline.explain import check_model
+    from cdner.pipeline.explain_verdicts import fused_experiment, load_explained_judge, load_fused_method
+
+    setting = cast(Setting, chosen.setting)
+    if model is None and Path(given.judging.model).is_dir():
+        model = given.judging.model
+    method = load_fused_method(store, chosen.run_id, setting=setting)
+    check_model("of the setting", method.model, store, setting=FUSED_OF[setting])
+    made_with = fused_experiment(method, given.execution)
+    with open_context(store.path, made_with, progress=StderrProgress(quiet=True)) as context:
+        judge, changed = load_explained_judge(method, context, model=model, encoder=encoder)
+        walk = Walk(
+            *(options.sentence, method, judge, context),
+            quiet=options.quiet,
+            prints=options.prints,
+            whole_prompt=options.whole_prompt,
+        )
+        title = f"{method.target}, {method.setting}, {_run_and_experiments(chosen)}"
+        return walk.all_steps(title, changed, weights=model)
+
+
+def _run_and_experiments(chosen: Reasoned) -> str:
+    return f"run {chosen.run_id} ({', '.join(chosen.experiments)})"
 
 
 def _tokenised(sentence: str, *, is_tokenised: bool) -> Sentence:
@@ -132,21 +204,27 @@ def _tokenised(sentence: str, *, is_tokenised: bool) -> Sentence:
 
 def _chosen_run(
     store: Store, run: str | None, experiment: str | None, *, setting: str | None, target: str | None
-) -> tuple[str, tuple[str, ...]]:
-    """The predict run whose models are meant, and the experiments it belongs to."""
+) -> Reasoned:
+    """The predict or fuse run whose models are meant, and the experiments it belongs to."""
     from cdner.store.compared_runs import find_prediction_run
-    from cdner.store.explained_runs import find_reasoned_prediction, reasoned_prediction
+    from cdner.store.explained_runs import (
+        find_fused_prediction,
+        find_reasoned_prediction,
+        fused_prediction,
+        reasoned_prediction,
+    )
 
     if run is None:
         name = experiment_name(experiment) if experiment else None
-        found = find_reasoned_prediction(store, setting=setting or "full", experiment=name, target=target)
-        return found.run_id, found.experiments
+        find = find_fused_prediction if setting in FUSED_OF else find_reasoned_prediction
+        return find(store, setting=setting or "full", experiment=name, target=target)
     if experiment is not None or setting is not None:
         raise UsageError("--run says it all: leave --experiment and --setting off.")
-    found = reasoned_prediction(store, find_prediction_run(store, run))
+    run_id = find_prediction_run(store, run)
+    found = fused_prediction(store, run_id) or reasoned_prediction(store, run_id)
     if target not in (None, found.target):
         raise UsageError(f"--target {target}: run {found.run_id} predicts {found.target}.")
-    return found.run_id, found.experiments
+    return found
 
 
 def _given_settings(experiment: str | None, flags: dict[str, Any], overrides: tuple[str, ...]) -> Experiment:
@@ -246,7 +324,7 @@ def _method_json(method: Method) -> dict[str, Any]:
     }
 
 
-def _reasoned_json(reasoned: Reasoned, *, model: str) -> dict[str, Any]:
+def _reasoned_json(reasoned: ReasonedText, *, model: str) -> dict[str, Any]:
     return {
         **asdict(reasoned.chain),
         "request_id": reasoned.request_id,
@@ -269,7 +347,7 @@ def _found_json(sentence: Sentence, found: Found) -> dict[str, Any]:
     }
 
 
-def _seconds(models: Mapping[str, Found], reasoned: Reasoned, total: float) -> dict[str, Any]:
+def _seconds(models: Mapping[str, Found], reasoned: ReasonedText, total: float) -> dict[str, Any]:
     seconds: dict[str, Any] = {
         name: {"loading": round(found.seconds_loading, 3), "predicting": round(found.seconds_predicting, 3)}
         for name, found in models.items()

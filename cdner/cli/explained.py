@@ -32,13 +32,13 @@ def print_head(title: str, sentence: Sentence, changed: Sequence[str]) -> None:
 
 
 def print_coarse(sentence: Sentence, coarse: Found, short: Mapping[str, str]) -> None:
-    _print_title("Coarse types (M_src)")
-    print_rich(_marked(sentence, coarse.prediction.entities, short))
-    _print_malformed("M_src", coarse)
+    print_title("Coarse types (M_src)")
+    print_rich(marked(sentence, coarse.prediction.entities, short))
+    print_malformed("M_src", coarse)
 
 
 def print_prompt(types: Sequence[ChosenType], request: ReasoningRequest, *, whole: bool) -> None:
-    _print_title("Target types: prefix, and what each is taken for")
+    print_title("Target types: prefix, and what each is taken for")
     rows = [
         (
             row.name,
@@ -49,7 +49,7 @@ def print_prompt(types: Sequence[ChosenType], request: ReasoningRequest, *, whol
     ]
     print_table(("type", "prefix", "rivals (v_conf)"), rows)
     n_characters = sum(len(message.content) for message in request.messages)
-    _print_title(
+    print_title(
         f"Prompt ({len(request.messages)} messages, {n_characters} characters"
         + (")" if whole else "; --prompt shows it whole)")
     )
@@ -92,7 +92,7 @@ class Listening:
 def print_reasoning(reasoned: Reasoned, model: str) -> None:
     completion = reasoned.completion
     when = "from the store" if reasoned.was_stored else f"{reasoned.seconds:.1f} s"
-    _print_title(
+    print_title(
         f"Reasoning by {visible(model)} ({when}; {completion.input_tokens} tokens read, "
         f"{completion.output_tokens} written, ended by {visible(completion.finish_reason)})"
     )
@@ -111,16 +111,16 @@ def print_entities(
 ) -> None:
     from rich.table import Table
 
-    _print_title("Entities")
+    print_title("Entities")
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("without reasoning (M_tgt)", ratio=1, overflow="fold")
     table.add_column("with reasoning (M_aug)", ratio=1, overflow="fold")
-    table.add_row(*(_marked(sentence, found.prediction.entities) for found in (without, augmented)))
+    table.add_row(*(marked(sentence, found.prediction.entities) for found in (without, augmented)))
     print_rich(table)
     for name, found in (("M_tgt", without), ("M_aug", augmented)):
-        _print_malformed(name, found)
+        print_malformed(name, found)
     n_changed = sum(row.kind != "same" for row in rows)
-    _print_title(f"What changed ({n_changed} of {len(rows)} entities)")
+    print_title(f"What changed ({n_changed} of {len(rows)} entities)")
     if rows:
         listed = [(row.kind, row.mention, row.before or _NONE, row.after or _NONE) for row in rows]
         print_table(("change", "mention", "without", "with"), listed)
@@ -128,14 +128,14 @@ def print_entities(
     click.echo(_time_line(seconds))
 
 
-def _print_title(title: str) -> None:
+def print_title(title: str) -> None:
     from rich.text import Text
 
     click.echo()
     print_rich(Text(title, style="bold"))
 
 
-def _marked(sentence: Sentence, entities: Sequence[Entity], short: Mapping[str, str] | None = None) -> Text:
+def marked(sentence: Sentence, entities: Sequence[Entity], short: Mapping[str, str] | None = None) -> Text:
     """``[Greta Gerwig: person] directed ...``, entities in bold where the terminal can."""
     from rich.text import Text
 
@@ -150,7 +150,7 @@ def _marked(sentence: Sentence, entities: Sequence[Entity], short: Mapping[str, 
     return text.append(visible(" ".join(sentence.tokens[done:])))
 
 
-def _print_malformed(name: str, found: Found) -> None:
+def print_malformed(name: str, found: Found) -> None:
     notes = [f"malformed: {_counts(found.prediction.malformed)}"] if found.prediction.malformed else []
     if cut := found.generation.n_truncated_tokens:
         notes.append(f"{cut} tokens of the input cut off")

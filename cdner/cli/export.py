@@ -19,7 +19,8 @@ FORMATS = ("conll", "jsonl", "spacy", "labelstudio", "datasets")
     "--to",
     type=click.Choice(FORMATS),
     required=True,
-    help="conll: token, gold and predicted BIO tag. jsonl: tokens, text, entities with token and character offsets. "
+    help="conll: token, gold and predicted BIO tag, never scores. jsonl: tokens, text, entities with token and "
+    "character offsets. "
     "spacy: DocBin, gold as ents, predicted as spans. labelstudio: tasks with predictions; prints the interface they "
     "need. datasets: a folder for load_dataset.",
 )
@@ -29,7 +30,8 @@ def export(ctx: click.Context, predictions: str, file: Path, to: str, *, force: 
     """Write the gold and predicted entities of PREDICTIONS to FILE: a run id or EXPERIMENT:SETTING/SPLIT.
 
     A unique beginning of the id suffices; an evaluate run stands for the predictions it scored. Works for what the
-    LLM alone extracted too (setting llm_only).
+    LLM alone extracted too (setting llm_only). Where the model says how sure it is of a type (predict.confidence), its
+    probability and the most probable other type come along, in every format but conll.
     """
     from cdner.export.label_studio import labelling_interface
     from cdner.pipeline import export as exporting

@@ -4,6 +4,6 @@ Pure writing: knows no store and no run but by the name it is told. Every format
 that does not exist yet and returns nothing; who calls it moves the result to where it is wanted.
 """
 
-from cdner.export.exported import ExportedCorpus, records
+from cdner.export.exported import ExportedCorpus, Sureness, records, scores, sureness
 
-__all__ = ["ExportedCorpus", "records"]
+__all__ = ["ExportedCorpus", "Sureness", "records", "scores", "sureness"]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from cdner.errors import InputError
-from cdner.export.exported import ExportedCorpus
-from cdner.hashing import canonical_json
+from cdner.export.exported import ExportedCorpus, Sureness
+from cdner.hashing import Json, canonical_json
 from cdner.spans import entities_to_bio
+from cdner.types import Entity
 from cdner.visible import visible
 
 _SPLITS = {"train": "train", "dev": "validation", "test": "test"}  # what datasets calls it
@@ -21,6 +23,8 @@ _SPLITS = {"train": "train", "dev": "validation", "test": "test"}  # what datase
 def write_datasets_folder(exported: ExportedCorpus, path: Path) -> None:
     """``<split>.jsonl`` with id, tokens, ner_tags (gold) and predicted_ner_tags, and the card.
 
+    Where the model says how sure it is, also predicted_scores and predicted_runners_up, beside predicted_ner_tags: of
+    each token those of its entity, null outside of entities.
     InputError for a split that is none: it becomes a file's name, and a store may be anyone's.
     """
     split = _SPLITS.get(exported.split)
@@ -29,17 +33,30 @@ def write_datasets_folder(exported: ExportedCorpus, path: Path) -> None:
             f"Run {exported.run_id}: {exported.split[:40]!r} is no split. Known: {', '.join(_SPLITS)}."
         )
     path.mkdir()
+    has_scores = exported.has_scores
     with (path / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-        for position, sentence, predicted in exported.rows():
+        for (position, sentence, predicted), sure in zip(exported.rows(), exported.sureness(), strict=True):
             n_tokens = len(sentence.tokens)
-            row = {
+            row: dict[str, Json] = {
                 "id": str(position),
                 "tokens": list(sentence.tokens),
-                "ner_tags": entities_to_bio(n_tokens, sentence.entities),
-                "predicted_ner_tags": entities_to_bio(n_tokens, predicted),
+                "ner_tags": list(entities_to_bio(n_tokens, sentence.entities)),
+                "predicted_ner_tags": list(entities_to_bio(n_tokens, predicted)),
             }
+            if has_scores:
+                row |= _scores(n_tokens, predicted, sure)
             file.write(f"{canonical_json(row)}\n")
     (path / "README.md").write_text(_card(exported, split), encoding="utf-8", newline="\n")
+
+
+def _scores(n_tokens: int, predicted: Sequence[Entity], sure: Sequence[Sureness | None]) -> dict[str, Json]:
+    scores: list[Json] = [None] * n_tokens
+    runners_up: list[Json] = [None] * n_tokens
+    for entity, said in zip(predicted, sure, strict=True):
+        for token in range(entity.start, entity.end):
+            scores[token] = None if said is None else said.score
+            runners_up[token] = None if said is None else said.runner_up
+    return {"predicted_scores": scores, "predicted_runners_up": runners_up}
 
 
 def _card(exported: ExportedCorpus, split: str) -> str:
@@ -56,6 +73,9 @@ def _card(exported: ExportedCorpus, split: str) -> str:
         *("  - name: ner_tags", *tagged),
         *("  - name: predicted_ner_tags", *tagged),
     ]
+    if exported.has_scores:
+        front += ["  - name: predicted_scores", "    sequence: float64"]
+        front += ["  - name: predicted_runners_up", "    sequence: string"]
     model = html.escape(visible(" ".join(exported.model.split())))
     text = (
         f"# {exported.domain}/{exported.split}\n\nGold tags and those predicted by {model} "

@@ -6,11 +6,11 @@ here: ``labelling_interface`` writes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from cdner.export.exported import ExportedCorpus, records
+from cdner.export.exported import ExportedCorpus, Sureness, records
 from cdner.hashing import Json, canonical_json
 from cdner.types import Entity, Sentence
 
@@ -18,10 +18,17 @@ _FROM, _TO = "label", "text"
 
 
 def write_label_studio(exported: ExportedCorpus, path: Path) -> None:
-    """One JSON array of tasks, to be imported as a file."""
+    """One JSON array of tasks, to be imported as a file.
+
+    Where the model says how sure it is, each predicted region has a score, and the prediction the lowest of them:
+    Label Studio sorts tasks by it.
+    """
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write("[")
-        for number, (position, sentence, predicted) in enumerate(exported.rows()):
+        for number, ((position, sentence, predicted), sure) in enumerate(
+            zip(exported.rows(), exported.sureness(), strict=True)
+        ):
+            known = [said.score for said in sure if said is not None]
             task: dict[str, Json] = {
                 "data": {
                     _TO: sentence.text,
@@ -34,7 +41,11 @@ def write_label_studio(exported: ExportedCorpus, path: Path) -> None:
                     {"ground_truth": True, "result": _regions(sentence, sentence.entities, "gold")}
                 ],
                 "predictions": [
-                    {"model_version": exported.model, "result": _regions(sentence, predicted, "predicted")}
+                    {
+                        "model_version": exported.model,
+                        **({"score": min(known)} if known else {}),
+                        "result": _regions(sentence, predicted, "predicted", sure),
+                    }
                 ],
             }
             file.write(f"{',' if number else ''}\n{canonical_json(task)}")
@@ -50,7 +61,9 @@ def labelling_interface(types: Sequence[str]) -> str:
     )
 
 
-def _regions(sentence: Sentence, entities: Iterable[Entity], prefix: str) -> list[Json]:
+def _regions(
+    sentence: Sentence, entities: Sequence[Entity], prefix: str, sure: Sequence[Sureness | None] = ()
+) -> list[Json]:
     return [
         {
             "id": f"{prefix}-{record['start_token']}",
@@ -63,6 +76,7 @@ def _regions(sentence: Sentence, entities: Iterable[Entity], prefix: str) -> lis
                 "text": record["text"],
                 "labels": [record["type"]],
             },
+            **({"score": record["score"]} if "score" in record else {}),
         }
-        for record in records(sentence, entities)
+        for record in records(sentence, entities, sure)
     ]

@@ -8,9 +8,9 @@ and nothing is asked twice. Predictions are not stored.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Reasoning, Setting
 from cdner.errors import BackendError, InputError, UsageError
@@ -19,6 +19,7 @@ from cdner.pipeline.context import Context
 from cdner.pipeline.execute import recorded
 from cdner.pipeline.identity import prompt_changes
 from cdner.pipeline.models import predict_all
+from cdner.pipeline.past_runs import input_of, settings_of
 from cdner.pipeline.plan import FROM_FILE, Step
 from cdner.pipeline.reasoning import reasoning_defects, requests_about
 from cdner.reasoning import parse_reasoning
@@ -90,26 +91,26 @@ class Found:
 def load_method(store: Store, prediction_run: str) -> Method:
     """Follow a predict run's inputs. UsageError for reasoning that nobody was asked for here."""
     prediction = runs.load_run(store, prediction_run)
-    reasoning = _input(store, prediction, "reasoning")
-    if _settings(reasoning)["llm"]["backend"] == FROM_FILE:
+    reasoning = input_of(store, prediction, "reasoning")
+    if settings_of(reasoning)["llm"]["backend"] == FROM_FILE:
         raise UsageError(
             f"The reasoning texts of run {prediction_run} come from a file: "
             "there is no LLM to ask about a new sentence."
         )
-    confusion = _input(store, reasoning, "confusion")
-    coarse = _input(store, confusion, "train_predictions")
-    source_model = _input(store, coarse, "model")
+    confusion = input_of(store, reasoning, "confusion")
+    coarse = input_of(store, confusion, "train_predictions")
+    source_model = input_of(store, coarse, "model")
     return Method(
         prediction=prediction,
         source_model=source_model,
-        target_model=_input(store, _input(store, confusion, "dev_predictions"), "model"),
-        augmented_model=_input(store, prediction, "model"),
+        target_model=input_of(store, input_of(store, confusion, "dev_predictions"), "model"),
+        augmented_model=input_of(store, prediction, "model"),
         confusion=confusion,
         coarse_prediction=coarse,
         reasoning=reasoning,
-        setting=_settings(reasoning)["setting"],
-        source=_settings(_input(store, source_model, "train"))["domain"],
-        target=_settings(_input(store, prediction, "corpus"))["domain"],
+        setting=settings_of(reasoning)["setting"],
+        source=settings_of(input_of(store, source_model, "train"))["domain"],
+        target=settings_of(input_of(store, prediction, "corpus"))["domain"],
     )
 
 
@@ -118,11 +119,11 @@ def method_experiment(method: Method, execution: Execution) -> Experiment:
     return Experiment(
         name="explain",
         corpora=Corpora(source=method.source, target=method.target),
-        backbone=BackboneChoice.model_validate(_settings(method.augmented_model)["backbone"]),
-        predict=Prediction.model_validate(_settings(method.prediction)["predict"]),
-        evidence=Prediction.model_validate(_settings(method.coarse_prediction)["predict"]),
+        backbone=BackboneChoice.model_validate(settings_of(method.augmented_model)["backbone"]),
+        predict=Prediction.model_validate(settings_of(method.prediction)["predict"]),
+        evidence=Prediction.model_validate(settings_of(method.coarse_prediction)["predict"]),
         reason=Reasoning.model_validate(
-            {"retries": 0, **_settings(method.reasoning)["llm"]}
+            {"retries": 0, **settings_of(method.reasoning)["llm"]}
         ),  # 0 is left out
         execution=execution.model_copy(update={"batch": False}),
         settings=(method.setting,),
@@ -137,19 +138,24 @@ def check_models(method: Method, store: Store) -> None:
         ("M_aug", method.augmented_model, method.setting),
     )
     for name, run, setting in models:
-        if runs.run_state(store, run.run_id) == "done":
-            checkpoint = stored_models.load_checkpoint(store, run.run_id)
-            if stored_models.checkpoint_directory(store, checkpoint).is_dir():
-                continue
-        raise InputError(
-            f"The model {name} (run {run.run_id}) is not there: not trained, or its folder is gone. "
-            f"Make it with: cdner train --force --setting {setting}, and the options or -e EXPERIMENT of that run."
-        )
+        check_model(name, run, store, setting=setting)
+
+
+def check_model(name: str, run: RunSpec, store: Store, *, setting: str) -> None:
+    """InputError for the weights of a train run that are not there."""
+    if runs.run_state(store, run.run_id) == "done":
+        checkpoint = stored_models.load_checkpoint(store, run.run_id)
+        if stored_models.checkpoint_directory(store, checkpoint).is_dir():
+            return
+    raise InputError(
+        f"The model {name} (run {run.run_id}) is not there: not trained, or its folder is gone. "
+        f"Make it with: cdner train --force --setting {setting}, and the options or -e EXPERIMENT of that run."
+    )
 
 
 def changed_prompt(method: Method, context: Context) -> list[str]:
     """What the prompt is made of that is no longer as it was when the models were trained: names of settings."""
-    return prompt_changes(_settings(method.reasoning), context.experiment, context)
+    return prompt_changes(settings_of(method.reasoning), context.experiment, context)
 
 
 def chosen_types(method: Method, context: Context) -> tuple[ChosenType, ...]:
@@ -194,7 +200,7 @@ def reason_about(
     if is_stored or context.experiment.execution.replay:  # which refuses by itself: no run to record
         (answer,) = complete(step, context, llm, [request], defects=defects)
     else:
-        if llm.model == _settings(method.reasoning)["weights"] and _OPEN_WEIGHTS_MARK in llm.model:
+        if llm.model == settings_of(method.reasoning)["weights"] and _OPEN_WEIGHTS_MARK in llm.model:
             raise UsageError(
                 f"Where do the weights {llm.model} lie, which wrote the reasoning? --model FOLDER."
             )
@@ -214,7 +220,7 @@ def explain_step(asked: str, method: Method) -> Step:
     It names the request (``asked``), not the sentence: bundles are made of runs and hold no text of a corpus.
     """
     settings = {
-        name: value for name, value in _settings(method.reasoning).items() if name not in ("n", "roles")
+        name: value for name, value in settings_of(method.reasoning).items() if name not in ("n", "roles")
     }
     settings |= {"request_id": asked, "roles": ["confusion"]}
     spec = run_spec("explain", EXPLAIN_VERSION, settings, (method.confusion.run_id,))
@@ -240,7 +246,7 @@ def find_entities(
         backbone,
         [sentence],
         [chain],
-        types=tuple(_settings(model)["types"]),
+        types=tuple(settings_of(model)["types"]),
         context=context,
         settings=settings,
         keep=lambda _, __, generation: generations.append(generation),
@@ -249,17 +255,9 @@ def find_entities(
 
 
 def _llm(method: Method, context: Context, weights: str | None) -> Reasoning:
-    llm, known = context.experiment.reason, _settings(method.reasoning)["weights"]
+    llm, known = context.experiment.reason, settings_of(method.reasoning)["weights"]
     if weights is None:
         return llm
     if context.model("llm", weights) != known:
         raise UsageError(f"--model {weights}: the reasoning was written by {known}, these are other weights.")
     return llm.model_copy(update={"model": weights})
-
-
-def _input(store: Store, run: RunSpec, role: str) -> RunSpec:
-    return runs.load_run(store, run.inputs[_settings(run)["roles"].index(role)])
-
-
-def _settings(run: RunSpec) -> Mapping[str, Any]:
-    return cast(Mapping[str, Any], run.settings)

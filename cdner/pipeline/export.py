@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +13,7 @@ from cdner.registry import resolve
 from cdner.store import Store
 from cdner.store import corpora as stored_corpora
 from cdner.store import predictions as stored_predictions
+from cdner.types import Prediction
 from cdner.unfinished import replacing
 
 Writer = Callable[[ExportedCorpus, Path], None]
@@ -21,7 +23,7 @@ def load_exported(store: Store, run_id: str, *, model: str = "") -> ExportedCorp
     """The sentences a prediction run has predicted, with both kinds of entities. InputError when it has none."""
     corpus_run = stored_predictions.predicted_corpus(store, run_id)
     corpus = stored_corpora.load_corpus(store, corpus_run)
-    predictions = stored_predictions.load_predictions(store, run_id)
+    predictions = _with_probabilities(store, run_id)
     if not predictions:
         raise InputError(f"Run {run_id} holds no prediction: run it again.")
     gold = tuple(corpus.sentences[position] for position in predictions)
@@ -39,6 +41,16 @@ def load_exported(store: Store, run_id: str, *, model: str = "") -> ExportedCorp
         gold=gold,
         predictions=found,
     )
+
+
+def _with_probabilities(store: Store, run_id: str) -> dict[int, Prediction]:
+    """Predictions by position, each entity with its distribution over types where the model says."""
+    predictions = stored_predictions.load_predictions(store, run_id)
+    for position, by_span in stored_predictions.load_type_probabilities(store, run_id).items():
+        found = predictions[position]
+        said = tuple(by_span.get((entity.start, entity.end), {}) for entity in found.entities)
+        predictions[position] = replace(found, type_probabilities=said)
+    return predictions
 
 
 def export(exported: ExportedCorpus, target: Path, *, to: str, force: bool = False) -> None:

@@ -23,7 +23,7 @@ from cdner.spans import index_by_span
 from cdner.store import predictions as stored_predictions
 from cdner.store import verdicts as stored_verdicts
 from cdner.store.sentences import load_sentences
-from cdner.store.verdicts import MentionKey
+from cdner.store.verdicts import MentionKey, Verdict
 from cdner.types import Entity, FloatArray, Generation, Prediction, Sentence
 from cdner.verdicts import Fusion, decide, fit_fusion
 
@@ -32,15 +32,15 @@ Opinion = tuple[Mapping[str, float], bool]  # a distribution over types, and whe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Judged:
+class Judged:
     """Mentions with both opinions: (n, K) each, rows sum to 1."""
 
     mentions: list[MentionKey]
     p_backbone: FloatArray
     p_llm: FloatArray
 
-    def of(self, rows: Sequence[int]) -> _Judged:
-        return _Judged([self.mentions[row] for row in rows], self.p_backbone[rows], self.p_llm[rows])
+    def of(self, rows: Sequence[int]) -> Judged:
+        return Judged([self.mentions[row] for row in rows], self.p_backbone[rows], self.p_llm[rows])
 
 
 def fuse(step: Step, context: Context) -> None:
@@ -60,14 +60,20 @@ def fuse(step: Step, context: Context) -> None:
         decided = _by_folds(judged, gold, settings)
     n_fitted = sum(index is not None for index in gold)
     _save_weights(step, context, fusion, types, n_fitted)
-    fused = {
+    _store(step, context, distributions(judged, decided, types), types)
+
+
+def distributions(
+    judged: Judged, decided: FloatArray, types: tuple[str, ...]
+) -> dict[MentionKey, dict[str, float]]:
+    """Mention -> type -> fused probability, from (n, K) ``decided``."""
+    return {
         mention: dict(zip(types, map(float, row), strict=True))
         for mention, row in zip(judged.mentions, decided, strict=True)
     }
-    _store(step, context, fused, types)
 
 
-def _judged(step: Step, context: Context, predictions: str, verdicts: str, types: tuple[str, ...]) -> _Judged:
+def _judged(step: Step, context: Context, predictions: str, verdicts: str, types: tuple[str, ...]) -> Judged:
     """The mentions that have a verdict and whose backbone says how sure it is."""
     predicted_run = context.input_run(step, predictions)
     probabilities = stored_predictions.load_type_probabilities(context.store, predicted_run)
@@ -77,17 +83,25 @@ def _judged(step: Step, context: Context, predictions: str, verdicts: str, types
             f"{step.label}: the predictions of run {predicted_run} do not say how sure the model is of each type. "
             "Predict with probabilities: --set predict.confidence=true (a tagger always has them)."
         )
+    return both_opinions(probabilities, found, types)
+
+
+def both_opinions(
+    backbone: Mapping[int, Mapping[Span, Mapping[str, float]]],
+    verdicts: Mapping[MentionKey, Verdict],
+    types: tuple[str, ...],
+) -> Judged:
+    """The mentions that both have an opinion on. ``backbone``: position -> span -> its distribution over types."""
     both = {
-        mention: (probabilities[mention.position][mention.start, mention.end], probabilities_of(verdict))
-        for mention, verdict in found.items()
-        if verdict.gap_reason is None
-        and (mention.start, mention.end) in probabilities.get(mention.position, {})
+        mention: (backbone[mention.position][mention.start, mention.end], probabilities_of(verdict))
+        for mention, verdict in verdicts.items()
+        if verdict.gap_reason is None and (mention.start, mention.end) in backbone.get(mention.position, {})
     }
-    backbone, llm = np.zeros((len(both), len(types))), np.zeros((len(both), len(types)))
+    p_backbone, p_llm = np.zeros((len(both), len(types))), np.zeros((len(both), len(types)))
     for row, (of_backbone, of_llm) in enumerate(both.values()):
-        backbone[row] = [of_backbone.get(name, 0.0) for name in types]
-        llm[row] = [of_llm.get(name, 0.0) for name in types]
-    return _Judged(list(both), backbone, llm)
+        p_backbone[row] = [of_backbone.get(name, 0.0) for name in types]
+        p_llm[row] = [of_llm.get(name, 0.0) for name in types]
+    return Judged(list(both), p_backbone, p_llm)
 
 
 def _gold_types(
@@ -104,14 +118,14 @@ def _gold_types(
     return [types.index(name) if name in types else None for name in names]
 
 
-def _fitted(judged: _Judged, gold: Sequence[int | None], settings: FusionSettings) -> Fusion:
+def _fitted(judged: Judged, gold: Sequence[int | None], settings: FusionSettings) -> Fusion:
     rows = [row for row, index in enumerate(gold) if index is not None]
     kept = judged.of(rows)
     indices = np.array([gold[row] for row in rows], dtype=np.int64)
     return fit_fusion(kept.p_backbone, kept.p_llm, indices, penalty=settings.penalty, biases=settings.biases)
 
 
-def _by_folds(judged: _Judged, gold: Sequence[int | None], settings: FusionSettings) -> FloatArray:
+def _by_folds(judged: Judged, gold: Sequence[int | None], settings: FusionSettings) -> FloatArray:
     """(n, K): each sentence's mentions by weights fitted on the sentences of the other folds."""
     decided = np.zeros_like(judged.p_backbone)
     positions = sorted({mention.position for mention in judged.mentions})
@@ -138,19 +152,19 @@ def _store(
 ) -> None:
     corpus_run, predicted_run = context.input_run(step, "corpus"), context.input_run(step, "predictions")
     predicted = stored_predictions.load_predictions(context.store, predicted_run)
-    opinions = _opinions(fused, stored_predictions.load_type_probabilities(context.store, predicted_run))
+    opinions = opinions_of(fused, stored_predictions.load_type_probabilities(context.store, predicted_run))
     for window in windows(sorted(predicted), EVALUATED):
         sentences = dict(zip(window, load_sentences(context.store, corpus_run, window), strict=True))
         rows = []
         for position in window:
-            decided = _decided(predicted[position], sentences[position], opinions.get(position, {}), types)
+            decided = retyped(predicted[position], sentences[position], opinions.get(position, {}), types)
             rows.append((position, decided, Generation("", 0, 0, 0, "stop")))
         stored_predictions.save_predictions(
             context.store, step.spec.run_id, rows, corpus_run_id=corpus_run, sentences=sentences
         )
 
 
-def _opinions(
+def opinions_of(
     fused: Mapping[MentionKey, Mapping[str, float]],
     backbone: Mapping[int, Mapping[Span, Mapping[str, float]]],
 ) -> dict[int, dict[Span, Opinion]]:
@@ -164,7 +178,7 @@ def _opinions(
     return found
 
 
-def _decided(
+def retyped(
     prediction: Prediction, sentence: Sentence, opinions: Mapping[Span, Opinion], types: tuple[str, ...]
 ) -> Prediction:
     """A sentence's entities with their fused types; without a verdict an entity stays as the backbone has it."""

@@ -6,7 +6,7 @@ once, and replayed offline. What is shown with each question is stored before th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,12 +15,13 @@ import numpy as np
 from cdner import prompts
 from cdner.choices import ChoiceScores, normalised, read_scores
 from cdner.config import BackboneChoice
-from cdner.corpora.sampling import chosen_positions
 from cdner.errors import BackendError
 from cdner.pipeline.asking import complete, reasons_in_words
 from cdner.pipeline.context import Context
+from cdner.pipeline.nearest import Labelled, embedded, labelled_mentions, nearest_labelled
 from cdner.pipeline.plan import BACKBONE_ENCODER, Step
 from cdner.pipeline.windows import ASKED
+from cdner.store import Store
 from cdner.store import confusion as stored_confusion
 from cdner.store import models as stored_models
 from cdner.store import predictions as stored_predictions
@@ -28,9 +29,8 @@ from cdner.store import reasoning as stored
 from cdner.store import verdicts as stored_verdicts
 from cdner.store.sentences import load_sentences
 from cdner.store.verdicts import MentionKey, Shown, Verdict
-from cdner.types import Completion, Gap, ReasoningRequest, Sentence
-from cdner.verdicts import LabelledMention, Mentions, Question, fixed_part, nearest, question_request
-from cdner.verdicts.neighbours import likeness, unit_rows
+from cdner.types import Completion, Encoder, Gap, ReasoningRequest, Sentence
+from cdner.verdicts import Question, candidates_by_prediction, question_maker
 
 LIKENESS_AT_ONCE = 512  # mentions compared with all of train at once
 
@@ -67,7 +67,7 @@ def judge(step: Step, context: Context) -> None:
             which=window.which,
         )
         verdicts = {
-            mention: _verdict(answer.request_id, answer.outcome, candidates)
+            mention: read_verdict(answer.request_id, answer.outcome, candidates)
             for mention, candidates, answer in zip(window.mentions, window.candidates, answers, strict=True)
         }
         stored_verdicts.save_verdicts(context.store, step.spec.run_id, verdicts)
@@ -109,7 +109,8 @@ def _warn(step: Step, context: Context, verdicts: Sequence[Verdict]) -> None:
             context.progress.start(f"Warning: {step.label}: {what}.")
 
 
-def _verdict(request_id: str, outcome: Completion | Gap, candidates: tuple[str, ...]) -> Verdict:
+def read_verdict(request_id: str, outcome: Completion | Gap, candidates: tuple[str, ...]) -> Verdict:
+    """What an answer says; a text that does not hold the figures is a gap."""
     if isinstance(outcome, Gap):
         return Verdict(request_id, candidates, (), None, gap_reason=outcome.reason)
     try:
@@ -129,10 +130,6 @@ def probabilities_of(verdict: Verdict) -> dict[str, float]:
 
 def question_windows(step: Step, context: Context) -> Iterator[QuestionWindow]:
     """The questions of a judge step in the order of its mentions; none about those that have a verdict."""
-    settings, llm = context.experiment.judge, context.experiment.judging
-    domain = context.domain(context.experiment.corpora.target, "target")
-    template = prompts.load_template(settings.template)
-    fixed = fixed_part(template, domain, settings)
     judged = stored_verdicts.load_verdicts(context.store, step.spec.run_id)
     mentions = {
         mention: predicted
@@ -140,36 +137,71 @@ def question_windows(step: Step, context: Context) -> Iterator[QuestionWindow]:
         if mention not in judged or judged[mention].gap_reason is not None
     }
     candidates = _candidates(step, context, mentions)
-    shown = _shown(step, context, list(mentions), candidates) if settings.neighbours else {}
-    train = context.corpus_of(context.input_run(step, "train")).sentences if shown else ()
-    labels = _labels(train)
-    corpus_run, keys = context.input_run(step, "corpus"), list(mentions)
+    known = _labelled(step, context)
+    shown = _shown(step, context, candidates, known) if known else {}
+    keys = list(mentions)
     for start in range(0, len(keys), ASKED):
-        part = keys[start : start + ASKED]
-        positions = sorted({mention.position for mention in part})
-        sentences = dict(zip(positions, load_sentences(context.store, corpus_run, positions), strict=True))
-        requests = [
-            question_request(
-                template,
-                fixed,
-                Question(
-                    sentences[mention.position],
-                    mention.start,
-                    mention.end,
-                    tuple(
-                        (train[item.mention.position], labels[item.mention])
-                        for item in shown.get(mention, ())
-                    ),
-                    candidates[mention],
-                ),
-                domain=domain,
-                settings=settings,
-                llm=llm,
-            )
-            for mention in part
-        ]
+        part = {mention: candidates[mention] for mention in keys[start : start + ASKED]}
+        requests = _requests(step, context, part, known=known, shown=shown)
         which = f", {start + 1} to {start + len(part)} of {len(keys)}" if len(part) < len(keys) else ""
-        yield QuestionWindow(part, [candidates[mention] for mention in part], requests, which)
+        yield QuestionWindow(list(part), list(part.values()), requests, which)
+
+
+def questions_about(step: Step, context: Context, position: int) -> dict[MentionKey, ReasoningRequest]:
+    """What is asked about each mention predicted in one sentence, judged or not. Stores nothing."""
+    mentions = {
+        mention: predicted
+        for mention, predicted in asked_mentions(step, context).items()
+        if mention.position == position
+    }
+    candidates = _candidates(step, context, mentions)
+    known = _labelled(step, context)
+    shown: dict[MentionKey, list[Shown]] = {}
+    if known:
+        shown = stored_verdicts.load_shown(context.store, step.spec.run_id)
+        unknown = {mention: names for mention, names in candidates.items() if mention not in shown}
+        if unknown:
+            encoder = _encoder(step, context)
+            sentences = _sentences(step, context, unknown)
+            settings = context.experiment.judge
+            shown |= nearest_labelled(
+                unknown, sentences, encoder, known=embedded(known, encoder), settings=settings
+            )
+    requests = _requests(step, context, candidates, known=known, shown=shown)
+    return dict(zip(candidates, requests, strict=True))
+
+
+def _requests(
+    step: Step,
+    context: Context,
+    candidates: Mapping[MentionKey, tuple[str, ...]],
+    *,
+    known: Labelled | None,
+    shown: Mapping[MentionKey, Sequence[Shown]],
+) -> list[ReasoningRequest]:
+    """One for each mention, in order."""
+    settings, llm = context.experiment.judge, context.experiment.judging
+    domain = context.domain(context.experiment.corpora.target, "target")
+    make = question_maker(prompts.load_template(settings.template), domain, settings, llm)
+    sentences = _sentences(step, context, candidates)
+    return [
+        make(
+            Question(
+                sentences[mention.position],
+                mention.start,
+                mention.end,
+                known.shown(shown.get(mention, ())) if known else (),
+                names,
+            )
+        )
+        for mention, names in candidates.items()
+    ]
+
+
+def _sentences(step: Step, context: Context, mentions: Iterable[MentionKey]) -> dict[int, Sentence]:
+    positions = sorted({mention.position for mention in mentions})
+    found = load_sentences(context.store, context.input_run(step, "corpus"), positions)
+    return dict(zip(positions, found, strict=True))
 
 
 def questions_are_known(step: Step, context: Context) -> bool:
@@ -199,14 +231,19 @@ def asked_mentions(step: Step, context: Context) -> dict[MentionKey, str]:
     if share == 1:
         return mentions
     dev_run = context.input_run(step, "dev_predictions") if "dev_predictions" in step.inputs else run_id
-    threshold = float(np.quantile(list(_how_sure(context, dev_run).values()), share))
-    how_sure = _how_sure(context, run_id)
+    threshold = share_threshold(context.store, dev_run, share)
+    how_sure = _how_sure(context.store, run_id)
     return {key: name for key, name in mentions.items() if how_sure.get(key, 0.0) <= threshold}
 
 
-def _how_sure(context: Context, run_id: str) -> dict[MentionKey, float]:
+def share_threshold(store: Store, dev_run: str, share: float) -> float:
+    """A mention is asked about when the probability of its most probable type is at most this."""
+    return float(np.quantile(list(_how_sure(store, dev_run).values()), share))
+
+
+def _how_sure(store: Store, run_id: str) -> dict[MentionKey, float]:
     """Mention -> probability of its most probable type."""
-    found = stored_predictions.load_type_probabilities(context.store, run_id)
+    found = stored_predictions.load_type_probabilities(store, run_id)
     return {
         MentionKey(position, *span): max(probabilities.values())
         for position, spans in found.items()
@@ -220,105 +257,54 @@ def _candidates(
     """The types each mention is asked about, in the domain's order."""
     types = context.domain(context.experiment.corpora.target, "target").types
     settings = context.experiment.judge
-    if settings.candidates == "all":
-        return dict.fromkeys(mentions, types)
-    v_conf = stored_confusion.load_confusion(context.store, context.input_run(step, "confusion"))["v_conf"]
-    of_predicted: dict[str, tuple[str, ...]] = {}
-    for column, predicted in enumerate(v_conf.types):
-        # Row: gold type. The gold types that are most often taken for the predicted one.
-        others = [row for row in np.argsort(-v_conf.scores[:, column], kind="stable") if row != column]
-        kept = {predicted, *(v_conf.types[row] for row in others[: settings.n_rivals])}
-        of_predicted[predicted] = tuple(name for name in types if name in kept)
+    v_conf = None
+    if settings.candidates == "rivals":
+        run_id = context.input_run(step, "confusion")
+        v_conf = stored_confusion.load_confusion(context.store, run_id)["v_conf"]
+    of_predicted = candidates_by_prediction(types, settings, v_conf)
     return {mention: of_predicted[predicted] for mention, predicted in mentions.items()}
 
 
-def _labels(train: Sequence[Sentence]) -> dict[MentionKey, Any]:
-    return {
-        MentionKey(position, entity.start, entity.end): entity
-        for position, sentence in enumerate(train)
-        for entity in sentence.entities
-    }
+def _labelled(step: Step, context: Context) -> Labelled | None:
+    """What may be shown; None where nothing is."""
+    if not context.experiment.judge.neighbours:
+        return None
+    sample = cast(Mapping[str, Any], step.spec.settings)["n_train"]
+    return labelled_mentions(context.corpus_of(context.input_run(step, "train")), sample)
 
 
 def _shown(
-    step: Step,
-    context: Context,
-    mentions: Sequence[MentionKey],
-    candidates: Mapping[MentionKey, tuple[str, ...]],
+    step: Step, context: Context, candidates: Mapping[MentionKey, tuple[str, ...]], known: Labelled
 ) -> dict[MentionKey, list[Shown]]:
     """What is shown with each question: as stored, else the nearest labelled mentions, which are stored first."""
     stored_before = stored_verdicts.load_shown(context.store, step.spec.run_id)
-    mentions = [mention for mention in mentions if mention not in stored_before]
+    mentions = [mention for mention in candidates if mention not in stored_before]
     if not mentions:
         return stored_before
-    settings = context.experiment.judge
-    train_run = context.input_run(step, "train")
-    sample = cast(Mapping[str, Any], step.spec.settings)["n_train"]
-    train = context.corpus_of(train_run)
-    known = [
-        LabelledMention(position, train.sentences[position].text, entity)
-        for position in chosen_positions(train, sample)
-        for entity in train.sentences[position].entities
-    ]
-    positions = sorted({mention.position for mention in mentions})
-    corpus_run = context.input_run(step, "corpus")
-    texts = dict(zip(positions, load_sentences(context.store, corpus_run, positions), strict=True))
+    sentences = _sentences(step, context, mentions)
     context.progress.start(f"{step.label}: nearest labelled mentions", len(mentions))
-    vectors_known = _vectors(
-        step,
-        context,
-        [MentionKey(item.position, item.entity.start, item.entity.end) for item in known],
-        train.sentences,
-    )
-    required = settings.candidates == "rivals"
+    encoder = _encoder(step, context)
+    train = embedded(known, encoder)
     found: dict[MentionKey, list[Shown]] = {}
     for start in range(0, len(mentions), LIKENESS_AT_ONCE):
-        part = mentions[start : start + LIKENESS_AT_ONCE]
-        vectors = _vectors(step, context, part, texts)
-        scores = likeness(vectors, vectors_known, sentence_weight=settings.sentence_weight)
-        for row, mention in enumerate(part):
-            chosen = nearest(
-                scores[row],
-                known,
-                sentence_text=texts[mention.position].text,
-                k=settings.neighbours,
-                required_types=candidates[mention] if required else (),
-            )
-            found[mention] = [
-                Shown(
-                    MentionKey(known[i].position, known[i].entity.start, known[i].entity.end),
-                    round(float(scores[row, i]), 4),
-                )
-                for i in chosen
-            ]
+        part = {mention: candidates[mention] for mention in mentions[start : start + LIKENESS_AT_ONCE]}
+        settings = context.experiment.judge
+        found |= nearest_labelled(part, sentences, encoder, known=train, settings=settings)
         context.progress.advance(len(part))
     stored_verdicts.save_shown(context.store, step.spec.run_id, found)
     return stored_before | found
 
 
-def _vectors(
-    step: Step,
-    context: Context,
-    mentions: Sequence[MentionKey],
-    sentences: Mapping[int, Sentence] | Sequence[Sentence],
-) -> Mentions:
-    """Unit vectors of mentions and of their sentences, by the encoder of the settings; a row for each mention."""
+def _encoder(step: Step, context: Context) -> Encoder:
+    """What finds the nearest mentions."""
     settings = context.experiment.judge
     if settings.encoder == BACKBONE_ENCODER:
-        choice = context.experiment.backbone
         checkpoint = stored_models.load_checkpoint(context.store, context.input_run(step, "encoder"))
-        model = context.backbone(choice, stored_models.checkpoint_directory(context.store, checkpoint))
-    else:
-        model = context.backbone(
-            BackboneChoice(family="tagger", model=settings.encoder, dtype="float32"), None
-        )
-    rows_of: dict[int, list[int]] = {}
-    for row, mention in enumerate(mentions):
-        rows_of.setdefault(mention.position, []).append(row)
-    spans = [[(mentions[row].start, mentions[row].end) for row in rows] for rows in rows_of.values()]
-    of_span, of_sentence = model.embed_spans([sentences[position] for position in rows_of], spans)
-    order = [row for rows in rows_of.values() for row in rows]
-    whose = [number for number, rows in enumerate(rows_of.values()) for _ in rows]
-    of_mention, of_its_sentence = np.empty_like(of_span), np.empty_like(of_span)
-    of_mention[order], of_its_sentence[order] = of_span, of_sentence[whose]
-    return Mentions(unit_rows(of_mention), unit_rows(of_its_sentence))
+        folder = stored_models.checkpoint_directory(context.store, checkpoint)
+        return context.backbone(context.experiment.backbone, folder)
+    return context.backbone(encoder_choice(settings.encoder), None)
+
+
+def encoder_choice(model: str) -> BackboneChoice:
+    """A base model as an encoder: it is opened without a head."""
+    return BackboneChoice(family="tagger", model=model, dtype="float32")

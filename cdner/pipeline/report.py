@@ -8,14 +8,19 @@ from datetime import UTC, datetime
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+import numpy as np
+
 from cdner import __version__
 from cdner.errors import StoreError
+from cdner.evaluate.calibration import expected_calibration_error, reliability
 from cdner.pipeline.report_errors import ablations, errors_per_type, gather_models, prediction_errors
 from cdner.report.content import (
     AVERAGE,
     ConfusionMap,
     Provenance,
     PublishedScore,
+    Reliability,
+    ReliabilityBin,
     Report,
     Score,
     Usage,
@@ -68,6 +73,7 @@ def gather(store: Store, names: Sequence[str] = (), *, title: str = "", n_resamp
         corpora=corpora,
         models=models,
         errors=errors,
+        reliability=_reliability(store, evaluated),
     )
 
 
@@ -124,6 +130,28 @@ def _scores(evaluated: Sequence[Evaluated], rows: ScoreRows) -> tuple[Score, ...
                 macro_f1=fmean(rows[run_id, "strict", "macro"].f1 for run_id in run_ids),
             )
         )
+    return tuple(found)
+
+
+def _reliability(store: Store, evaluated: Sequence[Evaluated]) -> tuple[Reliability, ...]:
+    """One for each line whose predictions have probabilities."""
+    rows: dict[str, list[reported.ConfidenceRow]] = {}
+    for row in reported.confidence_rows(store, [item.predict_run_id for item in evaluated]):
+        rows.setdefault(row.run_id, []).append(row)
+    groups: dict[Where, list[reported.ConfidenceRow]] = {}
+    for item in evaluated:
+        if item.predict_run_id in rows:
+            groups.setdefault(item.where, []).extend(rows[item.predict_run_id])
+    found = []
+    for where, said in groups.items():
+        confidence = np.array([row.probability for row in said])
+        is_right = np.array([row.is_right for row in said])
+        bins = tuple(
+            ReliabilityBin(one.low, one.high, one.n, one.mean_confidence, one.share_correct)
+            for one in reliability(confidence, is_right)
+            if one.n
+        )
+        found.append(Reliability(where, expected_calibration_error(confidence, is_right), bins))
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from cdner.report.content import Ablation, ErrorShare, Report, Where, name_of
+from cdner.report.content import Ablation, ErrorShare, Reliability, Report, Where, name_of
 from cdner.report.markup import Element, Node, element
 from cdner.report.tables import setting_name
 
@@ -224,6 +224,40 @@ def _curve_figure(chart: Curves) -> Element:
             )
     title = f"F1 by {chart.axis}: {chart.title}"
     return _figure(title, marks, height=top + height + 40, legend=element("p", *keys, class_="legend"))
+
+
+def reliability_diagrams(report: Report) -> list[Node]:
+    """A point a bin: how often types of about this probability are right. On the diagonal it means what it says."""
+    return _few([_reliability_figure(found) for found in report.reliability])
+
+
+def _reliability_figure(found: Reliability) -> Element:
+    left, top, size = 42.0, 8.0, 240.0
+    most = max((one.n for one in found.bins), default=1)
+    marks: list[Node] = []
+    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x, y = left + size * value, top + size * (1 - value)
+        marks.append(element("path", d=f"M{left} {_n(y)}h{size}", class_="grid"))
+        marks.append(element("text", f"{100 * value:g}", x=left - 6, y=_n(y + 4), class_="small end"))
+        marks.append(element("text", f"{100 * value:g}", x=_n(x), y=top + size + 18, class_="small middle"))
+    marks.append(element("path", d=f"M{left} {top + size}L{left + size} {top}", class_="whisker"))
+    marks.append(element("text", "probability, %", x=left + size, y=top + size + 34, class_="small end"))
+    places = [(left + size * one.mean_probability, top + size * (1 - one.share_right)) for one in found.bins]
+    drawn = "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in places)
+    marks.append(element("path", d=drawn, class_="line c1"))
+    for (x, y), one in zip(places, found.bins, strict=True):
+        said = (
+            f"{one.n} mentions with a probability of {100 * one.low:.1f} to {100 * one.high:.1f} %, "
+            f"on average {100 * one.mean_probability:.1f} %: {100 * one.share_right:.1f} % right"
+        )
+        radius = 3 + 6 * (one.n / most) ** 0.5  # its area grows with the mentions
+        marks.append(element("circle", element("title", said), cx=_n(x), cy=_n(y), r=_n(radius), class_="c1"))
+    where = f"{setting_name(found.where.setting)}, {name_of(found.where)}"
+    title = (
+        f"Types right by their probability: {where}, {found.n_mentions} mentions, "
+        f"expected calibration error {100 * found.error:.1f} %"
+    )
+    return _figure(title, marks, height=top + size + 40)
 
 
 def _ticks(low: float, high: float) -> list[float]:

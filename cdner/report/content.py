@@ -123,6 +123,30 @@ class ErrorShare:
 
 
 @dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Of the types given a probability in (low, high], how many are right."""
+
+    low: float
+    high: float
+    n: int
+    mean_probability: float
+    share_right: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How far a model's probabilities mean what they say, on gold entities whose span it found; seeds together."""
+
+    where: Where
+    error: float  # expected calibration error: mean over mentions of |share right - mean probability| of their bin
+    bins: tuple[ReliabilityBin, ...]  # from low to high, filled ones only
+
+    @property
+    def n_mentions(self) -> int:
+        return sum(found.n for found in self.bins)
+
+
+@dataclass(frozen=True, slots=True)
 class ConfusionMap:
     """The confusion of one quantify run in all dimensions; row i is the gold type."""
 
@@ -208,6 +232,7 @@ class Report:
     corpora: tuple[Corpus, ...]
     models: tuple[Model, ...]
     errors: tuple[PredictionError, ...]
+    reliability: tuple[Reliability, ...] = ()
 
 
 def cell_of(experiment: str) -> Cell:

@@ -26,6 +26,7 @@ def sections(report: Report) -> list[Element]:
         ("curves", "Sample size", [*curves]),
         ("confusion", "Confusion maps", _confusion() if report.maps else []),
         ("types", "Errors per type", _errors_per_type(report)),
+        ("calibration", "How sure the models are", _calibration(report)),
         ("errors", "Error browser", _browser() if report.errors else []),
         ("usage", "LLM usage and cost", [table_of(tables.usage(report))] if report.usage else []),
         ("runs", "Settings and checksums", [_folded("All runs", table_of(tables.provenance(report)))]),
@@ -125,6 +126,20 @@ def _errors_per_type(report: Report) -> list[Node]:
     places = dict.fromkeys(row.where for row in report.errors_per_type)
     numbers = [table_of(tables.errors_per_type(report, where)) for where in places]
     return [*charts.error_bars(report), _folded("The numbers", element("div", *numbers))]
+
+
+def _calibration(report: Report) -> list[Node]:
+    """Only where predictions have probabilities."""
+    if not report.reliability:
+        return []
+    explained = element(
+        "p",
+        "Over predicted entities whose span is a gold entity's: how often the predicted type is right, by the "
+        "probability the model gives it. Above the diagonal the model is too modest, below it too sure. The expected "
+        "calibration error is the mean distance from it, over mentions in 15 bins of equal width.",
+        class_="quiet",
+    )
+    return [explained, *charts.reliability_diagrams(report)]
 
 
 def _confusion() -> list[Node]:

@@ -1,4 +1,4 @@
-"""Finds the predictions whose models explain a sentence: made with reasoning texts, and finished.
+"""Finds the predictions whose models explain a sentence: made with reasoning texts or verdicts, and finished.
 
 Where there are none, says which step of the experiment is the first that is missing. Computes nothing.
 """
@@ -6,7 +6,9 @@ Where there are none, says which step of the experiment is the first that is mis
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
+from cdner.config import FUSED_OF, Setting
 from cdner.errors import InputError, UsageError, unknown_name
 from cdner.store.connection import Store
 
@@ -19,16 +21,36 @@ _STEPS = (
     ("train:{setting}", "train --setting {setting}"),
     ("predict:{setting}/{split}", "predict --setting {setting}"),
 )
+_FUSED_STEPS = (
+    ("predict:{judged}/{split}", "predict --setting {judged}"),
+    ("judge:{judged}/{split}", "judge --setting {setting}"),
+    ("fuse:{setting}/{split}", "predict --setting {setting}"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Reasoned:
-    """A finished predict run whose sentences had reasoning texts."""
+    """A finished predict run whose sentences had reasoning texts, or a finished fuse run."""
 
     run_id: str
     setting: str
     target: str
     experiments: tuple[str, ...]  # that it belongs to; a cell of one that varies is called "name[axis=value]"
+
+
+def find_fused_prediction(
+    store: Store, *, setting: str, experiment: str | None = None, target: str | None = None
+) -> Reasoned:
+    """As ``find_reasoned_prediction``, of a fused setting: the fuse run finished last."""
+    return _latest(store, _fused(store), setting=setting, experiment=experiment, target=target)
+
+
+def fused_prediction(store: Store, run_id: str) -> Reasoned | None:
+    """What this run is; None unless it is a fuse run. InputError unless it is finished."""
+    found = [row for row in _fused(store, done=False) if row.run_id == run_id]
+    if found and not any(row.run_id == run_id for row in _fused(store)):
+        raise InputError(f"Run {run_id} is not finished. Run the command that made it again.")
+    return found[0] if found else None
 
 
 def find_reasoned_prediction(
@@ -39,9 +61,15 @@ def find_reasoned_prediction(
     InputError where there is none, with the command that makes it; UsageError for an unknown experiment, and for one
     that has no such setting or target.
     """
+    return _latest(store, _reasoned(store), setting=setting, experiment=experiment, target=target)
+
+
+def _latest(
+    store: Store, rows: list[Reasoned], *, setting: str, experiment: str | None, target: str | None
+) -> Reasoned:
     found = [
         row
-        for row in _reasoned(store)
+        for row in rows
         if row.setting == setting
         and target in (None, row.target)
         and (experiment is None or any(_is_cell(name, experiment) for name in row.experiments))
@@ -93,6 +121,34 @@ def _reasoned(store: Store, *, done: bool = True) -> list[Reasoned]:
     return [Reasoned(row[0], row[1], row[2], tuple(sorted(row[3] or ()))) for row in rows]
 
 
+def _fused(store: Store, *, done: bool = True) -> list[Reasoned]:
+    """The latest first. A fuse run's settings do not say whose entities are judged: its predictions do."""
+    with store.reading() as connection:
+        rows = connection.execute(
+            """
+            SELECT made.run_id, any_value(texts.settings ->> 'setting'), any_value(corpus.domain),
+                   list(DISTINCT experiment) FILTER (experiment IS NOT NULL)
+            FROM latest_attempt AS made
+            JOIN run_input AS judged ON judged.run_id = made.run_id AND judged.position = 0
+            JOIN prediction_corpus ON prediction_corpus.run_id = judged.input_run_id
+            JOIN corpus ON corpus.run_id = corpus_run_id
+            LEFT JOIN run_input ON run_input.run_id = judged.input_run_id
+            LEFT JOIN run AS texts ON texts.run_id = run_input.input_run_id AND texts.step = 'reason'
+            LEFT JOIN experiment_run ON experiment_run.run_id = made.run_id
+            WHERE made.step = 'fuse' AND (made.status = 'done' OR NOT $done)
+            GROUP BY made.run_id, made.finished_utc
+            ORDER BY made.finished_utc DESC NULLS LAST, made.run_id
+            """,
+            {"done": done},
+        ).fetchall()
+    names = {judged: setting for setting, judged in FUSED_OF.items()}
+    return [
+        Reasoned(run_id, names[judged or "without_all"], target, tuple(sorted(experiments or ())))
+        for run_id, judged, target, experiments in rows
+        if (judged or "without_all") in names
+    ]
+
+
 def _is_cell(name: str, experiment: str) -> bool:
     return name == experiment or name.startswith(f"{experiment}[")
 
@@ -109,12 +165,13 @@ def _missing_step(store: Store, experiment: str, setting: str, target: str | Non
     targets = {label.split(":")[1].partition("/")[0] for label in mine if label.startswith("import:")}
     if target is not None and target not in targets:
         return UsageError(f"Experiment '{experiment}' reads {', '.join(sorted(targets))}, not '{target}'.")
-    splits = [label.rpartition("/")[2] for label in mine if label.startswith(f"predict:{setting}/")]
-    for label, command in _STEPS:
-        named = label.format(setting=setting, split=splits[-1] if splits else "test")
+    judged = FUSED_OF.get(cast(Setting, setting), setting)
+    splits = [label.rpartition("/")[2] for label in mine if label.startswith(f"predict:{judged}/")]
+    for label, command in _STEPS if judged == setting else _FUSED_STEPS:
+        named = label.format(setting=setting, judged=judged, split=splits[-1] if splits else "test")
         if mine.get(named, "absent") != "done":
             return InputError(
                 f"Experiment '{experiment}': {named} is not done ({mine.get(named, 'absent')}). Make it with: "
-                f"cdner {command.format(setting=setting)} -e {experiment}."
+                f"cdner {command.format(setting=setting, judged=judged)} -e {experiment}."
             )
     return InputError(f"Experiment '{experiment}' has no finished predictions of '{setting}' on {target}.")

@@ -48,6 +48,12 @@ class ErrorRow(NamedTuple):
     end_token: int
 
 
+class ConfidenceRow(NamedTuple):
+    run_id: str
+    probability: float  # of the predicted type
+    is_right: bool
+
+
 class PublishedRow(NamedTuple):
     source_domain: str  # ours
     target_domain: str
@@ -156,6 +162,24 @@ def error_rows(store: Store, run_ids: Collection[str]) -> list[ErrorRow]:
         ORDER BY run_id, position, start_token, kind
     """
     return [ErrorRow(*row) for row in _rows(store, statement, run_ids)]
+
+
+def confidence_rows(store: Store, run_ids: Collection[str]) -> list[ConfidenceRow]:
+    """How sure predict runs are of the types of gold entities' spans, and whether each is right.
+
+    Nothing of predictions without probabilities, nor of spans that are no gold entity's.
+    """
+    statement = """
+        SELECT predicted.run_id, predicted.probability, predicted.entity_type = gold.entity_type
+        FROM predicted_entity AS predicted
+        JOIN prediction_corpus USING (run_id)
+        JOIN gold_entity AS gold
+          ON gold.run_id = corpus_run_id AND gold.position = predicted.position
+         AND gold.start_token = predicted.start_token AND gold.end_token = predicted.end_token
+        WHERE predicted.probability IS NOT NULL AND predicted.run_id IN (SELECT unnest(?))
+        ORDER BY predicted.run_id, predicted.position, predicted.start_token
+    """
+    return [ConfidenceRow(*row) for row in _rows(store, statement, run_ids)]
 
 
 def predictions_scored(store: Store, run_ids: Collection[str]) -> dict[str, str]:

@@ -104,3 +104,8 @@ def save_fusion_weights(store: Store, run_id: str, weights: Mapping[str, float])
     rows = [(run_id, name, value) for name, value in weights.items()]
     with store.transaction() as connection:
         replace_run(connection, "fusion_weight", ("run_id", "name", "value"), run_id, rows)
+
+
+def load_fusion_weights(store: Store, run_id: str) -> dict[str, float]:
+    """The weights of a fuse run by name; empty when it has none."""
+    return dict(rows_of_run(store, "fusion_weight", ("name", "value"), run_id, order="name"))

@@ -4,19 +4,22 @@ Ours, not the paper's. A small LLM writes wrong types as fluently as right ones,
 informative where the backbone's are not. Pure: takes and returns values, knows neither store nor models.
 """
 
+from cdner.verdicts.candidates import candidates_by_prediction
 from cdner.verdicts.fusion import Fusion, decide, fit_fusion
 from cdner.verdicts.neighbours import LabelledMention, Mentions, nearest
-from cdner.verdicts.questions import Question, choices_of, fixed_part, question_request
+from cdner.verdicts.questions import Question, choices_of, fixed_part, question_maker, question_request
 
 __all__ = [
     "Fusion",
     "LabelledMention",
     "Mentions",
     "Question",
+    "candidates_by_prediction",
     "choices_of",
     "decide",
     "fit_fusion",
     "fixed_part",
     "nearest",
+    "question_maker",
     "question_request",
 ]

@@ -6,8 +6,9 @@ backend and never sees the gold label of the mention it asks about.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from string import ascii_uppercase
 
 from cdner.config import Judging, Llm
@@ -51,6 +52,14 @@ def fixed_part(template: Template, domain: Domain, settings: Judging) -> Message
         "letters": settings.answer == "letter",
     }
     return Message("system", call_macro(template, "instructions", context))
+
+
+def question_maker(
+    template: Template, domain: Domain, settings: Judging, llm: Llm
+) -> Callable[[Question], ReasoningRequest]:
+    """``question_request`` for the mentions of a domain: the fixed part is made once. Can be pickled."""
+    fixed = fixed_part(template, domain, settings)
+    return partial(question_request, template, fixed, domain=domain, settings=settings, llm=llm)
 
 
 def question_request(

@@ -70,7 +70,11 @@ def annotate(
     started = time.monotonic()
     run = cast(Engine, resolve("engine", engine))
     file_format = output_format(folder, source)
-    added = added_columns(source, with_reasoning=method.asking is not None)
+    added = added_columns(
+        source,
+        with_reasoning=method.asking is not None,
+        with_scores=method.experiment.predict.confidence or method.judge is not None,
+    )
     progress.start(f"reading {source.path.name}")
     index = read_index(source, block_size=block_size, added=added, as_table=file_format == "parquet")
     output = Output(folder.resolve(), file_format, added, index.columns)

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Reasoning, Setting
 from cdner.errors import InputError, UsageError
 from cdner.hashing import Json
 from cdner.pipeline.context import Context, open_context
 from cdner.pipeline.identity import prompt_changes
+from cdner.pipeline.judge_method import JudgeMethod, load_judge
+from cdner.pipeline.past_runs import has_input, input_of, settings_of
 from cdner.pipeline.plan import FROM_FILE
 from cdner.pipeline.reasoning import request_maker
 from cdner.store import Store, runs
@@ -46,6 +48,7 @@ class Method:
     types: tuple[str, ...]
     experiment: Experiment  # its backbone, predict, reason and execution count
     asking: Asking | None
+    judge: JudgeMethod | None = None  # of a fused setting
 
     def identity(self) -> Json:
         """What decides the entities, and nothing that only decides where and how fast they are found."""
@@ -60,48 +63,98 @@ class Method:
             llm, (request,) = self.experiment.reason, self.asking.requests([""])
             prompt = request_id(llm.backend, self.asking.weights, request)
             made["reasoning"] = {"llm": llm.identity(), "weights": self.asking.weights, "prompt": prompt}
+        if self.judge is not None:
+            made["verdicts"] = self.judge.identity()
         return made
 
 
 def load_method(
-    store: Store, run_id: str, execution: Execution, *, llm: Mapping[str, str], progress: Progress
+    store: Store,
+    run_id: str,
+    execution: Execution,
+    *,
+    llm: Mapping[str, str],
+    progress: Progress,
+    confidence: bool = False,
+    encoder: str | None = None,
 ) -> Method:
-    """Of a train run, or of a predict run with its decoding. ``llm``: another "backend" or "model" for the texts.
+    """Of a train run, of a predict run with its decoding, or of a fuse run with its verdicts.
+
+    ``llm``: another "backend" or "model" for the texts and verdicts; ``encoder``: as for ``load_judge``;
+    ``confidence``: say how sure the model is of each type, also where the run does not.
 
     InputError for a model that is not there, UsageError for reasoning that nobody can be asked for.
     """
     run = runs.load_run(store, run_id)
+    fuse = run if run.step == "fuse" else None
+    if fuse is not None:
+        run = input_of(store, fuse, "predictions")
     if run.step == "extract":
         raise UsageError(
             f"Run {run_id} is an LLM's own entities: there is no trained model to annotate with."
         )
-    trained = run if run.step == "train" else _input(store, run, "model")
+    trained = run if run.step == "train" else input_of(store, run, "model")
     role = "train_reasoning" if run.step == "train" else "reasoning"
-    reasoning = _input(store, run, role) if role in _settings(run)["roles"] else None
+    reasoning = input_of(store, run, role) if has_input(run, role) else None
     # A train run has decoding settings where its epochs were chosen by predictions, else the defaults hold.
+    predict = Prediction.model_validate(settings_of(run).get("predict", {}))
     settings: dict[str, Any] = {
         "name": "annotate",
-        "backbone": BackboneChoice.model_validate(_settings(trained)["backbone"]),
-        "predict": Prediction.model_validate(_settings(run).get("predict", {})),
+        "backbone": BackboneChoice.model_validate(settings_of(trained)["backbone"]),
+        "predict": predict.model_copy(update={"confidence": predict.confidence or confidence}),
         "execution": execution,
     }
     asking = None
+    if fuse is not None:
+        _refuse_one_llm_for_two(store, fuse, reasoning, llm)
     if reasoning is not None:
         settings |= {"corpora": _corpora(store, reasoning), "reason": _llm(reasoning, llm)}
         experiment = Experiment(**settings)
         with open_context(store.path, experiment, progress=progress) as context:
             asking = _asking(reasoning, context)
-    elif llm:
+    elif llm and fuse is None:
         raise UsageError(f"Run {run_id} needs no reasoning text, so no LLM: leave --backend and --model off.")
+    if encoder is not None and fuse is None:
+        raise UsageError(f"Run {run_id} shows no labelled mentions to an LLM: leave --encoder off.")
     checkpoint = _checkpoint(store, trained)
     return Method(
         model_run=trained.run_id,
         checkpoint=stored_models.checkpoint_directory(store, checkpoint),
         weights_sha256=checkpoint.weights_sha256,
-        types=tuple(_settings(trained)["types"]),
+        types=tuple(settings_of(trained)["types"]),
         experiment=Experiment(**settings),
         asking=asking,
+        judge=_judge(store, fuse, llm=llm, encoder=encoder, progress=progress) if fuse else None,
     )
+
+
+def _judge(
+    store: Store, fuse: RunSpec, *, llm: Mapping[str, str], encoder: str | None, progress: Progress
+) -> JudgeMethod:
+    """What has changed since the weights were fitted is told."""
+    target = settings_of(input_of(store, fuse, "corpus"))["domain"]
+    with open_context(store.path, Experiment(name="annotate"), progress=progress) as context:
+        domain = context.domain(target, "target")
+    method, told = load_judge(store, fuse, domain, llm=llm, encoder=encoder)
+    if told:
+        progress.start(f"Warning: since the weights were fitted: {', '.join(told)}")
+    return method
+
+
+def _refuse_one_llm_for_two(
+    store: Store, fuse: RunSpec, reasoning: RunSpec | None, given: Mapping[str, str]
+) -> None:
+    """--backend and --model name one LLM."""
+    if reasoning is None or not given:
+        return
+    judge = settings_of(input_of(store, fuse, "verdicts"))
+    texts = settings_of(reasoning)
+    of_texts = (texts["llm"]["backend"], texts.get("weights"))
+    if of_texts != (judge["llm"]["backend"], judge["weights"]):
+        raise UsageError(
+            f"Run {fuse.run_id} asks two LLMs, {of_texts[1]} for reasoning texts and {judge['weights']} for verdicts: "
+            "--backend and --model would replace both. Leave them off."
+        )
 
 
 def _checkpoint(store: Store, trained: RunSpec) -> stored_models.Checkpoint:
@@ -117,7 +170,7 @@ def _checkpoint(store: Store, trained: RunSpec) -> stored_models.Checkpoint:
 
 def _llm(reasoning: RunSpec, given: Mapping[str, str]) -> Reasoning:
     """Who wrote the texts the model was trained with, or who is to write instead."""
-    settings = _settings(reasoning)
+    settings = settings_of(reasoning)
     if settings["llm"]["backend"] == FROM_FILE:
         raise UsageError(
             f"The reasoning texts of run {reasoning.run_id} come from a file: "
@@ -133,7 +186,7 @@ def _llm(reasoning: RunSpec, given: Mapping[str, str]) -> Reasoning:
 
 def _asking(reasoning: RunSpec, context: Context) -> Asking:
     """Read the prompt's parts; what is no longer as it was when the model was trained is told."""
-    settings, llm = _settings(reasoning), context.experiment.reason
+    settings, llm = settings_of(reasoning), context.experiment.reason
     weights = context.model("llm", llm.model)
     told = [
         f"the prompt's {name} has changed" for name in prompt_changes(settings, context.experiment, context)
@@ -153,19 +206,11 @@ def _asking(reasoning: RunSpec, context: Context) -> Asking:
 
 def _corpora(store: Store, reasoning: RunSpec) -> Corpora:
     """Source and target domain of the prompt."""
-    if "confusion" not in _settings(reasoning)["roles"]:
+    if not has_input(reasoning, "confusion"):
         return Corpora()  # texts from a file: `_llm` refuses them
-    coarse = _input(store, _input(store, reasoning, "confusion"), "train_predictions")
-    source_model = _input(store, coarse, "model")
+    coarse = input_of(store, input_of(store, reasoning, "confusion"), "train_predictions")
+    source_model = input_of(store, coarse, "model")
     return Corpora(
-        source=_settings(_input(store, source_model, "train"))["domain"],
-        target=_settings(_input(store, reasoning, "corpus"))["domain"],
+        source=settings_of(input_of(store, source_model, "train"))["domain"],
+        target=settings_of(input_of(store, reasoning, "corpus"))["domain"],
     )
-
-
-def _input(store: Store, run: RunSpec, role: str) -> RunSpec:
-    return runs.load_run(store, run.inputs[_settings(run)["roles"].index(role)])
-
-
-def _settings(run: RunSpec) -> Mapping[str, Any]:
-    return cast(Mapping[str, Any], run.settings)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cdner.errors import UsageError
+from cdner.export import scores, sureness
 from cdner.hashing import Json
 from cdner.pipeline.annotate.json_rows import written
 from cdner.pipeline.annotate.source import FORMATS, Block, Row, Source
@@ -25,10 +26,11 @@ from cdner.store.parquet_blocks import ROW, FileFormat, join_block, json_to_parq
 from cdner.types import Prediction, ReasoningChain
 
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over names that begin so
+_ENTITY = '"type" VARCHAR, "text" VARCHAR, start_token BIGINT, end_token BIGINT, "start" BIGINT, "end" BIGINT'
+_SCORES = "score DOUBLE, runner_up VARCHAR"
 ADDED: Mapping[str, str] = {  # DuckDB's types; entities as ``cdner export --to jsonl`` has them
     "tokens": "VARCHAR[]",
-    "predicted": 'STRUCT("type" VARCHAR, "text" VARCHAR, start_token BIGINT, end_token BIGINT,'
-    ' "start" BIGINT, "end" BIGINT)[]',
+    "predicted": f"STRUCT({_ENTITY})[]",
     "generated": "VARCHAR",
     "n_malformed": "BIGINT",
 }
@@ -57,9 +59,14 @@ def output_format(folder: Path, source: Source) -> FileFormat:
     return FORMATS.get(folder.suffix.lower(), source.format)
 
 
-def added_columns(source: Source, *, with_reasoning: bool) -> dict[str, str]:
-    """What every row gets; its tokens are not added where they are what came in."""
+def added_columns(source: Source, *, with_reasoning: bool, with_scores: bool = False) -> dict[str, str]:
+    """What every row gets; its tokens are not added where they are what came in.
+
+    ``with_scores``: each predicted entity has the probability of its type and the most probable other type.
+    """
     added = {**ADDED, **(ADDED_REASONING if with_reasoning else {})}
+    if with_scores:
+        added["predicted"] = f"STRUCT({_ENTITY}, {_SCORES})[]"
     return {name: kind for name, kind in added.items() if name != source.column}
 
 
@@ -117,8 +124,9 @@ def _fields(annotated: Annotated) -> dict[str, Json]:
                 "end_token": entity.end,
                 "start": spans[entity.start][0],
                 "end": spans[entity.end - 1][1],
+                **scores(said),
             }
-            for entity in prediction.entities
+            for entity, said in zip(prediction.entities, sureness(prediction), strict=True)
         ],
         "generated": prediction.generated,
         "n_malformed": sum(prediction.malformed.values()),

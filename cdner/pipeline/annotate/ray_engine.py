@@ -123,14 +123,17 @@ def _room(resources: Mapping[str, float], workers: Workers) -> int:
 def _check_llm(method: Method) -> None:
     """Actors share servers; each with a server, a model or a budget of its own is what nobody wants."""
     execution = method.experiment.execution
-    if method.asking is None:
-        return
-    if not execution.base_urls and method.experiment.reason.backend != "openai":
-        raise UsageError(
-            "--engine ray: the reasoning texts come from servers that all actors share: --base-url URL, one for "
-            "each vLLM replica."
-        )
-    if execution.max_cost or execution.max_requests:
+    asked = {
+        "reasoning texts": method.experiment.reason if method.asking else None,
+        "verdicts": method.judge.llm if method.judge else None,
+    }
+    for what, llm in asked.items():
+        if llm is not None and not execution.base_urls and llm.backend != "openai":
+            raise UsageError(
+                f"--engine ray: the {what} come from servers that all actors share: --base-url URL, one for "
+                "each vLLM replica."
+            )
+    if any(asked.values()) and (execution.max_cost or execution.max_requests):
         raise UsageError(
             "--engine ray: execution.max_cost and execution.max_requests count in one process only."
         )

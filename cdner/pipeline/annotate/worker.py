@@ -9,16 +9,19 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cdner.errors import InputError
-from cdner.pipeline.annotate.answers import Reasoner
+from cdner.pipeline.annotate.answers import Judge, Reasoner
 from cdner.pipeline.annotate.method import Method
 from cdner.pipeline.annotate.output import Annotated, Output, answers_file, block_file, write_block
 from cdner.pipeline.annotate.source import Block, Source, read_block
 from cdner.pipeline.context import Context
 from cdner.pipeline.models import predict_all
 from cdner.store import Store
-from cdner.types import Progress, ReasoningChain
+from cdner.types import Prediction, Progress, ReasoningChain
+
+_Folder = TypeVar("_Folder", Path, Path | None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,19 @@ class Annotator:
         self._job = job
         # The store is a name that nobody opens.
         self._context = Context(Store(Path(os.devnull)), job.method.experiment, progress)
-        asking = job.method.asking
-        self._reasoner = Reasoner(job.method, asking) if asking else None
+        method = job.method
+        self._reasoner = Reasoner(method, method.asking) if method.asking else None
+        # The encoder stays loaded beside the model.
+        encoding = Context(Store(Path(os.devnull)), method.experiment, progress)
+        self._judge = (
+            Judge(
+                method.judge,
+                method.experiment.execution,
+                lambda encoder: encoding.backbone(encoder.choice, _present(encoder.checkpoint)),
+            )
+            if method.judge
+            else None
+        )
 
     def annotate(self, block: Block) -> None:
         """Write the block's file; one that is there was finished by a worker that could not tell any more."""
@@ -65,11 +79,11 @@ class Annotator:
         method, rows = job.method, read_block(job.source, block)
         sentences = [row.sentence for row in rows]
         chains: Sequence[ReasoningChain | None] = [None] * len(rows)
+        log = answers_file(job.output, block.number)
         if self._reasoner is not None and rows:
-            log = answers_file(job.output, block.number)
             chains = self._reasoner.chains([sentence.text for sentence in sentences], log)
         backbone = self._context.predictor(method.experiment.predict, _present(method.checkpoint))
-        predictions = predict_all(
+        predicted = predict_all(
             backbone,
             sentences,
             chains,
@@ -78,6 +92,9 @@ class Annotator:
             settings=method.experiment.predict,
             keep=lambda *_: None,
         )
+        predictions: Sequence[Prediction] = [predicted[index] for index in range(len(rows))]
+        if self._judge is not None:
+            predictions = self._judge.fused(sentences, predictions, log)
         annotated = [
             Annotated(row, predictions[index], chain)
             for index, (row, chain) in enumerate(zip(rows, chains, strict=True))
@@ -85,8 +102,9 @@ class Annotator:
         write_block(job.output, job.source, block, annotated)
 
     def close(self) -> None:
-        if self._reasoner is not None:
-            self._reasoner.close()
+        for llm in (self._reasoner, self._judge):
+            if llm is not None:
+                llm.close()
 
 
 def annotate_here(
@@ -106,8 +124,8 @@ def annotate_here(
         annotator.close()
 
 
-def _present(folder: Path) -> Path:
-    if not folder.is_dir():
+def _present(folder: _Folder) -> _Folder:
+    if folder is not None and not folder.is_dir():
         raise InputError(
             f"There is no model at {folder} on this machine. It must lie where every worker sees it."
         )

@@ -1,0 +1,158 @@
+"""One sentence through a fused setting: entities, nearest labelled mentions, the LLM's verdicts, the fused types.
+
+Each question is stored as any completion, under a run of step "explain" of its own. Predictions are not stored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Setting
+from cdner.pipeline import explain
+from cdner.pipeline.asking import complete, to_send
+from cdner.pipeline.context import Context
+from cdner.pipeline.execute import recorded
+from cdner.pipeline.judge_method import Asked, JudgeMethod, Questioner, fused, load_judge
+from cdner.pipeline.judging import read_verdict
+from cdner.pipeline.past_runs import has_input, input_of, settings_of
+from cdner.pipeline.plan import Step
+from cdner.store import Store, runs
+from cdner.store.reasoning import request_id
+from cdner.store.runs import RunSpec, run_spec
+from cdner.store.verdicts import Verdict
+from cdner.types import Completion, Entity, Sentence
+from cdner.types import Prediction as Predicted
+
+
+@dataclass(frozen=True, slots=True)
+class FusedMethod:
+    """The runs that one fused prediction was made with."""
+
+    fuse: RunSpec
+    judge: RunSpec
+    prediction: RunSpec
+    model: RunSpec  # whose entities are judged
+    setting: Setting
+    target: str
+    reasoned: explain.Method | None  # where the judged model reads reasoning texts
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An answer about one mention."""
+
+    asked: Asked
+    verdict: Verdict
+    was_stored: bool  # nobody was asked
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One mention with everything that is known about its type."""
+
+    backbone: Entity
+    p_backbone: Mapping[str, float]
+    judged: Judged | None  # None: the model is sure enough (judge.share)
+    fused: Entity
+    p_fused: Mapping[str, float]
+
+
+def load_fused_method(store: Store, fuse_run: str, *, setting: Setting) -> FusedMethod:
+    """Follow a fuse run's inputs. UsageError for reasoning texts that no LLM can be asked for."""
+    fuse = runs.load_run(store, fuse_run)
+    prediction = input_of(store, fuse, "predictions")
+    reads_texts = has_input(prediction, "reasoning")
+    return FusedMethod(
+        fuse=fuse,
+        judge=input_of(store, fuse, "verdicts"),
+        prediction=prediction,
+        model=input_of(store, prediction, "model"),
+        setting=setting,
+        target=settings_of(input_of(store, fuse, "corpus"))["domain"],
+        reasoned=explain.load_method(store, prediction.run_id) if reads_texts else None,
+    )
+
+
+def fused_experiment(method: FusedMethod, execution: Execution) -> Experiment:
+    """The settings the method's runs were made with."""
+    if method.reasoned is not None:
+        return explain.method_experiment(method.reasoned, execution)
+    return Experiment(
+        name="explain",
+        corpora=Corpora(target=method.target),
+        backbone=BackboneChoice.model_validate(settings_of(method.model)["backbone"]),
+        predict=Prediction.model_validate(settings_of(method.prediction)["predict"]),
+        execution=execution.model_copy(update={"batch": False}),
+    )
+
+
+def load_explained_judge(
+    method: FusedMethod, context: Context, *, model: str | None, encoder: str | None
+) -> tuple[JudgeMethod, list[str]]:
+    """As ``load_judge``; ``model``: the folder of an LLM that the run knows by its checksum alone."""
+    domain = context.domain(method.target, "target")
+    llm = {} if model is None else {"model": model}
+    return load_judge(context.store, method.fuse, domain, llm=llm, encoder=encoder)
+
+
+def questions_about(
+    sentence: Sentence, predicted: Predicted, judge: JudgeMethod, context: Context
+) -> list[Asked]:
+    """One for each mention to ask about; finds the nearest labelled mentions."""
+    questioner = Questioner(judge, lambda weights: context.backbone(weights.choice, weights.checkpoint))
+    return questioner.questions([sentence], [predicted])
+
+
+def judge_about(asked: Asked, judge: JudgeMethod, method: FusedMethod, context: Context) -> Judged:
+    """The verdict on one mention: from the store where it has the answer, else asked for and stored."""
+
+    def no_defects(_: Completion) -> int:
+        return 0
+
+    llm = judge.llm
+    is_stored = not to_send(context, llm, [asked.request], defects=no_defects)
+    step = explain_step(request_id(llm.backend, judge.weights, asked.request), method)
+    started = time.monotonic()
+    if is_stored or context.experiment.execution.replay:  # which refuses by itself: no run to record
+        (answer,) = complete(step, context, llm, [asked.request], defects=no_defects)
+    else:
+        execution = context.experiment.execution.identity()
+        with recorded(context.store, runs.begin_attempt(context.store, step.spec, execution)):
+            (answer,) = complete(step, context, llm, [asked.request], defects=no_defects)
+    verdict = read_verdict(answer.request_id, answer.outcome, asked.candidates)
+    return Judged(asked, verdict, is_stored, time.monotonic() - started)
+
+
+def explain_step(asked: str, method: FusedMethod) -> Step:
+    """The run that asks about a mention. It names the request (``asked``), not the sentence."""
+    settings = {
+        name: value
+        for name, value in settings_of(method.judge).items()
+        if name not in ("n", "n_train", "roles")
+    }
+    settings |= {"request_id": asked, "roles": ["model"]}
+    spec = run_spec("explain", explain.EXPLAIN_VERSION, settings, (method.model.run_id,))
+    return Step("explain", "explain", spec, {"model": "train"}, method.setting)
+
+
+def decisions(
+    sentence: Sentence, predicted: Predicted, answers: Sequence[Judged], judge: JudgeMethod
+) -> list[Decision]:
+    """One for each predicted entity, in order."""
+    by_mention = {one.asked.mention: one for one in answers}
+    verdicts = {mention: one.verdict for mention, one in by_mention.items()}
+    (decided,) = fused(judge, [sentence], [predicted], verdicts)
+    by_span = {(mention.start, mention.end): one for mention, one in by_mention.items()}
+    return [
+        Decision(entity, p_backbone, by_span.get((entity.start, entity.end)), after, p_fused)
+        for entity, p_backbone, after, p_fused in zip(
+            predicted.entities,
+            predicted.type_probabilities,
+            decided.entities,
+            decided.type_probabilities,
+            strict=True,
+        )
+    ]
