@@ -7,6 +7,7 @@ informative where the backbone's are not. Pure: takes and returns values, knows 
 from cdner.verdicts.fusion import Fusion, decide, fit_fusion
 from cdner.verdicts.neighbours import LabelledMention, Mentions, nearest
 from cdner.verdicts.questions import Question, choices_of, fixed_part, question_request
+from cdner.verdicts.telling import told_verdicts
 
 __all__ = [
     "Fusion",
@@ -19,4 +20,5 @@ __all__ = [
     "fixed_part",
     "nearest",
     "question_request",
+    "told_verdicts",
 ]

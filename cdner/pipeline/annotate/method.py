@@ -75,9 +75,19 @@ def load_method(
         raise UsageError(
             f"Run {run_id} is an LLM's own entities: there is no trained model to annotate with."
         )
+    if run.step == "fuse":
+        raise UsageError(
+            f"Run {run_id} decides types together with an LLM's verdicts, which 'cdner annotate' does not ask for. "
+            "Name the predict run whose entities it took."
+        )
     trained = run if run.step == "train" else _input(store, run, "model")
     role = "train_reasoning" if run.step == "train" else "reasoning"
     reasoning = _input(store, run, role) if role in _settings(run)["roles"] else None
+    if reasoning is not None and reasoning.step == "tell":
+        raise UsageError(
+            f"The model of run {run_id} reads an LLM's verdicts on the mentions of another model, which "
+            "'cdner annotate' does not ask for. Name a run of another setting."
+        )
     # A train run has decoding settings where its epochs were chosen by predictions, else the defaults hold.
     settings: dict[str, Any] = {
         "name": "annotate",
