@@ -28,6 +28,8 @@ Setting = Literal[
     "llm_only",  # no backbone: the LLM's own entities (table 7)
     "fused",  # the entities of without_all, their types decided together with the LLM's verdicts
     "full_fused",  # likewise those of full
+    "told",  # the LLM's verdicts on the mentions of without_all stand in the model's input as a text
+    "told_fused",  # the entities of told, their types decided together with verdicts on its own mentions
 ]
 REASONING_SETTINGS: tuple[Setting, ...] = (
     "without_backward",
@@ -40,8 +42,12 @@ REASONING_OF: Mapping[Setting, Setting] = {
     **{setting: setting for setting in REASONING_SETTINGS},
     "full_without_source": "full",
 }
+# setting -> the setting on whose mentions the verdicts are that stand in its inputs
+TOLD_OF: Mapping[Setting, Setting] = {"told": "without_all"}
+# settings whose models read a text about each sentence, with source training as in the paper
+SETTINGS_WITH_TEXTS: tuple[Setting, ...] = (*REASONING_SETTINGS, *TOLD_OF)
 # setting -> the setting whose entities are judged and whose types are fused with the verdicts
-FUSED_OF: Mapping[Setting, Setting] = {"fused": "without_all", "full_fused": "full"}
+FUSED_OF: Mapping[Setting, Setting] = {"fused": "without_all", "full_fused": "full", "told_fused": "told"}
 PREDICTION_STEPS = ("predict", "extract", "fuse")  # kinds of steps whose output is a setting's predictions
 
 
@@ -208,6 +214,12 @@ class Judging(Settings):
         return cast(Json, self.model_dump(mode="json", exclude={"backend", "model", "encoder", "seed"}))
 
 
+class Crossfit(Settings):
+    """How train is predicted by models that have not seen the sentence (ours, not the paper's)."""
+
+    folds: Annotated[int, Field(ge=2)] = 5  # models trained; fewer where there are fewer different sentences
+
+
 class Fusion(Settings):
     """How the backbone's probabilities and the verdicts become one decision; fitted on dev."""
 
@@ -261,6 +273,7 @@ class Experiment(Settings):
     reason: Reasoning = Reasoning()
     extract: Extraction = Extraction()
     judge: Judging = Judging()
+    crossfit: Crossfit = Crossfit()
     fuse: Fusion = Fusion()
     execution: Execution = Execution()
     settings: Annotated[tuple[Setting, ...], Field(min_length=1)] = ("without_all", "full")

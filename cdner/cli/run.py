@@ -13,7 +13,7 @@ from cdner.cli.experiment import compose_experiment, experiment_options, shipped
 from cdner.cli.output import format_options, print_rows, print_table
 from cdner.cli.progress import StderrProgress
 from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plans
-from cdner.config import REASONING_SETTINGS, Experiment
+from cdner.config import SETTINGS_WITH_TEXTS, Experiment
 from cdner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _print_outcomes(
     columns, changes = confusion_changes(plan, context)
     if changes:
         click.echo()
-        last = [name for name in experiment.settings if name in REASONING_SETTINGS][-1]
+        last = [name for name in experiment.settings if name in SETTINGS_WITH_TEXTS][-1]
         title = f"Most confused pairs (right span, wrong type): before = without_all, after = {last}"
         print_table([name.replace("_", " ") for name in columns], changes, title=title)
 

@@ -14,7 +14,7 @@ from cdner.cli.experiment import compose_experiment, experiment_option, experime
 from cdner.cli.output import format_options, print_rows
 from cdner.cli.progress import StderrProgress
 from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plans
-from cdner.config import FUSED_OF, REASONING_SETTINGS, Setting, prediction_step
+from cdner.config import FUSED_OF, REASONING_SETTINGS, TOLD_OF, Setting, prediction_step
 from cdner.errors import UsageError
 
 RUN_COLUMNS = ("step", "run_id", "state", "seconds")
@@ -61,7 +61,8 @@ def _run_verb(
 
 def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
     kind = name
-    choices = {"reason": REASONING_SETTINGS, "judge": tuple(FUSED_OF)}.get(name, get_args(Setting))
+    judged_of = {**FUSED_OF, **TOLD_OF}
+    choices = {"reason": REASONING_SETTINGS, "judge": tuple(judged_of)}.get(name, get_args(Setting))
     usual = "fused" if name == "judge" else "full"
 
     @click.pass_context
@@ -73,7 +74,7 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
             step = prediction_step(chosen) if kind == "predict" else kind
             mine = [label for label in labels if label.partition(":")[0] == step]
             if setting:
-                named = FUSED_OF.get(cast(Setting, chosen), chosen) if kind == "judge" else chosen
+                named = judged_of.get(cast(Setting, chosen), chosen) if kind == "judge" else chosen
                 mine = [label for label in mine if label.partition(":")[2].partition("/")[0] == named]
             return [label for label in mine if not splits or label.rpartition("/")[2] in splits]
 
@@ -84,7 +85,7 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
     command = experiment_options(command)
     command = experiment_option(command)
     if split:
-        known = ("train", "dev", "test") if name == "reason" else ("dev", "test")
+        known = ("train", "dev", "test") if name in ("reason", "judge") else ("dev", "test")
         command = click.option("--split", multiple=True, type=click.Choice(known), help="Only these splits.")(
             command
         )

@@ -47,6 +47,12 @@ def _n_units(step: Step, context: Context, asked: Forecast | None) -> int | None
     if step.kind == "train":
         n = _n_sentences(step.inputs["train"], settings["n_train"], context)
         return None if n is None else n * int(settings["training"]["epochs"])
+    if step.kind == "crossfit":  # each sentence is trained on in all folds but its own
+        n, others = (
+            _n_sentences(step.inputs["train"], settings["n_train"], context),
+            settings["crossfit"]["folds"] - 1,
+        )
+        return None if n is None else n * int(settings["training"]["epochs"]) * others
     if step.kind == "predict":
         return _n_sentences(step.inputs["corpus"], settings["n"], context)
     return 1

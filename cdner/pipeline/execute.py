@@ -8,7 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cdner.errors import CdnerError, PartialError, RunBusyError
-from cdner.pipeline import corpora, extraction, fusing, judging, measure, models, reasoning
+from cdner.pipeline import (
+    corpora,
+    crossfitting,
+    extraction,
+    fusing,
+    judging,
+    measure,
+    models,
+    reasoning,
+    telling,
+)
 from cdner.pipeline.context import Context
 from cdner.pipeline.durations import expected_seconds
 from cdner.pipeline.forecast import NOTHING, Forecast, forecast
@@ -25,6 +35,8 @@ _ACTIONS: Mapping[str, Callable[[Step, Context], None]] = {
     "reason": reasoning.reason,
     "extract": extraction.extract,
     "judge": judging.judge,
+    "crossfit": crossfitting.crossfit,
+    "tell": telling.tell,
     "fuse": fusing.fuse,
     "quantify": measure.quantify,
     "evaluate": measure.evaluate,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cdner.config import Prediction as PredictionSettings
+from cdner.config import Training
 from cdner.corpora.sampling import chosen_positions
 from cdner.errors import InputTooLongError
 from cdner.evaluate import score
@@ -21,31 +22,59 @@ from cdner.store import models as stored_models
 from cdner.store import predictions as stored_predictions
 from cdner.store import reasoning as stored_reasoning
 from cdner.store.sentences import load_sentences
-from cdner.types import Generation, Prediction, ReasoningChain, Sentence, Tagger, TextGenerator
+from cdner.types import (
+    EpochLog,
+    FitResult,
+    Generation,
+    Prediction,
+    ReasoningChain,
+    Sentence,
+    Tagger,
+    TextGenerator,
+)
 
+WithTexts = tuple[list[Sentence], list[ReasoningChain | None]]  # sentences, and what is read beside each
 TOO_LONG = "too_long"  # malformed: the sentence is longer than the model's window, nothing was generated
 
 
 def train(step: Step, context: Context) -> None:
     """M_src, M_tgt or M_aug; resumes from the last epoch's training state."""
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    sentences = _sentences(step, context, "train", settings["n_train"])
+    _remember_sample(step, context)
+    context.progress.start(f"{step.label} on {len(sentences[0])} sentences")
+    result = fit_base(
+        step,
+        context,
+        sentences,
+        training=_training(step, context),
+        output=context.checkpoint_path(step.spec.run_id),
+        on_epoch=lambda log: stored_models.save_epoch(context.store, step.spec.run_id, log),
+    )
+    stored_models.save_checkpoint(context.store, step.spec.run_id, result)
+
+
+def fit_base(
+    step: Step,
+    context: Context,
+    sentences: WithTexts,
+    *,
+    training: Training,
+    output: Path,
+    on_epoch: Callable[[EpochLog], None] = lambda _log: None,
+) -> FitResult:
+    """Train the step's base on these sentences, select on its dev, and write the weights to ``output``.
+
+    The model is not kept in memory.
+    """
     from cdner.backbone.training import fit  # imports torch
 
     settings = cast(Mapping[str, Any], step.spec.settings)
-    training = _training(step, context)
+    types = tuple(settings["types"])
     base = _checkpoint(step, context, "base")
     context.release()
     backbone = context.backbone(context.experiment.backbone, base)
-    types = tuple(settings["types"])
-    train_sentences, train_chains = _sentences(step, context, "train", settings["n_train"])
     dev = _sentences(step, context, "dev", settings["n_dev"])
-    way = way_of(
-        predicting(backbone),
-        types,
-        settings=context.experiment.predict,
-        batch_size=context.experiment.execution.batch_size,
-    )
-    _remember_sample(step, context)
-    context.progress.start(f"{step.label} on {len(train_sentences)} sentences")
     way = way_of(
         predicting(backbone),
         types,
@@ -54,17 +83,17 @@ def train(step: Step, context: Context) -> None:
     )
     result = fit(
         backbone,
-        way.examples(train_sentences, train_chains),
+        way.examples(*sentences),
         way.examples(*dev) if training.select != "last" else [],
         settings=training,
         types=types,
-        output=context.checkpoint_path(step.spec.run_id),
-        on_epoch=lambda log: stored_models.save_epoch(context.store, step.spec.run_id, log),
+        output=output,
+        on_epoch=on_epoch,
         progress=context.progress,
         metric=_strict_f1(*dev, types=types, context=context) if training.select == "dev_metric" else None,
     )
     context.release()  # its weights have changed under the cached identity
-    stored_models.save_checkpoint(context.store, step.spec.run_id, result)
+    return result
 
 
 def _strict_f1(
@@ -127,11 +156,11 @@ def _predict_window(
         run_id = context.input_run(step, "reasoning")
         chains = stored_reasoning.load_reasoning(context.store, run_id, positions)
     chunk = Chunk(context.store, step.spec.run_id, corpus_run, dict(zip(positions, sentences, strict=True)))
-    too_long: list[int] = []
+    too_long: list[stored_predictions.Predicted] = []
 
     def keep(index: int, prediction: Prediction, generation: Generation) -> None:
         if TOO_LONG in prediction.malformed:
-            too_long.append(positions[index])
+            too_long.append((positions[index], prediction, generation))
         chunk.add((positions[index], prediction, generation))
 
     predict_all(
@@ -145,15 +174,17 @@ def _predict_window(
         skip_too_long=True,
     )
     chunk.store()
-    if too_long:
-        context.progress.start(f"Warning: {step.label}: {_told(too_long)}")
+    warn_of_too_long(step, context, too_long)
 
 
-def _told(too_long: Sequence[int]) -> str:
-    return (
-        f"{len(too_long)} sentences are longer than the model's window and count as without entities "
-        f"(first: position {min(too_long)}; malformed: {TOO_LONG})"
-    )
+def warn_of_too_long(step: Step, context: Context, rows: Sequence[stored_predictions.Predicted]) -> None:
+    """One line that counts the sentences for which nothing was predicted because of their length; none without."""
+    positions = [position for position, prediction, _ in rows if TOO_LONG in prediction.malformed]
+    if positions:
+        context.progress.start(
+            f"Warning: {step.label}: {len(positions)} sentences are longer than the model's window and count as "
+            f"without entities (first: position {min(positions)}; malformed: {TOO_LONG})"
+        )
 
 
 def embed(step: Step, context: Context) -> None:
@@ -181,9 +212,7 @@ def _checkpoint(step: Step, context: Context, role: str) -> Path | None:
     return stored_models.checkpoint_directory(context.store, checkpoint)
 
 
-def _sentences(
-    step: Step, context: Context, role: str, sample: Json
-) -> tuple[list[Sentence], list[ReasoningChain | None]]:
+def _sentences(step: Step, context: Context, role: str, sample: Json) -> WithTexts:
     """Sentences a model is trained with (sampled), each with its reasoning text where the step has one."""
     corpus = context.corpus_of(context.input_run(step, role))
     positions = chosen_positions(corpus, sample)

@@ -10,7 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from cdner.config import FUSED_OF, REASONING_OF, Experiment, Prediction, Reasoning, Setting, Training
+from cdner.config import (
+    FUSED_OF,
+    REASONING_OF,
+    TOLD_OF,
+    Experiment,
+    Prediction,
+    Reasoning,
+    Setting,
+    Training,
+)
 from cdner.errors import UsageError
 from cdner.hashing import Json
 from cdner.pipeline.identity import Identities, entries_identity, with_weights
@@ -28,11 +37,14 @@ VERSIONS = {
     "reason": 1,
     "extract": 1,
     "judge": 1,
+    "crossfit": 1,
+    "tell": 1,
     "fuse": 1,
     "evaluate": 1,
 }
 DESCRIBE_TEMPLATE = "describe.v1"
 EXTRACT_TEMPLATE = "ner.v1"
+TELL_TEMPLATE = "tell.v1"
 BACKBONE_ENCODER = "backbone"  # judge.encoder: the experiment's own source model finds the nearest mentions
 FROM_FILE = "file"  # describe.backend and reason.backend: texts from outside; the section's model is the path
 LLM_KINDS = ("describe", "reason", "extract", "judge")  # steps that ask an LLM
@@ -74,18 +86,23 @@ def build_plan(experiment: Experiment, identities: Identities) -> Plan:
     settings = experiment.settings
     bases = [FUSED_OF[setting] for setting in settings if setting in FUSED_OF]
     reasoned = [setting for setting in dict.fromkeys((*settings, *bases)) if setting in REASONING_OF]
+    told = [setting for setting in dict.fromkeys((*settings, *bases)) if setting in TOLD_OF]
     if "without_source" in settings:
         builder.add_train("without_source", base=None)
     needs_confusion = (
-        bool(reasoned) or "llm_only" in settings or (bool(bases) and experiment.judge.candidates == "rivals")
+        bool(reasoned)
+        or "llm_only" in settings
+        or (bool(bases or told) and experiment.judge.candidates == "rivals")
     )
-    if "without_all" in settings or "without_all" in bases or needs_confusion:
+    if "without_all" in (*settings, *bases) or told or needs_confusion:
         builder.add_train("without_all", base="train:source")
     if needs_confusion:
         builder.add_confusion()
     for setting in reasoned:
-        builder.add_reasoning(REASONING_OF[setting])
+        builder.add_all_reasoning(REASONING_OF[setting])
         builder.add_train(setting, base=None if setting == "full_without_source" else "train:source")
+    for setting in told:
+        builder.add_train(setting, base="train:source")
     for setting in settings:
         for split in experiment.splits:
             if setting == "llm_only":
@@ -159,17 +176,19 @@ class _Builder:
         return self._add("train:source", settings, inputs)
 
     def add_train(self, setting: Setting, *, base: str | None) -> str:
-        """M_tgt (no reasoning text) or M_aug (with the setting's reasoning text)."""
+        """M_tgt (no text about a sentence) or M_aug (with the setting's texts: reasoning, or told verdicts)."""
         corpora = self.experiment.corpora
         inputs: dict[str, str] = {"base": self._add_source_model()} if base else {}
         inputs["train"] = self._corpus(corpora.target, "train")
         inputs["dev"] = self._corpus(corpora.target, "dev")
         training = self.experiment.train_target
-        if setting in REASONING_OF:
+        if texts := self._texts(setting, "train"):
             training = self.experiment.train_augmented
-            inputs["train_reasoning"] = f"reason:{REASONING_OF[setting]}/train"
-            if training.select != "last":  # else nobody looks at dev while training
-                inputs["dev_reasoning"] = f"reason:{REASONING_OF[setting]}/dev"
+            inputs["train_reasoning"] = texts
+            if training.select != "last" and (
+                dev_texts := self._texts(setting, "dev")
+            ):  # else dev is not read
+                inputs["dev_reasoning"] = dev_texts
         settings: dict[str, Json] = {
             **self._model(),
             **self._training(training),
@@ -178,6 +197,12 @@ class _Builder:
             "n_dev": corpora.n_target_dev,
         }
         return self._add(f"train:{setting}", settings, inputs, setting=setting)
+
+    def _texts(self, setting: Setting, split: Split) -> str | None:
+        """The step that makes the texts which the setting's model reads; None for a model that reads none."""
+        if setting in TOLD_OF:
+            return self.add_telling(TOLD_OF[setting], split)
+        return self.add_reasoning(REASONING_OF[setting], split) if setting in REASONING_OF else None
 
     def _sample(self, split: Split) -> Json:
         """What of a target split is used, as ``corpora.sampling.chosen_positions`` takes it."""
@@ -195,8 +220,8 @@ class _Builder:
             "model": f"train:{setting}",
             "corpus": self._corpus(self.experiment.corpora.target, split),
         }
-        if setting in REASONING_OF:
-            inputs["reasoning"] = f"reason:{REASONING_OF[setting]}/{split}"
+        if texts := self._texts(setting, split):
+            inputs["reasoning"] = texts
         settings = self._predict_settings(self.experiment.predict, self.target, split)
         return self._add(f"predict:{setting}/{split}", settings, inputs, setting=setting)
 
@@ -222,13 +247,17 @@ class _Builder:
         return self._add(f"extract:llm_only/{split}", settings, inputs, setting="llm_only")
 
     def add_verdicts(self, judged: Setting, split: Split) -> str:
-        """The LLM's probabilities over types for every entity that a setting predicts on a split."""
+        """The LLM's probabilities over types for every entity that a setting predicts on a split.
+
+        On train the predictions are out of fold: there the setting's own model would find what it has learned.
+        """
         judge, llm = self.experiment.judge, self.experiment.judging
         if llm.backend == FROM_FILE:
             raise UsageError("Verdicts ask an LLM: judge.backend = 'file' has only reasoning texts.")
         weights = self.identities.model("llm", llm.model)
+        out_of_fold = split == "train"
         inputs = {
-            "predictions": self.add_prediction(judged, split),
+            "predictions": self.add_crossfit(judged) if out_of_fold else self.add_prediction(judged, split),
             "corpus": self._corpus(self.experiment.corpora.target, split),
         }
         if judge.share < 1 and split != "dev":  # what counts as unsure is learned on dev
@@ -251,6 +280,28 @@ class _Builder:
             else:
                 settings["encoder"] = self.identities.model("encoder", judge.encoder)
         return self._add(f"judge:{judged}/{split}", settings, inputs, setting=judged)
+
+    def add_crossfit(self, setting: Setting) -> str:
+        """Predictions on train by models trained as the setting's is, each on the other folds' sentences."""
+        trained = self.steps[f"train:{setting}"]
+        settings: dict[str, Json] = {
+            **cast(Mapping[str, Json], trained.spec.settings),
+            "crossfit": self.experiment.crossfit.identity(),
+            "predict": self.experiment.predict.identity(),
+        }
+        return self._add(f"crossfit:{setting}/train", settings, trained.inputs, setting=setting)
+
+    def add_telling(self, judged: Setting, split: Split) -> str:
+        """A text for each sentence of a split that says the verdicts on a setting's mentions."""
+        inputs = {
+            "verdicts": self.add_verdicts(judged, split),
+            "corpus": self._corpus(self.experiment.corpora.target, split),
+        }
+        settings: dict[str, Json] = {
+            "template": self.identities.template(TELL_TEMPLATE),
+            "n": self._sample(split),
+        }
+        return self._add(f"tell:{judged}/{split}", settings, inputs, setting=judged)
 
     def add_fusion(self, setting: Setting, split: Split) -> str:
         """The predictions of the judged setting with types decided by backbone and LLM together; fitted on dev."""
@@ -319,17 +370,21 @@ class _Builder:
         }
         return self._add("quantify:target", settings, inputs)
 
-    def add_reasoning(self, setting: Setting) -> None:
+    def add_all_reasoning(self, setting: Setting) -> None:
         """One reasoning run per split that training or prediction needs."""
         selects = self.experiment.train_augmented.select != "last"
         wanted = ("train", *(("dev",) if selects else ()), *self.experiment.splits)
         for split in cast(list[Split], list(dict.fromkeys(wanted))):
-            corpus = self._corpus(self.experiment.corpora.target, split)
-            settings = {**self._reasoning_settings(setting, self.experiment.reason), "n": self._sample(split)}
-            inputs = {"confusion": "quantify:target", "corpus": corpus}
-            if self.experiment.reason.backend == FROM_FILE:  # no prompt, so no confusion in it
-                del inputs["confusion"]
-            self._add(f"reason:{setting}/{split}", settings, inputs, setting=setting)
+            self.add_reasoning(setting, split)
+
+    def add_reasoning(self, setting: Setting, split: Split) -> str:
+        """A text for each sentence of a split that an LLM writes (PBRC)."""
+        corpus = self._corpus(self.experiment.corpora.target, split)
+        settings = {**self._reasoning_settings(setting, self.experiment.reason), "n": self._sample(split)}
+        inputs = {"confusion": "quantify:target", "corpus": corpus}
+        if self.experiment.reason.backend == FROM_FILE:  # no prompt, so no confusion in it
+            del inputs["confusion"]
+        return self._add(f"reason:{setting}/{split}", settings, inputs, setting=setting)
 
     def _reasoning_settings(self, setting: Setting, reason: Reasoning) -> dict[str, Json]:
         if reason.backend == FROM_FILE:

@@ -74,6 +74,11 @@ def _check_prediction(step: Step, context: Context) -> None:
     check_engine(prediction.engine, family=family, decoding=prediction.decoding)
 
 
+def _check_crossfit(step: Step, context: Context) -> None:
+    _check_training(step, context)
+    _check_prediction(step, context)
+
+
 def _check_describing(step: Step, context: Context) -> None:
     target = context.domain(context.experiment.corpora.target, "target")
     for entry in target.entries:
@@ -135,6 +140,7 @@ def _check_llm(step: Step, context: Context) -> None:
 
 _CHECKS: Mapping[str, Callable[[Step, Context], None]] = {
     "train": _check_training,
+    "crossfit": _check_crossfit,
     "embed": _check_backbone,
     "predict": _check_prediction,
     "describe": _check_describing,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import cast
 
-from cdner.config import REASONING_SETTINGS, Setting
+from cdner.config import SETTINGS_WITH_TEXTS, Setting
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Plan, Step
 from cdner.store import predictions as stored_predictions
@@ -82,9 +82,9 @@ def averaged_scores(columns: Sequence[str], rows: Sequence[Sequence[object]]) ->
 
 
 def confusion_changes(plan: Plan, context: Context) -> tuple[tuple[str, ...], Rows]:
-    """The most confused pairs before (w/o all) and after (the last setting with reasoning), per split."""
+    """The most confused pairs before (w/o all) and after (the last setting with texts), per split."""
     predicts = {step.label: step for step in plan.steps if step.kind == "predict"}
-    settings: list[Setting] = [name for name in plan.experiment.settings if name in REASONING_SETTINGS]
+    settings: list[Setting] = [name for name in plan.experiment.settings if name in SETTINGS_WITH_TEXTS]
     columns = (
         "split",
         "gold_type",

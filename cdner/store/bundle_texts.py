@@ -135,7 +135,7 @@ def demand_sentences(store: Store, rows: Rows, present: Collection[str]) -> None
     if store.path.exists():
         with store.reading() as connection:
             known = {name for (name,) in connection.execute("SELECT run_id FROM corpus").fetchall()}
-    reasoning = {row["run_id"] for row in rows["run"] if row["step"] == "reason"}
+    reasoning = {row["run_id"] for row in rows["run"] if row["step"] in ("reason", "tell")}
     read = {row["input_run_id"] for row in rows["run_input"] if row["run_id"] in reasoning}
     absent = [row for row in rows["corpus"] if row["run_id"] in read - known]
     named = [f"{row['domain']}/{row['split']} (SHA-256 {str(row.get('sha256'))[:12]}...)" for row in absent]

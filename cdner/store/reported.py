@@ -192,10 +192,10 @@ def predictions_scored(store: Store, run_ids: Collection[str]) -> dict[str, str]
 
 
 def reasoning_inputs(store: Store, run_ids: Collection[str]) -> dict[str, str]:
-    """Predict run -> the reason run whose texts it read, for those that read one (view lineage)."""
+    """Predict run -> the reason or tell run whose texts it read, for those that read one (view lineage)."""
     statement = """
         SELECT run_id, ancestor_run_id FROM lineage
-        WHERE depth = 1 AND ancestor_step = 'reason' AND run_id IN (SELECT unnest(?))
+        WHERE depth = 1 AND ancestor_step IN ('reason', 'tell') AND run_id IN (SELECT unnest(?))
     """
     return dict(_rows(store, statement, run_ids))
 

@@ -8,6 +8,7 @@ from cdner.verdicts.candidates import candidates_by_prediction
 from cdner.verdicts.fusion import Fusion, decide, fit_fusion
 from cdner.verdicts.neighbours import LabelledMention, Mentions, nearest
 from cdner.verdicts.questions import Question, choices_of, fixed_part, question_maker, question_request
+from cdner.verdicts.telling import told_verdicts
 
 __all__ = [
     "Fusion",
@@ -22,4 +23,5 @@ __all__ = [
     "nearest",
     "question_maker",
     "question_request",
+    "told_verdicts",
 ]

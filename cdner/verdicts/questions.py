@@ -110,11 +110,12 @@ def _shown(sentence: Sentence, start: int, end: int, words_around: int, answer: 
     """The words around a mention, on one line: a line break in a token must not look like a field of the question."""
     first, last = max(0, start - words_around), end + words_around
     return _Shown(
-        _one_line(sentence.tokens[first:last]),
-        _one_line(sentence.tokens[start:end]),
+        one_line(sentence.tokens[first:last]),
+        one_line(sentence.tokens[start:end]),
         answer,
     )
 
 
-def _one_line(tokens: Sequence[str]) -> str:
+def one_line(tokens: Sequence[str]) -> str:
+    """Tokens joined by single spaces; a line break or a tab in a token becomes a space, too."""
     return " ".join(" ".join(tokens).split())

@@ -47,6 +47,7 @@ used AS (
            sum(n_gaps)::BIGINT AS n_gaps, sum(n_malformed)::BIGINT AS n_malformed,
            sum(n_parse_failures)::BIGINT AS n_parse_failures
     FROM answered JOIN request USING (request_id)
+    WHERE backend_family <> 'told'  -- texts that tell verdicts: the judge run asked for these
     GROUP BY ALL
 ),
 read_split AS (

@@ -10,11 +10,11 @@ JOIN corpus_sentence ON corpus_sentence.run_id = input_run_id AND corpus_sentenc
 JOIN sentence USING (sentence_id)
 WHERE gap_reason IS NULL;
 COMMENT ON VIEW reasoning_text IS 'The reasoning texts with their sentences, as `cdner reason --from` reads them; gaps are left out.';
-COMMENT ON COLUMN reasoning_text.run_id IS 'The reason run.';
+COMMENT ON COLUMN reasoning_text.run_id IS 'The reason or tell run.';
 COMMENT ON COLUMN reasoning_text.domain IS 'Name of the domain.';
 COMMENT ON COLUMN reasoning_text.split IS 'train, dev or test.';
 COMMENT ON COLUMN reasoning_text.position IS '0-based place of the sentence in the corpus.';
 COMMENT ON COLUMN reasoning_text.text IS 'The sentence.';
-COMMENT ON COLUMN reasoning_text.model IS 'Who wrote it; of a text from a file without the file''s checksum.';
+COMMENT ON COLUMN reasoning_text.model IS 'Who wrote it, or whose verdicts it tells; of a text from a file without the file''s checksum.';
 COMMENT ON COLUMN reasoning_text.initial IS 'Initial reasoning.';
-COMMENT ON COLUMN reasoning_text.bidirectional IS 'Bidirectional reasoning.';
+COMMENT ON COLUMN reasoning_text.bidirectional IS 'Bidirectional reasoning; or the verdicts on the mentions of the sentence, as text.';

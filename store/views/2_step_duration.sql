@@ -1,6 +1,7 @@
 CREATE VIEW step_duration AS
 WITH unit AS (
-    SELECT run_id, count(*) * any_value((settings -> 'training' ->> 'epochs')::BIGINT) AS n_units
+    SELECT run_id, count(*) * any_value((settings -> 'training' ->> 'epochs')::BIGINT
+                                        * coalesce((settings -> 'crossfit' ->> 'folds')::BIGINT - 1, 1)) AS n_units
     FROM training_sentence JOIN run USING (run_id) GROUP BY run_id
     UNION ALL
     SELECT run_id, count(*) FROM prediction JOIN run USING (run_id) WHERE step = 'predict' GROUP BY run_id
@@ -16,8 +17,8 @@ trained AS (  -- whose model a run reads
 SELECT run_id, step, coalesce(settings ->> 'weights', weights, '') AS weights,
        coalesce(list_contains(list_transform((settings -> 'roles')::VARCHAR[], lambda role: role LIKE '%reasoning'), TRUE), FALSE)
            AS with_reasoning,
-       host, seconds, coalesce(n_units, if(step IN ('train', 'predict'), 0, 1)) AS n_units,
-       seconds / nullif(coalesce(n_units, if(step IN ('train', 'predict'), 0, 1)), 0) AS seconds_per_unit
+       host, seconds, coalesce(n_units, if(step IN ('train', 'crossfit', 'predict'), 0, 1)) AS n_units,
+       seconds / nullif(coalesce(n_units, if(step IN ('train', 'crossfit', 'predict'), 0, 1)), 0) AS seconds_per_unit
 FROM latest_attempt
 JOIN run USING (run_id, step)
 LEFT JOIN unit USING (run_id)
@@ -30,5 +31,5 @@ COMMENT ON COLUMN step_duration.weights IS 'Identity of the backbone''s or LLM''
 COMMENT ON COLUMN step_duration.with_reasoning IS 'Whether reasoning texts stood in the model''s input.';
 COMMENT ON COLUMN step_duration.host IS 'Name of the machine.';
 COMMENT ON COLUMN step_duration.seconds IS 'Duration.';
-COMMENT ON COLUMN step_duration.n_units IS 'Sentences times epochs of a training, sentences of a prediction, calls of an LLM; 1 for other steps.';
+COMMENT ON COLUMN step_duration.n_units IS 'Sentences times epochs of a training (of crossfit times the folds that train on each), sentences of a prediction, calls of an LLM; 1 for other steps.';
 COMMENT ON COLUMN step_duration.seconds_per_unit IS 'Duration of one unit; NULL where there was none.';

@@ -96,6 +96,11 @@ def load_method(
     trained = run if run.step == "train" else input_of(store, run, "model")
     role = "train_reasoning" if run.step == "train" else "reasoning"
     reasoning = input_of(store, run, role) if has_input(run, role) else None
+    if reasoning is not None and reasoning.step == "tell":
+        raise UsageError(
+            f"The model of run {run_id} reads an LLM's verdicts on the mentions of another model, which "
+            "'cdner annotate' does not ask for. Name a run of another setting."
+        )
     # A train run has decoding settings where its epochs were chosen by predictions, else the defaults hold.
     predict = Prediction.model_validate(settings_of(run).get("predict", {}))
     settings: dict[str, Any] = {
