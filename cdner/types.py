@@ -299,6 +299,22 @@ class TextGenerator(Protocol):
         """Greedy. Yields (index into inputs, generation) as rows finish, in any order."""
 
 
+Beginning = tuple[str, int]  # an output's text, and how many of its first characters count
+
+
+class TextScorer(Protocol):
+    """A generator that also says how probable it finds given texts."""
+
+    def log_probs(
+        self, inputs: Sequence[ModelInput], beginnings: Sequence[Sequence[Beginning]], *, max_new_tokens: int
+    ) -> Iterator[tuple[int, tuple[float, ...]]]:
+        """Yields (index into inputs, natural logarithms of the probabilities of its beginnings), in any order.
+
+        A beginning's probability is that of the tokens that end within its characters, after the input that
+        ``generate`` reads with this ``max_new_tokens``; 0 for one without a token.
+        """
+
+
 class Backbone(TextGenerator, Protocol):
     """A text-to-text model that can be trained; knows nothing of entities."""
 

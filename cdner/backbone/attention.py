@@ -31,6 +31,8 @@ class RaggedCache:
     lengths: Tensor  # (rows,)
     prefix: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    # (rows, n_new, n_new) bool where rows are trees, which start at 0: what each token sees of its row
+    sees: Tensor | None = None
 
     @property
     def n_prefix(self) -> int:
@@ -92,7 +94,7 @@ def ragged_attention(
     keys, values = ragged.append(module.layer_idx, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     n_new = query.shape[2]
-    if n_new > 1 and not ragged.prefix:
+    if n_new > 1 and not ragged.prefix and ragged.sees is None:
         groups = query.shape[1] // keys.shape[1]
         out = torch.nn.functional.scaled_dot_product_attention(
             query,
@@ -102,7 +104,7 @@ def ragged_attention(
             scale=scale,
         )
         return out.transpose(1, 2), None
-    visible = _visible(ragged.lengths, n_new, keys.shape[2])
+    visible = _visible(ragged.lengths, n_new, keys.shape[2]) if ragged.sees is None else ragged.sees
     per_row = query.shape[1] * n_new * (ragged.n_prefix + keys.shape[2])
     step = max(1, _MAX_SCORES // per_row)
     shared = ragged.prefix[module.layer_idx] if ragged.prefix else None

@@ -18,9 +18,18 @@ from cdner.backbone.generation import StopRule, outputs
 from cdner.backbone.inputs import SEPARATOR, Budget, EncodedInput, InputEncoder, causal_input
 from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
+from cdner.backbone.trees import Forest, TokenTree, path_of, scored
 from cdner.backbone.vocabulary import TokenizerVocabulary, neutralised, special_strings
 from cdner.config import BackboneChoice
-from cdner.types import FloatArray, Generation, Message, ModelInput, TokenConstraint, TrainingExample
+from cdner.types import (
+    Beginning,
+    FloatArray,
+    Generation,
+    Message,
+    ModelInput,
+    TokenConstraint,
+    TrainingExample,
+)
 
 MIN_SHARED_PREFIX = 16  # tokens; below this sharing costs more than it saves
 _MAX_BATCH_TOKENS = 1 << 16  # rows x (own input + output): 3 GB of keys and values for SmolLM2 in bf16
@@ -83,6 +92,21 @@ class CausalBackbone:
             max_tokens=_MAX_BATCH_TOKENS,
             constraints=constraints,
         )
+
+    def log_probs(
+        self, inputs: Sequence[ModelInput], beginnings: Sequence[Sequence[Beginning]], *, max_new_tokens: int
+    ) -> Iterator[tuple[int, tuple[float, ...]]]:
+        """``cdner.types.TextScorer``; the longest common token prefix of all inputs is computed once per call."""
+        encoded = [self._encode(source, max_new_tokens, index).ids for index, source in enumerate(inputs)]
+        prefix = common_prefix(encoded)
+        trees = [
+            TokenTree.of(ids[len(prefix) :], [path_of(one, self._inputs.encode_located) for one in texts])
+            for ids, texts in zip(encoded, beginnings, strict=True)
+        ]
+        with torch.inference_mode():
+            shared = self._prefill(prefix) if prefix else []
+        lengths = [len(tree) for tree in trees]
+        return scored(trees, lambda forest, _: self._logits_of(forest, shared), lengths, self.device)
 
     def render_chat(self, messages: Sequence[Message]) -> str:
         """The chat template with the generation prompt: ``Segment(text, special=True)`` for ``generate``.
@@ -161,10 +185,27 @@ class CausalBackbone:
         cache.advance(torch.tensor([len(prefix)], device=self.device))
         return cache.as_prefix()
 
-    def hidden(self, ids: Tensor, cache: RaggedCache) -> Tensor:
-        """(rows, n_new, d) last hidden states of new tokens behind what ``cache`` holds."""
-        new = torch.arange(ids.shape[1], device=self.device)
-        positions = cache.n_prefix + cache.lengths[:, None] + new[None, :]
+    def _logits_of(self, forest: Forest, shared: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """(n, vocabulary) of the forest's asked nodes."""
+        rows, longest = forest.ids.shape
+        cache = RaggedCache(
+            capacity=longest,
+            lengths=torch.zeros(rows, dtype=torch.long, device=self.device),
+            prefix=shared,
+            sees=forest.sees,
+        )
+        hidden = self.hidden(forest.ids, cache, forest.depths)
+        logits: Tensor = self.model.lm_head(hidden[forest.asked])
+        return logits
+
+    def hidden(self, ids: Tensor, cache: RaggedCache, depths: Tensor | None = None) -> Tensor:
+        """(rows, n_new, d) last hidden states of new tokens behind what ``cache`` holds.
+
+        ``depths`` (rows, n_new): their places behind it, where they are not one behind the other.
+        """
+        if depths is None:
+            depths = torch.arange(ids.shape[1], device=self.device)[None, :]
+        positions = cache.n_prefix + cache.lengths[:, None] + depths
         usual = self.model.config._attn_implementation
         self.model.config._attn_implementation = RAGGED
         try:

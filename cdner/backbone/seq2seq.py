@@ -18,10 +18,11 @@ from cdner.backbone.generation import StopRule, outputs
 from cdner.backbone.inputs import Budget, EncodedInput, InputEncoder, seq2seq_input, seq2seq_window
 from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
+from cdner.backbone.trees import Forest, TokenTree, path_of, scored
 from cdner.backbone.unpadded import MODEL_TYPES, Layout, Rows, register, unpadded
 from cdner.backbone.vocabulary import TokenizerVocabulary
 from cdner.config import BackboneChoice
-from cdner.types import FloatArray, Generation, ModelInput, TokenConstraint, TrainingExample
+from cdner.types import Beginning, FloatArray, Generation, ModelInput, TokenConstraint, TrainingExample
 
 _MAX_BATCH_TOKENS = 1 << 15  # rows x (input + output)
 
@@ -69,6 +70,69 @@ class Seq2SeqBackbone:
             max_tokens=_MAX_BATCH_TOKENS,
             constraints=constraints,
         )
+
+    def log_probs(
+        self,
+        inputs: Sequence[ModelInput],
+        beginnings: Sequence[Sequence[Beginning]],
+        *,
+        max_new_tokens: int,  # noqa: ARG002  an input's budget does not depend on the output here
+    ) -> Iterator[tuple[int, tuple[float, ...]]]:
+        """``cdner.types.TextScorer``; each input is encoded once."""
+        sources = [self._encode(source, index).ids for index, source in enumerate(inputs)]
+        start = (self.model.config.decoder_start_token_id,)
+        trees = [
+            TokenTree.of(start, [path_of(one, self._inputs.encode_located) for one in texts])
+            for texts in beginnings
+        ]
+        logits_of = self._tree_logits if self._relative else self._path_logits
+        costs = [len(source) + len(tree) for source, tree in zip(sources, trees, strict=True)]
+        return scored(
+            trees, lambda forest, batch: logits_of(forest, [sources[i] for i in batch]), costs, self.device
+        )
+
+    def _tree_logits(self, forest: Forest, sources: Sequence[Sequence[int]]) -> Tensor:
+        """(n, vocabulary) of the forest's asked nodes, in one pass of a decoder with relative positions."""
+        source, source_ids = self._in_one_row(sources)
+        target, target_ids = self._in_one_row([tree.ids for tree in forest.trees])
+        layout = Layout(source, target, sees=forest.sees, depths=forest.depths)
+        asked = forest.asked[forest.real][None]
+        with unpadded(self.model, layout), _only(self.model.get_output_embeddings(), asked):
+            found = self.model(
+                input_ids=source_ids, decoder_input_ids=target_ids, use_cache=False, layout=layout
+            )
+        logits: Tensor = found.logits
+        return logits
+
+    def _path_logits(self, forest: Forest, sources: Sequence[Sequence[int]]) -> Tensor:
+        """The same for a decoder that counts positions: each node that ends a path is a row of its own."""
+        encoded, mask = self.encoded(sources)
+        owners, nodes = [], []
+        for row, tree in enumerate(forest.trees):
+            for leaf in tree.leaves():
+                owners.append(row)
+                nodes.append(tree.line(leaf))
+        owner = torch.tensor(owners, device=self.device)
+        ids, _ = self.padded(
+            [[forest.trees[r].ids[n] for n in line] for r, line in zip(owners, nodes, strict=True)]
+        )
+        encoded.last_hidden_state = encoded.last_hidden_state[owner]
+        hidden = self.model.get_decoder()(
+            input_ids=ids,
+            encoder_hidden_states=encoded.last_hidden_state,
+            encoder_attention_mask=mask[owner],
+            use_cache=False,
+        ).last_hidden_state
+        whole = hidden.new_zeros((*forest.ids.shape, hidden.shape[-1]))
+        for number, (row, line) in enumerate(zip(owners, nodes, strict=True)):
+            whole[row, line] = hidden[number, : len(line)]
+        return self._head(whole[forest.asked])
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Logits as the whole model makes them of the decoder's output."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        bias = getattr(self.model, "final_logits_bias", None)
+        return logits if bias is None else logits + bias[0]
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """(n, d) mean of the last encoder layer over each text's tokens, its end token left out."""

@@ -1,34 +1,69 @@
-"""How probable a model finds given beginnings of its output: many of them by one pass, what they share computed once.
+"""How probable a model finds given beginnings of its output: many of them in one pass, what they share computed once.
 
-Token sequences that begin alike are paths of one tree; a token sees its ancestors only, so one forward pass over the
-nodes gives each sequence what a pass of its own would. Knows no model and no entities.
+The beginnings of one input's output are paths of a tree behind the input; a token sees its ancestors only, so one
+forward pass over the nodes gives each path what a pass of its own would. Knows no model and no entities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from cdner.backbone.generation import batches
+from cdner.types import Beginning
+
 ROOT = -1
+_MAX_TOKENS = 512  # of one pass, padding with them; on a CPU more are slower, each
+_MAX_TOKENS_CUDA = 1 << 14
+
+
+class Encoder(Protocol):
+    """``cdner.backbone.vocabulary.encode_plain`` of one tokenizer, on text that is ``neutralised``."""
+
+    def __call__(self, text: str) -> tuple[Sequence[int], Sequence[int]]:
+        """Ids, and of each the index of its last character."""
+        ...
 
 
 @dataclass(slots=True)
 class TokenTree:
-    """Tokens with their parents, each behind its parent."""
+    """Tokens with their parents, each behind its parent: a start, and paths that go on from its end."""
 
     ids: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)  # ROOT for a first token
-    depths: list[int] = field(default_factory=list)  # 0 for a first token
+    parents: list[int] = field(default_factory=list)  # ROOT for the first token
+    depths: list[int] = field(default_factory=list)  # 0 for the first token
+    paths: list[list[int]] = field(default_factory=list)  # the nodes of each, without the start
+    n_start: int = 0
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, start: Sequence[int], paths: Sequence[Sequence[int]]) -> TokenTree:
+        """``start``: at least one token."""
+        tree = cls()
+        last = tree._add(start, ROOT)[-1]
+        tree.n_start = len(tree.ids)
+        tree.paths = [tree._add(path, last) for path in paths]
+        return tree
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def add(self, tokens: Sequence[int], parent: int = ROOT) -> list[int]:
-        """The nodes of a path behind ``parent``; what is there already is not added again."""
+    def leaves(self) -> list[int]:
+        """Nodes that are nobody's parent."""
+        return sorted(set(range(len(self.ids))) - set(self.parents))
+
+    def line(self, node: int) -> list[int]:
+        """The nodes from the first one to this one."""
+        found = [node]
+        while self.parents[found[-1]] != ROOT:
+            found.append(self.parents[found[-1]])
+        return found[::-1]
+
+    def _add(self, tokens: Sequence[int], parent: int) -> list[int]:
         path = []
         for token in tokens:
             node = self._children.get((parent, token))
@@ -41,18 +76,81 @@ class TokenTree:
             parent = node
         return path
 
-    def ancestors(self) -> Tensor:
-        """(n, n) bool: row i is true at node i and everything above it."""
-        found = torch.eye(len(self.ids), dtype=torch.bool)
-        for node, parent in enumerate(self.parents):
-            if parent != ROOT:
-                found[node] |= found[parent]
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """A batch of trees as tensors, right-padded. Padding sees itself and is seen by nothing."""
+
+    trees: Sequence[TokenTree]
+    ids: Tensor  # (rows, longest)
+    depths: Tensor  # (rows, longest)
+    sees: Tensor  # (rows, longest, longest) bool
+    real: Tensor  # (rows, longest) bool
+
+    @classmethod
+    def of(cls, trees: Sequence[TokenTree], device: torch.device) -> Forest:
+        shape = len(trees), max(map(len, trees))
+        ids, depths = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        real = torch.zeros(shape, dtype=torch.bool)
+        sees = torch.eye(shape[1], dtype=torch.bool).repeat(shape[0], 1, 1)
+        for row, tree in enumerate(trees):
+            n = len(tree)
+            ids[row, :n], depths[row, :n] = torch.tensor(tree.ids), torch.tensor(tree.depths)
+            real[row, :n] = True
+            for node, parent in enumerate(tree.parents):
+                if parent != ROOT:
+                    sees[row, node] |= sees[row, parent]
+        return cls(trees, *(tensor.to(device) for tensor in (ids, depths, sees, real)))
+
+    @property
+    def asked(self) -> Tensor:
+        """(rows, longest) bool: the nodes whose next token matters."""
+        found = torch.zeros_like(self.real, device="cpu")
+        for row, tree in enumerate(self.trees):
+            found[row, sorted(set(tree.parents[tree.n_start :]))] = True
+        return found.to(self.real.device)
+
+    def log_probs(self, logits: Tensor) -> list[tuple[float, ...]]:
+        """Of each tree its paths' log-probabilities, from the (n, vocabulary) logits of the ``asked`` nodes."""
+        asked = self.asked.cpu()
+        place = torch.full(asked.shape, -1)
+        place[asked] = torch.arange(int(asked.sum()))
+        whole = logits.float()
+        normalisers = whole.logsumexp(-1)
+        found = []
+        for row, tree in enumerate(self.trees):
+            known = torch.zeros(len(tree), dtype=torch.float64)
+            if len(tree) > tree.n_start:
+                at = place[row, tree.parents[tree.n_start :]].to(logits.device)
+                said = (
+                    whole[at, torch.tensor(tree.ids[tree.n_start :], device=logits.device)] - normalisers[at]
+                )
+                known[tree.n_start :] = said.double().cpu()
+            found.append(tuple(float(known[path].sum()) for path in tree.paths))
         return found
 
 
-def token_log_probs(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> Tensor:
-    """(n,) log-probability of ``tokens[i]`` by row ``rows[i]`` of (rows, vocabulary) logits; in float32."""
-    whole = logits.float()
-    normalisers = whole.logsumexp(-1)
-    where = torch.tensor(rows, device=logits.device)
-    return whole[where, torch.tensor(tokens, device=logits.device)] - normalisers[where]
+def path_of(beginning: Beginning, encode: Encoder) -> tuple[int, ...]:
+    """Ids of the tokens that end within the first characters; one that reaches beyond them is left out."""
+    text, n_characters = beginning
+    ids, last = encode(text)
+    return tuple(token for token, end in zip(ids, last, strict=True) if end < n_characters)
+
+
+def scored(
+    trees: Sequence[TokenTree],
+    score: Callable[[Forest, Sequence[int]], Tensor],
+    costs: Sequence[int],
+    device: torch.device,
+) -> Iterator[tuple[int, tuple[float, ...]]]:
+    """(index, log-probabilities of its paths) batch by batch.
+
+    ``score`` gives the (n, vocabulary) logits of a forest's asked nodes; it is told which trees the forest is of.
+    ``costs``: tokens that each tree makes a pass longer by.
+    """
+    most = _MAX_TOKENS_CUDA if device.type == "cuda" else _MAX_TOKENS
+    for batch in batches(costs, len(trees), most):
+        forest = Forest.of([trees[index] for index in batch], device)
+        with torch.inference_mode():
+            found = forest.log_probs(score(forest, batch))
+        yield from zip(batch, found, strict=True)
