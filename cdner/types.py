@@ -306,12 +306,18 @@ class TextScorer(Protocol):
     """A generator that also says how probable it finds given texts."""
 
     def log_probs(
-        self, inputs: Sequence[ModelInput], beginnings: Sequence[Sequence[Beginning]], *, max_new_tokens: int
+        self,
+        inputs: Sequence[ModelInput],
+        first: Sequence[Sequence[Beginning]],
+        then: Callable[[int, Sequence[float]], Sequence[Beginning]],
+        *,
+        max_new_tokens: int,
     ) -> Iterator[tuple[int, tuple[float, ...]]]:
-        """Yields (index into inputs, natural logarithms of the probabilities of its beginnings), in any order.
+        """How probable beginnings of each input's output are, in two rounds over one reading of the input.
 
-        A beginning's probability is that of the tokens that end within its characters, after the input that
-        ``generate`` reads with this ``max_new_tokens``; 0 for one without a token.
+        ``then(index into inputs, log-probabilities of its first beginnings)`` says what is wanted; yields (index,
+        log-probabilities of these), in any order. A beginning's probability is that of the tokens that end within its
+        characters, after the input that ``generate`` reads with this ``max_new_tokens``; log 0 for one without a token.
         """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,13 @@ def opened(family: str, folder: Path) -> Any:
 def plain_ids(backbone: Any, text: str, n_characters: int) -> list[int]:
     """Tokens that end within the first characters, found by decoding longer and longer beginnings."""
     ids = backbone.vocabulary.encode(text)
-    offsets = backbone.tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    offsets = backbone.tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
     assert offsets["input_ids"] == ids
-    return [token for token, (_, end) in zip(ids, offsets["offset_mapping"], strict=True) if end <= n_characters]
+    return [
+        token for token, (_, end) in zip(ids, offsets["offset_mapping"], strict=True) if end <= n_characters
+    ]
 
 
 def plain_log_prob(backbone: Any, source: ModelInput, beginning: Beginning) -> float:
@@ -122,10 +127,21 @@ def test_every_beginning_is_as_probable_as_by_a_pass_of_its_own(
     backbone: Any, n_inputs: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cdner.backbone.trees._MAX_TOKENS", most)
-    found = dict(backbone.log_probs(INPUTS[:n_inputs], BEGINNINGS[:n_inputs], max_new_tokens=24))
+    first: dict[int, tuple[float, ...]] = {}
+
+    def then(index: int, said: Sequence[float]) -> list[Beginning]:
+        first[index] = tuple(said)
+        return BEGINNINGS[index]
+
+    short = [texts[:7] for texts in BEGINNINGS[:n_inputs]]
+    found = dict(backbone.log_probs(INPUTS[:n_inputs], short, then, max_new_tokens=24))
+    for index in range(n_inputs):
+        assert first[index] == pytest.approx(found[index][:7], abs=1e-4)
     assert sorted(found) == list(range(n_inputs))
     for index in range(n_inputs):
-        safe = [one for one in BEGINNINGS[index] if not any(mark in one[0] for mark in ("<|im_end|>", "</s>"))]
+        safe = [
+            one for one in BEGINNINGS[index] if not any(mark in one[0] for mark in ("<|im_end|>", "</s>"))
+        ]
         said = dict(zip(BEGINNINGS[index], found[index], strict=True))
         assert len(found[index]) == len(BEGINNINGS[index])
         for one in safe:
@@ -150,16 +166,13 @@ def _offsets(backbone: Any, text: str) -> list[tuple[int, int]]:
     return found
 
 
-def test_what_paths_share_is_one_node() -> None:
-    tree = TokenTree.of([7, 8], [[1, 2], [1, 3], [1, 2], []])
-    assert (tree.ids, tree.parents) == ([7, 8, 1, 2, 3], [-1, 0, 1, 2, 2])
-    assert (tree.depths, tree.paths) == ([0, 1, 2, 3, 3], [[2, 3], [2, 4], [2, 3], []])
+def test_what_paths_share_is_one_node_and_a_model_reads_no_last_token() -> None:
+    tree = TokenTree.of([7, 8], [[1, 2], [1, 3, 4], [1, 2], [], [1, 3, 5]])
+    assert (tree.ids, tree.parents) == ([7, 8, 1, 3, 2, 4, 5], [-1, 0, 1, 2, 2, 3, 3])
+    assert (tree.depths, tree.paths) == ([0, 1, 2, 3, 3, 4, 4], [[2, 4], [2, 3, 5], [2, 4], [], [2, 3, 6]])
+    assert (tree.n_inner, tree.ends(), tree.line(3)) == (4, [3], [0, 1, 2, 3])
     forest = Forest.of([tree, TokenTree.of([7], [])], torch.device("cpu"))
-    assert forest.sees[0].int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0],
-        [1, 1, 1, 0, 1],
-    ]
-    assert forest.asked.tolist() == [[False, True, True, False, False], [False] * 5]
+    assert forest.ids.tolist() == [[7, 8, 1, 3], [7, 0, 0, 0]]
+    assert forest.sees[0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    assert forest.sees[1].int().tolist() == torch.eye(4).int().tolist()
+    assert forest.asked.tolist() == [[False, True, True, True], [False] * 4]

@@ -18,7 +18,8 @@ from cdner.backbone.generation import StopRule, outputs
 from cdner.backbone.inputs import SEPARATOR, Budget, EncodedInput, InputEncoder, causal_input
 from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
-from cdner.backbone.trees import Forest, TokenTree, path_of, scored
+from cdner.backbone.trees import Forest, Input, TokenTree, two_rounds
+from cdner.backbone.unpadded import Rows
 from cdner.backbone.vocabulary import TokenizerVocabulary, neutralised, special_strings
 from cdner.config import BackboneChoice
 from cdner.types import (
@@ -94,19 +95,28 @@ class CausalBackbone:
         )
 
     def log_probs(
-        self, inputs: Sequence[ModelInput], beginnings: Sequence[Sequence[Beginning]], *, max_new_tokens: int
+        self,
+        inputs: Sequence[ModelInput],
+        first: Sequence[Sequence[Beginning]],
+        then: Callable[[int, Sequence[float]], Sequence[Beginning]],
+        *,
+        max_new_tokens: int,
     ) -> Iterator[tuple[int, tuple[float, ...]]]:
         """``cdner.types.TextScorer``; the longest common token prefix of all inputs is computed once per call."""
         encoded = [self._encode(source, max_new_tokens, index).ids for index, source in enumerate(inputs)]
         prefix = common_prefix(encoded)
-        trees = [
-            TokenTree.of(ids[len(prefix) :], [path_of(one, self._inputs.encode_located) for one in texts])
-            for ids, texts in zip(encoded, beginnings, strict=True)
-        ]
+        rests = [ids[len(prefix) : -1] for ids in encoded]
         with torch.inference_mode():
             shared = self._prefill(prefix) if prefix else []
-        lengths = [len(tree) for tree in trees]
-        return scored(trees, lambda forest, _: self._logits_of(forest, shared), lengths, self.device)
+        return two_rounds(
+            [Input(ids[-1], len(rest)) for ids, rest in zip(encoded, rests, strict=True)],
+            lambda batch: _CausalReader(self, [rests[index] for index in batch], shared),
+            first,
+            then,
+            encode=self._inputs.encode_located,
+            device=self.device,
+            model=self.model,
+        )
 
     def render_chat(self, messages: Sequence[Message]) -> str:
         """The chat template with the generation prompt: ``Segment(text, special=True)`` for ``generate``.
@@ -185,27 +195,14 @@ class CausalBackbone:
         cache.advance(torch.tensor([len(prefix)], device=self.device))
         return cache.as_prefix()
 
-    def _logits_of(self, forest: Forest, shared: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """(n, vocabulary) of the forest's asked nodes."""
-        rows, longest = forest.ids.shape
-        cache = RaggedCache(
-            capacity=longest,
-            lengths=torch.zeros(rows, dtype=torch.long, device=self.device),
-            prefix=shared,
-            sees=forest.sees,
-        )
-        hidden = self.hidden(forest.ids, cache, forest.depths)
-        logits: Tensor = self.model.lm_head(hidden[forest.asked])
-        return logits
-
     def hidden(self, ids: Tensor, cache: RaggedCache, depths: Tensor | None = None) -> Tensor:
         """(rows, n_new, d) last hidden states of new tokens behind what ``cache`` holds.
 
-        ``depths`` (rows, n_new): their places behind it, where they are not one behind the other.
+        ``depths``, where the tokens of all rows stand in one: (1, n_new), their places behind ``cache.n_prefix``.
         """
         if depths is None:
-            depths = torch.arange(ids.shape[1], device=self.device)[None, :]
-        positions = cache.n_prefix + cache.lengths[:, None] + depths
+            depths = cache.lengths[:, None] + torch.arange(ids.shape[1], device=self.device)[None, :]
+        positions = cache.n_prefix + depths
         usual = self.model.config._attn_implementation
         self.model.config._attn_implementation = RAGGED
         try:
@@ -255,6 +252,35 @@ class _CausalDecoder:
     def _logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self._backbone.model.lm_head(hidden)
         return logits
+
+
+class _CausalReader:
+    """A batch of inputs, but for the last token of each, in the cache behind the call's shared prefix."""
+
+    def __init__(
+        self, backbone: CausalBackbone, rests: Sequence[Sequence[int]], shared: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        self._backbone = backbone
+        lengths = torch.zeros(len(rests), dtype=torch.long, device=backbone.device)
+        self._cache = RaggedCache(capacity=0, lengths=lengths, prefix=shared)
+        if any(rests):
+            chains = Forest.of([TokenTree.of(rest, []) for rest in rests], backbone.device)
+            self._cache, _ = self._read(chains)
+            self._cache.advance(torch.tensor([len(rest) for rest in rests], device=backbone.device))
+
+    def logits(self, forest: Forest) -> Tensor:
+        hidden = self._read(forest)[1]
+        logits: Tensor = self._backbone.model.lm_head(hidden[forest.asked[forest.real]])
+        return logits
+
+    def _read(self, forest: Forest) -> tuple[RaggedCache, Tensor]:
+        """The cache with the forest's nodes behind what it had, and the (nodes, d) hidden states of these."""
+        cache = self._cache.widened(forest.ids.shape[1])
+        cache.rows = Rows(forest.real.flatten().nonzero()[:, 0], forest.real)
+        cache.sees = forest.sees
+        ids = forest.ids[forest.real][None]
+        depths = (cache.lengths[:, None] + forest.depths)[forest.real][None]
+        return cache, self._backbone.hidden(ids, cache, depths)[0]
 
 
 class _Layout:

@@ -6,7 +6,7 @@ T5 knows relative positions only, so its window is one of memory; BART has one o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cdner.backbone.generation import StopRule, outputs
 from cdner.backbone.inputs import Budget, EncodedInput, InputEncoder, seq2seq_input, seq2seq_window
 from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
-from cdner.backbone.trees import Forest, TokenTree, path_of, scored
+from cdner.backbone.trees import Forest, Input, two_rounds
 from cdner.backbone.unpadded import MODEL_TYPES, Layout, Rows, register, unpadded
 from cdner.backbone.vocabulary import TokenizerVocabulary
 from cdner.config import BackboneChoice
@@ -74,61 +74,26 @@ class Seq2SeqBackbone:
     def log_probs(
         self,
         inputs: Sequence[ModelInput],
-        beginnings: Sequence[Sequence[Beginning]],
+        first: Sequence[Sequence[Beginning]],
+        then: Callable[[int, Sequence[float]], Sequence[Beginning]],
         *,
         max_new_tokens: int,  # noqa: ARG002  an input's budget does not depend on the output here
     ) -> Iterator[tuple[int, tuple[float, ...]]]:
         """``cdner.types.TextScorer``; each input is encoded once."""
         sources = [self._encode(source, index).ids for index, source in enumerate(inputs)]
-        start = (self.model.config.decoder_start_token_id,)
-        trees = [
-            TokenTree.of(start, [path_of(one, self._inputs.encode_located) for one in texts])
-            for texts in beginnings
-        ]
-        logits_of = self._tree_logits if self._relative else self._path_logits
-        costs = [len(source) + len(tree) for source, tree in zip(sources, trees, strict=True)]
-        return scored(
-            trees, lambda forest, batch: logits_of(forest, [sources[i] for i in batch]), costs, self.device
+        start = int(self.model.config.decoder_start_token_id)
+        reader = _TreeReader if self._relative else _PathReader
+        return two_rounds(
+            [Input(start, len(source)) for source in sources],
+            lambda batch: reader(self, [sources[index] for index in batch]),
+            first,
+            then,
+            encode=self._inputs.encode_located,
+            device=self.device,
+            model=self.model,
         )
 
-    def _tree_logits(self, forest: Forest, sources: Sequence[Sequence[int]]) -> Tensor:
-        """(n, vocabulary) of the forest's asked nodes, in one pass of a decoder with relative positions."""
-        source, source_ids = self._in_one_row(sources)
-        target, target_ids = self._in_one_row([tree.ids for tree in forest.trees])
-        layout = Layout(source, target, sees=forest.sees, depths=forest.depths)
-        asked = forest.asked[forest.real][None]
-        with unpadded(self.model, layout), _only(self.model.get_output_embeddings(), asked):
-            found = self.model(
-                input_ids=source_ids, decoder_input_ids=target_ids, use_cache=False, layout=layout
-            )
-        logits: Tensor = found.logits
-        return logits
-
-    def _path_logits(self, forest: Forest, sources: Sequence[Sequence[int]]) -> Tensor:
-        """The same for a decoder that counts positions: each node that ends a path is a row of its own."""
-        encoded, mask = self.encoded(sources)
-        owners, nodes = [], []
-        for row, tree in enumerate(forest.trees):
-            for leaf in tree.leaves():
-                owners.append(row)
-                nodes.append(tree.line(leaf))
-        owner = torch.tensor(owners, device=self.device)
-        ids, _ = self.padded(
-            [[forest.trees[r].ids[n] for n in line] for r, line in zip(owners, nodes, strict=True)]
-        )
-        encoded.last_hidden_state = encoded.last_hidden_state[owner]
-        hidden = self.model.get_decoder()(
-            input_ids=ids,
-            encoder_hidden_states=encoded.last_hidden_state,
-            encoder_attention_mask=mask[owner],
-            use_cache=False,
-        ).last_hidden_state
-        whole = hidden.new_zeros((*forest.ids.shape, hidden.shape[-1]))
-        for number, (row, line) in enumerate(zip(owners, nodes, strict=True)):
-            whole[row, line] = hidden[number, : len(line)]
-        return self._head(whole[forest.asked])
-
-    def _head(self, hidden: Tensor) -> Tensor:
+    def head(self, hidden: Tensor) -> Tensor:
         """Logits as the whole model makes them of the decoder's output."""
         logits: Tensor = self.model.get_output_embeddings()(hidden)
         bias = getattr(self.model, "final_logits_bias", None)
@@ -174,7 +139,7 @@ class Seq2SeqBackbone:
 
     def _unpadded(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> Tensor:
         """(all target tokens, vocabulary) logits."""
-        (source, source_ids), (target, target_ids) = self._in_one_row(sources), self._in_one_row(targets)
+        (source, source_ids), (target, target_ids) = self.in_one_row(sources), self.in_one_row(targets)
         layout = Layout(source, target)
         with unpadded(self.model, layout):
             found = self.model(
@@ -206,14 +171,14 @@ class Seq2SeqBackbone:
         if not self._relative:
             ids, mask = self.padded(rows)
             return encoder(input_ids=ids, attention_mask=mask), mask
-        stood, ids = self._in_one_row(rows)
+        stood, ids = self.in_one_row(rows)
         layout = Layout(stood, stood)
         with unpadded(self.model, layout):
             found = encoder(input_ids=ids, layout=layout)
         found.last_hidden_state = stood.padded(found.last_hidden_state[0])
         return found, stood.real.long()
 
-    def _in_one_row(self, rows: Sequence[Sequence[int]]) -> tuple[Rows, Tensor]:
+    def in_one_row(self, rows: Sequence[Sequence[int]]) -> tuple[Rows, Tensor]:
         """Where the tokens belong, and their (1, tokens) ids."""
         ids = torch.tensor([[token for row in rows for token in row]], device=self.device)
         return Rows.of([len(row) for row in rows], self.device), ids
@@ -258,6 +223,56 @@ class _Seq2SeqDecoder:
         self._cache.batch_select_indices(rows)
         self._encoded.last_hidden_state = self._encoded.last_hidden_state[rows]
         self._mask = self._mask[rows]
+
+
+class _TreeReader:
+    """Inputs as the encoder reads them, for a decoder with relative positions: all nodes stand in one row."""
+
+    def __init__(self, backbone: Seq2SeqBackbone, sources: Sequence[Sequence[int]]) -> None:
+        self._backbone = backbone
+        self._source, ids = backbone.in_one_row(sources)
+        layout = Layout(self._source, self._source)
+        with unpadded(backbone.model, layout):
+            self._encoded = backbone.model.get_encoder()(input_ids=ids, layout=layout)
+
+    def logits(self, forest: Forest) -> Tensor:
+        model = self._backbone.model
+        target, ids = self._backbone.in_one_row([tree.ids[: tree.n_inner] for tree in forest.trees])
+        layout = Layout(self._source, target, sees=forest.sees, depths=forest.depths)
+        asked = forest.asked[forest.real][None]
+        with unpadded(model, layout), _only(model.get_output_embeddings(), asked):
+            found = model(
+                encoder_outputs=self._encoded, decoder_input_ids=ids, use_cache=False, layout=layout
+            )
+        logits: Tensor = found.logits
+        return logits
+
+
+class _PathReader:
+    """The same for a decoder that counts positions from the start of a row: each path is a row of its own."""
+
+    def __init__(self, backbone: Seq2SeqBackbone, sources: Sequence[Sequence[int]]) -> None:
+        self._backbone = backbone
+        self._encoded, self._mask = backbone.encoded(sources)
+
+    def logits(self, forest: Forest) -> Tensor:
+        lines = [(row, tree.line(end)) for row, tree in enumerate(forest.trees) for end in tree.ends()]
+        owner = torch.tensor([row for row, _ in lines], device=self._backbone.device)
+        ids, _ = self._backbone.padded(
+            [[forest.trees[row].ids[node] for node in line] for row, line in lines]
+        )
+        hidden = (
+            self._backbone.model.get_decoder()(
+                input_ids=ids,
+                encoder_hidden_states=self._encoded.last_hidden_state[owner],
+                encoder_attention_mask=self._mask[owner],
+                use_cache=False,
+            )
+        ).last_hidden_state
+        whole = hidden.new_zeros((*forest.ids.shape, hidden.shape[-1]))
+        for number, (row, line) in enumerate(lines):
+            whole[row, line] = hidden[number, : len(line)]
+        return self._backbone.head(whole[forest.asked])
 
 
 @contextlib.contextmanager

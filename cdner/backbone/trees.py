@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from cdner.backbone.generation import batches
+from cdner.backbone.linear import LaidOut
 from cdner.types import Beginning
 
 ROOT = -1
@@ -21,7 +22,7 @@ _MAX_TOKENS = 512  # of one pass, padding with them; on a CPU more are slower, e
 _MAX_TOKENS_CUDA = 1 << 14
 
 
-class Encoder(Protocol):
+class Tokeniser(Protocol):
     """``cdner.backbone.vocabulary.encode_plain`` of one tokenizer, on text that is ``neutralised``."""
 
     def __call__(self, text: str) -> tuple[Sequence[int], Sequence[int]]:
@@ -31,13 +32,17 @@ class Encoder(Protocol):
 
 @dataclass(slots=True)
 class TokenTree:
-    """Tokens with their parents, each behind its parent: a start, and paths that go on from its end."""
+    """Tokens with their parents, each behind its parent: a start, and paths that go on from its end.
+
+    A model reads the first ``n_inner`` only: what would follow a path's last token matters to nobody.
+    """
 
     ids: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)  # ROOT for the first token
     depths: list[int] = field(default_factory=list)  # 0 for the first token
     paths: list[list[int]] = field(default_factory=list)  # the nodes of each, without the start
     n_start: int = 0
+    n_inner: int = 0  # the start, and nodes that are a parent
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @classmethod
@@ -47,14 +52,22 @@ class TokenTree:
         last = tree._add(start, ROOT)[-1]
         tree.n_start = len(tree.ids)
         tree.paths = [tree._add(path, last) for path in paths]
+        tree._put_leaves_last()
         return tree
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    def _put_leaves_last(self) -> None:
+        inner = sorted({*range(self.n_start), *self.parents} - {ROOT})
+        self.n_inner = len(inner)
+        order = inner + sorted(set(range(len(self.ids))) - set(inner))
+        place = {node: number for number, node in enumerate(order)} | {ROOT: ROOT}
+        self.ids = [self.ids[node] for node in order]
+        self.depths = [self.depths[node] for node in order]
+        self.parents = [place[self.parents[node]] for node in order]
+        self.paths = [[place[node] for node in path] for path in self.paths]
 
-    def leaves(self) -> list[int]:
-        """Nodes that are nobody's parent."""
-        return sorted(set(range(len(self.ids))) - set(self.parents))
+    def ends(self) -> list[int]:
+        """Inner nodes behind which there are no others of them."""
+        return sorted(set(range(self.n_inner)) - set(self.parents[: self.n_inner]))
 
     def line(self, node: int) -> list[int]:
         """The nodes from the first one to this one."""
@@ -79,7 +92,7 @@ class TokenTree:
 
 @dataclass(frozen=True, slots=True)
 class Forest:
-    """A batch of trees as tensors, right-padded. Padding sees itself and is seen by nothing."""
+    """The inner nodes of a batch of trees as tensors, right-padded. Padding sees itself and is seen by nothing."""
 
     trees: Sequence[TokenTree]
     ids: Tensor  # (rows, longest)
@@ -89,15 +102,15 @@ class Forest:
 
     @classmethod
     def of(cls, trees: Sequence[TokenTree], device: torch.device) -> Forest:
-        shape = len(trees), max(map(len, trees))
+        shape = len(trees), max(tree.n_inner for tree in trees)
         ids, depths = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
         real = torch.zeros(shape, dtype=torch.bool)
         sees = torch.eye(shape[1], dtype=torch.bool).repeat(shape[0], 1, 1)
         for row, tree in enumerate(trees):
-            n = len(tree)
-            ids[row, :n], depths[row, :n] = torch.tensor(tree.ids), torch.tensor(tree.depths)
+            n = tree.n_inner
+            ids[row, :n], depths[row, :n] = torch.tensor(tree.ids[:n]), torch.tensor(tree.depths[:n])
             real[row, :n] = True
-            for node, parent in enumerate(tree.parents):
+            for node, parent in enumerate(tree.parents[:n]):
                 if parent != ROOT:
                     sees[row, node] |= sees[row, parent]
         return cls(trees, *(tensor.to(device) for tensor in (ids, depths, sees, real)))
@@ -119,8 +132,8 @@ class Forest:
         normalisers = whole.logsumexp(-1)
         found = []
         for row, tree in enumerate(self.trees):
-            known = torch.zeros(len(tree), dtype=torch.float64)
-            if len(tree) > tree.n_start:
+            known = torch.zeros(len(tree.ids), dtype=torch.float64)
+            if len(tree.ids) > tree.n_start:
                 at = place[row, tree.parents[tree.n_start :]].to(logits.device)
                 said = (
                     whole[at, torch.tensor(tree.ids[tree.n_start :], device=logits.device)] - normalisers[at]
@@ -130,27 +143,67 @@ class Forest:
         return found
 
 
-def path_of(beginning: Beginning, encode: Encoder) -> tuple[int, ...]:
+class Reader(Protocol):
+    """A batch of inputs inside a model, read once."""
+
+    def logits(self, forest: Forest) -> Tensor:
+        """(n, vocabulary) of the asked nodes of the trees, a row each, behind the inputs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What stands before the trees of one input."""
+
+    last: int  # the token that a tree starts with
+    n_tokens: int  # that a pass reads before it
+
+
+def path_of(beginning: Beginning, encode: Tokeniser) -> tuple[int, ...]:
     """Ids of the tokens that end within the first characters; one that reaches beyond them is left out."""
     text, n_characters = beginning
     ids, last = encode(text)
     return tuple(token for token, end in zip(ids, last, strict=True) if end < n_characters)
 
 
-def scored(
-    trees: Sequence[TokenTree],
-    score: Callable[[Forest, Sequence[int]], Tensor],
-    costs: Sequence[int],
+def two_rounds(
+    inputs: Sequence[Input],
+    open_batch: Callable[[Sequence[int]], Reader],
+    first: Sequence[Sequence[Beginning]],
+    then: Callable[[int, Sequence[float]], Sequence[Beginning]],
+    *,
+    encode: Tokeniser,
     device: torch.device,
+    model: Any,
 ) -> Iterator[tuple[int, tuple[float, ...]]]:
-    """(index, log-probabilities of its paths) batch by batch.
-
-    ``score`` gives the (n, vocabulary) logits of a forest's asked nodes; it is told which trees the forest is of.
-    ``costs``: tokens that each tree makes a pass longer by.
-    """
+    """``cdner.types.TextScorer.log_probs`` over a family's readers."""
     most = _MAX_TOKENS_CUDA if device.type == "cuda" else _MAX_TOKENS
-    for batch in batches(costs, len(trees), most):
-        forest = Forest.of([trees[index] for index in batch], device)
-        with torch.inference_mode():
-            found = forest.log_probs(score(forest, batch))
+    laid_out = LaidOut(model, n_rows=len(inputs))
+    costs = [
+        one.n_tokens + sum(len(text) for text, _ in texts[:1])
+        for one, texts in zip(inputs, first, strict=True)
+    ]
+    for batch in batches(costs, len(inputs), most):
+        with torch.inference_mode(), laid_out:
+            reader = open_batch(batch)
+            starts = [inputs[index].last for index in batch]
+            found = _round(reader, starts, [first[index] for index in batch], encode=encode, device=device)
+            asked = [then(index, said) for index, said in zip(batch, found, strict=True)]
+            found = _round(reader, starts, asked, encode=encode, device=device)
         yield from zip(batch, found, strict=True)
+
+
+def _round(
+    reader: Reader,
+    starts: Sequence[int],
+    asked: Sequence[Sequence[Beginning]],
+    *,
+    encode: Tokeniser,
+    device: torch.device,
+) -> list[tuple[float, ...]]:
+    trees = [
+        TokenTree.of([start], [path_of(one, encode) for one in texts])
+        for start, texts in zip(starts, asked, strict=True)
+    ]
+    forest = Forest.of(trees, device)
+    return forest.log_probs(reader.logits(forest))
