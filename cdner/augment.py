@@ -33,12 +33,13 @@ def model_input(
         Segment(f" {sentence.text}", KEPT),
         Segment(".", KEPT),
     ]
-    return (*segments, *_reasoning(chain))
+    texts = reasoning_text(chain)
+    return (*segments, Segment(" Reasoning information:", KEPT), *texts) if texts else tuple(segments)
 
 
-def _reasoning(chain: ReasoningChain | None) -> list[Segment]:
-    if chain is None or not (chain.initial.strip() or chain.bidirectional.strip()):
-        return []
+def reasoning_text(chain: ReasoningChain | None) -> ModelInput:
+    """I_R alone, as a tagger reads it beside the sentence; nothing where the chain has no text."""
+    if chain is None:
+        return ()
     parts = [(chain.initial, INITIAL_PRIORITY), (chain.bidirectional, BIDIRECTIONAL_PRIORITY)]
-    texts = [Segment(f" {text.strip()}", priority) for text, priority in parts if text.strip()]
-    return [Segment(" Reasoning information:", KEPT), *texts]
+    return tuple(Segment(f" {text.strip()}", priority) for text, priority in parts if text.strip())

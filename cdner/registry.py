@@ -21,6 +21,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     "backbone": {
         "seq2seq": "cdner.backbone.seq2seq:FAMILY",
         "causal": "cdner.backbone.causal:FAMILY",
+        "tagger": "cdner.backbone.tagger:FAMILY",
     },
     "dimension": {
         "u_hie": "cdner.confusion.hierarchy:HierarchyDimension",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,7 @@ class CorpusReader(Protocol):
     def read(self, path: Path, *, domain: str, split: Split, strict: bool = False) -> Corpus: ...
 
 
-# --- backbone: text to text ------------------------------------------------------------------------------
+# --- backbone: text to text, or tags ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,25 @@ class TrainingExample:
 
 
 @dataclass(frozen=True, slots=True)
+class TaggingExample:
+    """A sentence whose entities a tagger learns, and the text that it reads beside the sentence."""
+
+    sentence: Sentence
+    text: ModelInput = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tagging:
+    """What a tagger finds in one sentence."""
+
+    entities: tuple[Entity, ...]
+    type_probabilities: tuple[Mapping[str, float], ...]  # as in ``Prediction``
+    n_orphans: int  # I- tags that continue no entity, read as B-
+    n_input_tokens: int
+    n_truncated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     text: str
     n_input_tokens: int
@@ -110,7 +129,7 @@ class Generation:
 class EpochLog:
     epoch: int  # 1-based
     step: int  # optimiser steps so far
-    train_loss: float  # mean per target token over the epoch
+    train_loss: float  # mean per target token (of a tagger: per word) over the epoch
     dev_loss: float | None
     dev_metric: float | None
     seconds: float
@@ -321,8 +340,38 @@ class TextScorer(Protocol):
         """
 
 
-class Backbone(TextGenerator, Protocol):
-    """A text-to-text model that can be trained; knows nothing of entities."""
+class Encoder(Protocol):
+    """What turns texts and mentions into vectors."""
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """(n, d): masked mean of the last hidden layer (eq. 6-7)."""
+
+    def embed_spans(
+        self, sentences: Sequence[Sentence], spans: Sequence[Sequence[tuple[int, int]]]
+    ) -> tuple[FloatArray, FloatArray]:
+        """(n_spans, d) and (n_sentences, d): masked means over each span's and over each sentence's tokens.
+
+        ``spans[i]`` are token spans ``[start, end)`` of sentence i; their rows follow each other in this order.
+        """
+
+
+class Backbone(TextGenerator, Encoder, Protocol):
+    """A text-to-text model that can be trained; knows nothing of entities."""
+
+
+@runtime_checkable
+class Tagger(Encoder, Protocol):
+    """A model that finds entities by giving each word a tag. It can name no mention that is not in the sentence."""
+
+    def tag(
+        self,
+        sentences: Sequence[Sentence],
+        texts: Sequence[ModelInput],
+        *,
+        types: Sequence[str],
+        batch_size: int,
+    ) -> Iterator[tuple[int, Tagging]]:
+        """Yields (index into sentences, what it finds), in any order. ``texts[i]`` is read beside sentence i.
+
+        ModelError where it was trained for other types, InputTooLongError for a sentence longer than its window.
+        """

@@ -48,6 +48,22 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_t5(tmp_path_factory.mktemp("tiny") / "t5")
 
 
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer BERT without a head, with token types."""
+    from fixtures.tiny_models import write_tiny_bert
+
+    return write_tiny_bert(tmp_path_factory.mktemp("tiny") / "bert")
+
+
+@pytest.fixture(scope="session")
+def tiny_mpnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer MPNet without a head, whose positions begin behind the padding's."""
+    from fixtures.tiny_models import write_tiny_mpnet
+
+    return write_tiny_mpnet(tmp_path_factory.mktemp("tiny") / "mpnet")
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI a skipped test is a failed run: what a skip hides is not tested."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from fixtures.tiny_models import write_tiny_llama, write_tiny_t5
+from fixtures.tiny_models import write_tiny_bert, write_tiny_llama, write_tiny_t5
 
 from cdner.backends.scripted import ScriptedBackend, written
 from cdner.cli import run_cli
@@ -97,6 +97,7 @@ def shared_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="cdner-tests-"))
     write_tiny_t5(folder / "t5")
     write_tiny_llama(folder / "llama", window=1024)
+    write_tiny_bert(folder / "bert")
     distribution = folder / "site" / "recorded-1.dist-info"
     distribution.mkdir(parents=True)
     (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: recorded\nVersion: 1\n")
@@ -114,7 +115,7 @@ def write_experiment(
     folder: Path, family: str = "seq2seq", *, name: str = "tiny", settings: Sequence[str] = SETTINGS
 ) -> Path:
     """An experiment file over samples of the demo corpora."""
-    model = shared_folder() / ("t5" if family == "seq2seq" else "llama")
+    model = shared_folder() / {"seq2seq": "t5", "causal": "llama", "tagger": "bert"}[family]
     training = 'learning_rate = 1e-3\nbatch_size = 4\nselect = "dev_loss"\nmax_input_tokens = 900\n'
     splits = ["dev", "test"] if family == "seq2seq" else ["test"]
     text = f"""

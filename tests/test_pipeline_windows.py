@@ -20,7 +20,6 @@ from store_examples import DOMAIN, import_corpus
 
 from cdner.backbone import open_backbone
 from cdner.backends.scripted import ScriptedBackend, written
-from cdner.codec import wire_for
 from cdner.config import BackboneChoice, Execution, Experiment, Reasoning
 from cdner.config import Prediction as PredictionSettings
 from cdner.errors import InputTooLongError
@@ -280,7 +279,6 @@ def test_a_sentence_beyond_the_window_is_a_counted_prediction_of_nothing(
             [endless],
             [None],
             types=DOMAIN.types,
-            wire=wire_for(backbone.vocabulary),
             context=context_of(store),
             settings=PredictionSettings(max_new_tokens=8),
         )

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cdner.backbone.attention import RAGGED, RaggedCache, register
+from cdner.backbone.embedding import Spans, mean, span_means, stacked
+from cdner.backbone.engines import check_training
 from cdner.backbone.generation import StopRule, outputs
 from cdner.backbone.inputs import SEPARATOR, Budget, EncodedInput, InputEncoder, causal_input
 from cdner.backbone.loading import LoadedModel, end_ids, load
@@ -21,13 +22,15 @@ from cdner.backbone.packing import EncodedExample, pack
 from cdner.backbone.trees import Forest, Input, TokenTree, two_rounds
 from cdner.backbone.unpadded import Rows
 from cdner.backbone.vocabulary import TokenizerVocabulary, neutralised, special_strings
-from cdner.config import BackboneChoice
+from cdner.backbone.words import WordEncoder
+from cdner.config import BackboneChoice, Training
 from cdner.types import (
     Beginning,
     FloatArray,
     Generation,
     Message,
     ModelInput,
+    Sentence,
     TokenConstraint,
     TrainingExample,
 )
@@ -46,9 +49,11 @@ class CausalBackbone:
         self.device = loaded.device
         self.dtype = loaded.dtype
         self.choice = loaded.choice
+        self.head = ""
         self.max_input_tokens = loaded.max_input_tokens
         self.window = int(self.model.config.max_position_embeddings)
         self._inputs = InputEncoder(self.tokenizer)
+        self._words = WordEncoder(self.tokenizer)
         self._vocabulary = TokenizerVocabulary(self.tokenizer)
         self._separator = self._inputs.encode_text(SEPARATOR)
 
@@ -132,15 +137,22 @@ class CausalBackbone:
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """(n, d) mean of the last hidden states over each text's tokens; one text at a time: no padding."""
-        found = []
-        with torch.inference_mode():
-            for text in texts:
-                ids = torch.tensor([self._inputs.encode_text(text)], device=self.device)
-                hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[0]
-                found.append(hidden.double().mean(0).cpu().numpy())
-        return np.stack(found) if found else np.zeros((0, self.model.config.hidden_size))
+        found = [mean(self._states(self._inputs.encode_text(text))) for text in texts]
+        return stacked(found, size=self.model.config.hidden_size)
+
+    def embed_spans(
+        self, sentences: Sequence[Sentence], spans: Sequence[Spans]
+    ) -> tuple[FloatArray, FloatArray]:
+        """As in ``cdner.types.Encoder``; one sentence at a time."""
+        words = [self._words.encode(sentence.tokens) for sentence in sentences]
+        hidden = (self._states(tokens.ids) for tokens in words)
+        return span_means(words, hidden, spans, size=self.model.config.hidden_size)
 
     # --- training -----------------------------------------------------------------------------------------
+
+    def prepare(self, types: Sequence[str], settings: Training) -> None:  # noqa: ARG002  types are in the texts
+        """Nothing to do. UsageError for settings of taggers."""
+        check_training(settings, family=self.choice.family)
 
     def encode_example(
         self, example: TrainingExample, *, max_input_tokens: int, max_target_tokens: int, index: int
@@ -175,6 +187,14 @@ class CausalBackbone:
         return torch.nn.functional.cross_entropy(logits.float(), layout.labels, reduction="sum")
 
     # --- inside -------------------------------------------------------------------------------------------
+
+    def _states(self, ids: Sequence[int]) -> Tensor:
+        """(tokens, d) last hidden states of one text."""
+        with torch.inference_mode():
+            found: Tensor = self.model.model(
+                input_ids=torch.tensor([ids], device=self.device), use_cache=False
+            ).last_hidden_state[0]
+        return found
 
     def _encode(self, source: ModelInput, max_new_tokens: int, index: int) -> EncodedInput:
         room = self.window - max_new_tokens

@@ -1,10 +1,14 @@
-"""What can run a trained checkpoint: torch itself, or CTranslate2 in one of its number formats. Imports neither."""
+"""What a family can do: which engine runs its checkpoints, and which settings of training are for it.
+
+Engines are torch itself, or CTranslate2 in one of its number formats. Imports neither.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
 
+from cdner.config import Training
 from cdner.errors import UsageError
 
 TORCH = "torch"
@@ -13,6 +17,7 @@ COMPUTE_TYPES: Mapping[str, str] = {
     "ct2-int8": "int8_float32",
 }  # engine -> CTranslate2's name
 CT2_FAMILIES = ("causal", "seq2seq")
+TEXT_FAMILIES = ("causal", "seq2seq")  # these write text; they have no head over tags
 
 
 def ct2_is_installed() -> bool:
@@ -23,16 +28,28 @@ def check_engine(engine: str, *, family: str, decoding: str) -> None:
     """UsageError, with the way out, where the engine cannot do what is asked on this machine."""
     if engine == TORCH:
         return
+    if family not in CT2_FAMILIES:
+        raise UsageError(
+            f"The engine '{engine}' runs {' and '.join(CT2_FAMILIES)} backbones, not '{family}'. Use --engine torch."
+        )
     if decoding != "free":
         raise UsageError(
             f"The engine '{engine}' decodes freely, not {decoding}. Give --decoding free, or --engine torch "
             "(--set evidence.decoding=..., evidence.engine=... for the predictions that MCQM counts)."
         )
-    if family not in CT2_FAMILIES:
-        raise UsageError(
-            f"The engine '{engine}' runs {' and '.join(CT2_FAMILIES)} backbones, not '{family}'. Use --engine torch."
-        )
     if not ct2_is_installed():
         raise UsageError(
             f"The engine '{engine}' needs CTranslate2: pip install 'cdner[ct2]'. Or use --engine torch."
         )
+
+
+def check_training(training: Training, *, family: str) -> None:
+    """UsageError where a family that writes text is given a setting of taggers: it would have no effect."""
+    if family not in TEXT_FAMILIES:
+        return
+    for name in ("head_rate", "freeze_embeddings", "dropout"):
+        if getattr(training, name) != Training.model_fields[name].default:
+            raise UsageError(
+                f"The setting {name} of training is for taggers; the backbone family is '{family}'. "
+                f"Leave {name} out, or use the family 'tagger'."
+            )

@@ -85,7 +85,7 @@ def _follow() -> int:
 # --- one training -------------------------------------------------------------------------------------------
 
 
-def announce(job: Job[Any]) -> None:
+def announce(job: Job) -> None:
     """The leader's training begins: the others open the same model and take part. Alone, nothing happens."""
     if distributed.processes().n == 1:
         return
@@ -95,6 +95,7 @@ def announce(job: Job[Any]) -> None:
         # Where the weights were really read: a checkpoint of ours, or what "embedded" stands for.
         "choice": {**job.backbone.choice.model_dump(), "model": job.backbone.model.name_or_path},
         "device": device.type,
+        "types": job.types,
         "settings": job.settings.model_dump(),
         "state_folder": str(job.state_folder.resolve()),
         "train": [asdict(example) for example in job.train],
@@ -110,6 +111,7 @@ def _take_part(message: bytes) -> None:
     device = distributed.own_device(sent["device"], None)
     backbone = open_backbone(BackboneChoice.model_validate(sent["choice"]), device=device)
     settings = Training.model_validate(sent["settings"])
+    backbone.prepare(sent["types"], settings)
     backbone.max_input_tokens = settings.max_input_tokens
     carry_out(
         Job(
@@ -118,11 +120,19 @@ def _take_part(message: bytes) -> None:
             _examples(sent["dev"]),
             settings=settings,
             state_folder=Path(sent["state_folder"]),
+            types=tuple(sent["types"]),
         )
     )
 
 
 def _examples(rows: Sequence[dict[str, Any]]) -> tuple[EncodedExample, ...]:
     return tuple(
-        EncodedExample(tuple(row["source"]), tuple(row["target"]), row["n_truncated"]) for row in rows
+        EncodedExample(
+            tuple(row["source"]),
+            tuple(row["target"]),
+            row["n_truncated"],
+            tuple(row["positions"]),
+            tuple(row["token_types"]),
+        )
+        for row in rows
     )

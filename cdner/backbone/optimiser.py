@@ -17,9 +17,14 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class MasterAdamW:
-    """Steps the trainable parameters of a model; vectors (norms, biases) are not decayed."""
+    """Steps the trainable parameters of a model; vectors (norms, biases) are not decayed.
 
-    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], settings: Training) -> None:
+    Those of the module ``head`` ("" = none) learn at ``settings.head_rate`` times the rate of the others.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, torch.nn.Parameter], settings: Training, *, head: str = ""
+    ) -> None:
         self._parameters = dict(parameters)
         self._clip_norm = settings.clip_norm
         self._learning_rate = settings.learning_rate
@@ -29,15 +34,18 @@ class MasterAdamW:
             else torch.nn.Parameter(parameter.detach().float())
             for name, parameter in self._parameters.items()
         }
-        groups = [
-            {
-                "params": [m for m in self.masters.values() if m.ndim > 1],
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": [m for m in self.masters.values() if m.ndim <= 1], "weight_decay": 0.0},
-        ]
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for name, master in sorted(self.masters.items(), key=lambda item: item[1].ndim <= 1):
+            decay = settings.weight_decay if master.ndim > 1 else 0.0
+            rate = settings.head_rate if head and name.startswith(f"{head}.") else 1.0
+            groups.setdefault((decay, rate), []).append(master)
         self._adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=settings.learning_rate, fused=True
+            [
+                {"params": found, "weight_decay": decay, "rate": rate}
+                for (decay, rate), found in groups.items()
+            ],
+            lr=settings.learning_rate,
+            fused=True,
         )
 
     def collect(self) -> None:
@@ -57,7 +65,7 @@ class MasterAdamW:
         self.collect()
         norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), self._clip_norm)
         for group in self._adamw.param_groups:
-            group["lr"] = self._learning_rate * factor
+            group["lr"] = self._learning_rate * group["rate"] * factor
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
         self._publish()

@@ -14,8 +14,11 @@ _BATCHES_PER_BUCKET = (
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
     source: tuple[int, ...]
-    target: tuple[int, ...]  # ends with the end token
+    target: tuple[int, ...]  # ends with the end token; of a tagger: the number of each word's tag
     n_truncated: int
+    # Of a tagger:
+    positions: tuple[int, ...] = ()  # where in ``source`` each tag is read
+    token_types: tuple[int, ...] = ()  # of each token in ``source``
 
     @property
     def n_tokens(self) -> int:

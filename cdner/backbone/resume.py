@@ -53,6 +53,8 @@ def fingerprint(
         digest.update(parameter.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
     for example in (*train, *dev):
         digest.update(repr((example.source, example.target)).encode())
+        if example.positions:
+            digest.update(repr((example.positions, example.token_types)).encode())
     return content_hash(
         [digest.hexdigest(), len(train), settings.identity(), torch.__version__.split("+")[0]]
     )

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from cdner.backbone.embedding import Spans, mean, span_means, stacked
+from cdner.backbone.engines import check_training
 from cdner.backbone.generation import StopRule, outputs
 from cdner.backbone.inputs import Budget, EncodedInput, InputEncoder, seq2seq_input, seq2seq_window
 from cdner.backbone.loading import LoadedModel, end_ids, load
@@ -21,8 +22,17 @@ from cdner.backbone.packing import EncodedExample, pack
 from cdner.backbone.trees import Forest, Input, two_rounds
 from cdner.backbone.unpadded import MODEL_TYPES, Layout, Rows, register, unpadded
 from cdner.backbone.vocabulary import TokenizerVocabulary
-from cdner.config import BackboneChoice
-from cdner.types import Beginning, FloatArray, Generation, ModelInput, TokenConstraint, TrainingExample
+from cdner.backbone.words import WordEncoder
+from cdner.config import BackboneChoice, Training
+from cdner.types import (
+    Beginning,
+    FloatArray,
+    Generation,
+    ModelInput,
+    Sentence,
+    TokenConstraint,
+    TrainingExample,
+)
 
 _MAX_BATCH_TOKENS = 1 << 15  # rows x (input + output)
 
@@ -38,10 +48,12 @@ class Seq2SeqBackbone:
         self.device = loaded.device
         self.dtype = loaded.dtype
         self.choice = loaded.choice
+        self.head = ""
         self.max_input_tokens = loaded.max_input_tokens
         self.window = seq2seq_window(self.model.config)
         self._relative = self.model.config.model_type in MODEL_TYPES
         self._inputs = InputEncoder(self.tokenizer)
+        self._words = WordEncoder(self.tokenizer)
         self._vocabulary = TokenizerVocabulary(self.tokenizer)
 
     @property
@@ -93,23 +105,29 @@ class Seq2SeqBackbone:
             model=self.model,
         )
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits as the whole model makes them of the decoder's output."""
-        logits: Tensor = self.model.get_output_embeddings()(hidden)
-        bias = getattr(self.model, "final_logits_bias", None)
-        return logits if bias is None else logits + bias[0]
-
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """(n, d) mean of the last encoder layer over each text's tokens, its end token left out."""
-        found = []
+        found = [mean(self._states(self._inputs.encode_text(text))) for text in texts]
+        return stacked(found, size=self.model.config.hidden_size)
+
+    def embed_spans(
+        self, sentences: Sequence[Sentence], spans: Sequence[Spans]
+    ) -> tuple[FloatArray, FloatArray]:
+        """As in ``cdner.types.Encoder``; one sentence at a time."""
+        words = [self._words.encode(sentence.tokens) for sentence in sentences]
+        hidden = (self._states(tokens.ids) for tokens in words)
+        return span_means(words, hidden, spans, size=self.model.config.hidden_size)
+
+    def _states(self, ids: Sequence[int]) -> Tensor:
+        """(tokens, d) of the last encoder layer for one text, without its end token; with it for an empty text."""
+        ended = torch.tensor([[*ids, self._vocabulary.end_id]], device=self.device)
         with torch.inference_mode():
-            for text in texts:
-                ids = [*self._inputs.encode_text(text), self._vocabulary.end_id]
-                hidden = self.model.get_encoder()(input_ids=torch.tensor([ids], device=self.device))
-                found.append(
-                    hidden.last_hidden_state[0, : max(1, len(ids) - 1)].double().mean(0).cpu().numpy()
-                )
-        return np.stack(found) if found else np.zeros((0, self.model.config.hidden_size))
+            found: Tensor = self.model.get_encoder()(input_ids=ended).last_hidden_state[0]
+        return found[: max(1, len(ids))]
+
+    def prepare(self, types: Sequence[str], settings: Training) -> None:  # noqa: ARG002  types are in the texts
+        """Nothing to do. UsageError for settings of taggers."""
+        check_training(settings, family=self.choice.family)
 
     def encode_example(
         self, example: TrainingExample, *, max_input_tokens: int, max_target_tokens: int, index: int
@@ -256,23 +274,31 @@ class _PathReader:
         self._encoded, self._mask = backbone.encoded(sources)
 
     def logits(self, forest: Forest) -> Tensor:
+        model, device = self._backbone.model, self._backbone.device
         lines = [(row, tree.line(end)) for row, tree in enumerate(forest.trees) for end in tree.ends()]
-        owner = torch.tensor([row for row, _ in lines], device=self._backbone.device)
+        owner = torch.tensor([row for row, _ in lines], device=device)
         ids, _ = self._backbone.padded(
             [[forest.trees[row].ids[node] for node in line] for row, line in lines]
         )
-        hidden = (
-            self._backbone.model.get_decoder()(
-                input_ids=ids,
-                encoder_hidden_states=self._encoded.last_hidden_state[owner],
-                encoder_attention_mask=self._mask[owner],
+        asked = forest.asked.cpu()
+        wanted = torch.zeros(ids.shape, dtype=torch.bool)
+        place: dict[tuple[int, int], None] = {}  # asked nodes in the order in which their logits come
+        for number, (row, line) in enumerate(lines):
+            for depth, node in enumerate(line):
+                if asked[row, node] and (row, node) not in place:
+                    place[row, node] = None
+                    wanted[number, depth] = True
+        with _only(model.get_output_embeddings(), wanted.to(device)):
+            found = model(
+                encoder_outputs=(self._encoded.last_hidden_state[owner],),
+                attention_mask=self._mask[owner],
+                decoder_input_ids=ids,
                 use_cache=False,
             )
-        ).last_hidden_state
-        whole = hidden.new_zeros((*forest.ids.shape, hidden.shape[-1]))
-        for number, (row, line) in enumerate(lines):
-            whole[row, line] = hidden[number, : len(line)]
-        return self._backbone.head(whole[forest.asked])
+        rank = {pair: number for number, pair in enumerate(place)}
+        order = [rank[row, node] for row, node in asked.nonzero().tolist()]
+        logits: Tensor = found.logits[torch.tensor(order, dtype=torch.long, device=device)]
+        return logits
 
 
 @contextlib.contextmanager

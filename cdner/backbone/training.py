@@ -1,7 +1,7 @@
 """One training loop for every backbone: AdamW, seeded batches, best-on-dev selection, exact resume.
 
 Randomness is a function of seed and epoch alone, so an epoch repeated after a kill repeats exactly. Knows
-tokens and losses; what a target means is the caller's.
+tokens and losses; what an example is and what its target means are the backbone's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from cdner.config import BackboneChoice, Training
 from cdner.errors import ModelError, UsageError
 from cdner.types import (
     Backbone,
+    Encoder,
     EpochLog,
     FitResult,
     Generation,
@@ -37,23 +38,34 @@ from cdner.types import (
     TrainingExample,
 )
 
+E_contra = TypeVar("E_contra", contravariant=True)  # an example before it is encoded
+Metric = Callable[[Any], float]  # of the backbone
 
-class TrainableBackbone(Backbone, Protocol):
-    """What ``fit`` needs of a backbone beyond ``cdner.types.Backbone``."""
+
+class Trainable(Encoder, Protocol[E_contra]):
+    """What ``fit`` needs of a backbone."""
 
     model: Any
     tokenizer: Any
     device: torch.device
     choice: BackboneChoice
     max_input_tokens: int | None
+    head: str  # module that learns at ``Training.head_rate`` times the rate of the others; "" = none
+
+    def prepare(self, types: Sequence[str], settings: Training) -> None:
+        """Called before the examples are encoded, in every process: what depends on types and settings."""
 
     def encode_example(
-        self, example: TrainingExample, *, max_input_tokens: int, max_target_tokens: int, index: int
+        self, example: E_contra, *, max_input_tokens: int, max_target_tokens: int, index: int
     ) -> EncodedExample: ...
 
     def microbatches(self, examples: Sequence[EncodedExample]) -> Iterator[list[EncodedExample]]: ...
 
     def loss_sum(self, examples: Sequence[EncodedExample]) -> Tensor: ...
+
+
+class TrainableBackbone(Trainable[TrainingExample], Backbone, Protocol):
+    """A text-to-text model that can be trained; it also stops at given texts."""
 
     def generate(
         self,
@@ -66,22 +78,19 @@ class TrainableBackbone(Backbone, Protocol):
     ) -> Iterator[tuple[int, Generation]]: ...
 
 
-B = TypeVar("B", bound=TrainableBackbone)
-Metric = Callable[[B], float]
-
-
 @dataclass(frozen=True, slots=True)
-class Job(Generic[B]):
+class Job:
     """One call of ``fit``, in each of the processes that share it; only the leader tells, measures and saves."""
 
-    backbone: B
+    backbone: Trainable[Any]
     train: tuple[EncodedExample, ...]
     dev: tuple[EncodedExample, ...]
     settings: Training
     state_folder: Path
     on_epoch: Callable[[EpochLog], None] = lambda _log: None
     progress: Progress | None = None
-    metric: Metric[B] | None = None
+    metric: Metric | None = None
+    types: tuple[str, ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -90,25 +99,28 @@ class Job(Generic[B]):
 
 
 def fit(
-    backbone: B,
-    train: Sequence[TrainingExample],
-    dev: Sequence[TrainingExample],
+    backbone: Trainable[E_contra],
+    train: Sequence[E_contra],
+    dev: Sequence[E_contra],
     *,
     settings: Training,
     output: Path,
+    types: Sequence[str] = (),
     on_epoch: Callable[[EpochLog], None] = lambda _log: None,
     progress: Progress | None = None,
-    metric: Metric[B] | None = None,
+    metric: Metric | None = None,
 ) -> FitResult:
     """Train ``backbone`` and write the selected weights to the folder ``output``, replacing what was there.
 
-    The backbone itself ends with the selected weights. ``metric`` (higher is better) is called after every
+    The backbone itself ends with the selected weights. ``types`` are the domain's (a tagger has a head over their
+    tags; models that write text do not need them). ``metric`` (higher is better) is called after every
     epoch and decides where ``settings.select`` is ``dev_metric``. A call that was killed goes on after its
     last finished epoch when repeated with the same arguments; ``on_epoch`` then sees the finished epochs again.
     UsageError for a selection that cannot be made, ModelError for an input that does not fit or a loss that is
     not finite. Epochs 0 writes the weights as they are.
     """
     _check(settings, train, dev, metric)
+    backbone.prepare(types, settings)
     job = Job(
         backbone,
         train=_encode(backbone, train, settings),
@@ -118,6 +130,7 @@ def fit(
         on_epoch=on_epoch,
         progress=progress,
         metric=metric,
+        types=tuple(types),
     )
     backbone.max_input_tokens = settings.max_input_tokens
     announce(job)
@@ -133,20 +146,20 @@ def fit(
     return FitResult(output, state.logs, state.best_epoch, read_card(output).weights_sha256)
 
 
-def carry_out(job: Job[B]) -> tuple[TrainingState, Adapters | None]:
+def carry_out(job: Job) -> tuple[TrainingState, Adapters | None]:
     """All epochs, from the saved state on where there is one; the same weights in every process afterwards."""
     device, settings = job.backbone.device, job.settings
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         identity = fingerprint(job.backbone, job.train, job.dev, settings)
-        adapters = attach(job.backbone.model, settings)
+        adapters = attach(job.backbone.model, settings, head=job.backbone.head)
         return _train(job, identity), adapters
 
 
-def _train(job: Job[B], identity: str) -> TrainingState:
+def _train(job: Job, identity: str) -> TrainingState:
     settings = job.settings
     trainable = {name: p for name, p in job.backbone.model.named_parameters() if p.requires_grad}
-    optimiser = MasterAdamW(trainable, settings)
+    optimiser = MasterAdamW(trainable, settings, head=job.backbone.head)
     state = load_state(job.state_folder, identity) or TrainingState(identity)
     distributed.agree(f"{identity} {len(state.logs)}")
     if state.last:
@@ -178,14 +191,14 @@ def _train(job: Job[B], identity: str) -> TrainingState:
     return state
 
 
-def _epoch(job: Job[B], optimiser: MasterAdamW, epoch: int) -> float:
+def _epoch(job: Job, optimiser: MasterAdamW, epoch: int) -> float:
     """One pass over the training examples; the mean loss per target token."""
     settings, n_steps = job.settings, job.steps_per_epoch
     torch.manual_seed(settings.seed * 100_003 + epoch + (distributed.processes().rank << 40))
     batches = epoch_batches(job.train, settings.batch_size, seed=settings.seed, epoch=epoch)
     per_step = settings.gradient_accumulation
     total, n_tokens = 0.0, 0
-    job.backbone.model.train()
+    job.backbone.model.train(settings.dropout)
     for rank in range(n_steps):
         group = [[job.train[index] for index in batch] for batch in batches[rank * per_step :][:per_step]]
         n_group = sum(len(example.target) for batch in group for example in batch)
@@ -203,7 +216,7 @@ def _epoch(job: Job[B], optimiser: MasterAdamW, epoch: int) -> float:
 
 
 def _accumulate(
-    backbone: TrainableBackbone,
+    backbone: Trainable[Any],
     group: Sequence[Sequence[EncodedExample]],
     optimiser: MasterAdamW,
     *,
@@ -220,7 +233,7 @@ def _accumulate(
     return total
 
 
-def _dev_loss(job: Job[B]) -> float | None:
+def _dev_loss(job: Job) -> float | None:
     """Mean loss per target token on dev, None without dev; leaves the model in evaluation mode."""
     job.backbone.model.eval()
     if not job.dev:
@@ -234,7 +247,7 @@ def _dev_loss(job: Job[B]) -> float | None:
     return distributed.total(total) / sum(len(example.target) for example in job.dev)
 
 
-def _save(backbone: TrainableBackbone, output: Path, *, settings: Training, best_epoch: int) -> None:
+def _save(backbone: Trainable[Any], output: Path, *, settings: Training, best_epoch: int) -> None:
     def fill(folder: Path) -> None:
         with quiet():
             backbone.model.save_pretrained(folder)
@@ -261,7 +274,7 @@ def _load_weights(model: Any, weights: dict[str, Tensor]) -> None:
 
 
 def _encode(
-    backbone: TrainableBackbone, examples: Sequence[TrainingExample], settings: Training
+    backbone: Trainable[E_contra], examples: Sequence[E_contra], settings: Training
 ) -> tuple[EncodedExample, ...]:
     return tuple(
         backbone.encode_example(
@@ -274,9 +287,7 @@ def _encode(
     )
 
 
-def _check(
-    settings: Training, train: Sequence[TrainingExample], dev: Sequence[TrainingExample], metric: object
-) -> None:
+def _check(settings: Training, train: Sequence[object], dev: Sequence[object], metric: object) -> None:
     if settings.epochs == 0:
         return
     if not train:

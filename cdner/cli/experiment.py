@@ -40,7 +40,7 @@ _FLAGS: dict[str, tuple[tuple[str, ...], type, str]] = {
     "--max-requests": (("execution.max_requests",), int, "LLM calls this command may make."),
     "--concurrency": (("execution.concurrency",), int, "LLM requests at once."),
     "--n-examples": (("reason.n_examples",), int, "In-context examples (0 to 10)."),
-    "--backbone": (("backbone.family",), str, "Backbone family: seq2seq or causal."),
+    "--backbone": (("backbone.family",), str, "Backbone family: seq2seq, causal or tagger."),
     "--backbone-model": (("backbone.model",), str, "Backbone: hub name, folder, or 'embedded'."),
     "--device": (("execution.device",), str, "auto, cpu, cuda, cuda:1 ..."),
     "--batch-size": (("execution.batch_size",), int, "Prediction batch size."),

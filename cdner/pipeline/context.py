@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cdner import prompts
 from cdner.backbone.identity import weights_identity
@@ -27,10 +27,10 @@ from cdner.store import corpora as stored_corpora
 from cdner.store.batches import BatchLedger
 from cdner.store.runs import RunSpec, run_spec
 from cdner.store.sentences import count_texts, load_head
-from cdner.types import Corpus, Domain, Progress, ReasoningBackend, Role, Split, TextGenerator
+from cdner.types import Corpus, Domain, Progress, ReasoningBackend, Role, Split, Tagger, TextGenerator
 
 if TYPE_CHECKING:
-    from cdner.backbone.training import TrainableBackbone
+    from cdner.backbone.training import Trainable
 
 IMPORT_VERSION = 1
 _CHECKSUM = re.compile("sha256:[0-9a-f]{64}")
@@ -47,7 +47,7 @@ class Context:
     _weights: dict[str, str] = field(default_factory=dict)  # model as named -> its identity
     _labels: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of domains without a types file
     _done: set[str] = field(default_factory=set)  # runs found done
-    _loaded: tuple[str, TextGenerator] | None = None  # (identity, model): one at a time, memory is small
+    _loaded: tuple[str, object] | None = None  # (identity, model): one at a time, memory is small
     _backends: dict[tuple[str, str], ReasoningBackend] = field(
         default_factory=dict
     )  # (backend, model) -> open
@@ -162,7 +162,7 @@ class Context:
             self._corpora[run_id] = stored_corpora.load_corpus(self.store, run_id)
         return self._corpora[run_id]
 
-    def backbone(self, choice: BackboneChoice, checkpoint: Path | None) -> TrainableBackbone:
+    def backbone(self, choice: BackboneChoice, checkpoint: Path | None) -> Trainable[Any]:
         """The model of a checkpoint (or the base model); the one loaded before is released first."""
         from cdner.backbone import open_backbone
 
@@ -171,22 +171,23 @@ class Context:
             content_hash([choice.identity(), str(checkpoint or "")]),
             lambda: open_backbone(choice, device=device, checkpoint=checkpoint),
         )
-        return cast("TrainableBackbone", opened)
+        return cast("Trainable[Any]", opened)
 
-    def predictor(self, prediction: Prediction, checkpoint: Path) -> TextGenerator:
+    def predictor(self, prediction: Prediction, checkpoint: Path) -> TextGenerator | Tagger:
         """The model of a checkpoint as the settings' engine runs it; likewise one at a time."""
         choice, engine = self.experiment.backbone, prediction.engine
         if engine == "torch":
-            return self.backbone(choice, checkpoint)
+            return predicting(self.backbone(choice, checkpoint))
         from cdner.backbone.ct2 import open_converted  # imports torch
 
         device = self.experiment.execution.device
-        return self._opened_once(
+        opened = self._opened_once(
             content_hash([engine, choice.family, str(checkpoint)]),
             lambda: open_converted(choice.family, checkpoint, engine=engine, device=device),
         )
+        return cast(TextGenerator, opened)
 
-    def _opened_once(self, identity: str, open_model: Callable[[], TextGenerator]) -> TextGenerator:
+    def _opened_once(self, identity: str, open_model: Callable[[], object]) -> object:
         if self._loaded is None or self._loaded[0] != identity:
             self.release()
             for backend in self._backends.values():
@@ -220,6 +221,11 @@ class Context:
                 "asking directly pays again ('cdner batches' lists them)"
             )
         return open_backend(llm, execution)
+
+
+def predicting(model: Trainable[Any]) -> TextGenerator | Tagger:
+    """The model as what predicts: every family is one or the other."""
+    return cast("TextGenerator | Tagger", model)
 
 
 def texts_identity(model: str) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from cdner.codec import wire_for
 from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Reasoning, Setting
 from cdner.errors import BackendError, InputError, UsageError
 from cdner.pipeline.asking import complete, to_send
@@ -242,7 +241,6 @@ def find_entities(
         [sentence],
         [chain],
         types=tuple(_settings(model)["types"]),
-        wire=wire_for(backbone.vocabulary),
         context=context,
         settings=settings,
         keep=lambda _, __, generation: generations.append(generation),

@@ -6,33 +6,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from cdner.augment import model_input
-from cdner.codec import Grammar, Wire, decode, encode_entities, wire_for
 from cdner.config import Prediction as PredictionSettings
 from cdner.corpora.sampling import chosen_positions
 from cdner.errors import InputTooLongError
 from cdner.evaluate import score
 from cdner.hashing import Json
 from cdner.pipeline.chunks import Chunk
-from cdner.pipeline.context import Context
+from cdner.pipeline.context import Context, predicting
 from cdner.pipeline.plan import Step
+from cdner.pipeline.text_or_tags import Way, way_of
 from cdner.pipeline.windows import PREDICTED, windows
 from cdner.store import descriptions as stored_descriptions
 from cdner.store import models as stored_models
 from cdner.store import predictions as stored_predictions
 from cdner.store import reasoning as stored_reasoning
 from cdner.store.sentences import load_sentences
-from cdner.types import (
-    Backbone,
-    Generation,
-    ModelInput,
-    Prediction,
-    ReasoningChain,
-    Sentence,
-    TextGenerator,
-    TokenConstraint,
-    TrainingExample,
-)
+from cdner.types import Generation, Prediction, ReasoningChain, Sentence, Tagger, TextGenerator
 
 TOO_LONG = "too_long"  # malformed: the sentence is longer than the model's window, nothing was generated
 
@@ -46,18 +35,16 @@ def train(step: Step, context: Context) -> None:
     base = _checkpoint(step, context, "base")
     context.release()
     backbone = context.backbone(context.experiment.backbone, base)
-    wire = wire_for(backbone.vocabulary)
     types = tuple(settings["types"])
     train_sentences, train_chains = _sentences(step, context, "train", settings["n_train"])
     dev_sentences, dev_chains = _sentences(step, context, "dev", settings["n_dev"])
 
-    def metric(model: Backbone) -> float:
+    def metric(model: TextGenerator | Tagger) -> float:
         predicted = predict_all(
             model,
             dev_sentences,
             dev_chains,
             types=types,
-            wire=wire,
             context=context,
             settings=context.experiment.predict,
             skip_too_long=True,
@@ -67,11 +54,18 @@ def train(step: Step, context: Context) -> None:
 
     _remember_sample(step, context)
     context.progress.start(f"{step.label} on {len(train_sentences)} sentences")
+    way = way_of(
+        predicting(backbone),
+        types,
+        settings=context.experiment.predict,
+        batch_size=context.experiment.execution.batch_size,
+    )
     result = fit(
         backbone,
-        _examples(train_sentences, train_chains, types=types, wire=wire),
-        _examples(dev_sentences, dev_chains, types=types, wire=wire) if training.select != "last" else [],
+        way.examples(train_sentences, train_chains),
+        way.examples(dev_sentences, dev_chains) if training.select != "last" else [],
         settings=training,
+        types=types,
         output=context.checkpoint_path(step.spec.run_id),
         on_epoch=lambda log: stored_models.save_epoch(context.store, step.spec.run_id, log),
         progress=context.progress,
@@ -105,7 +99,9 @@ def predict(step: Step, context: Context) -> None:
             _predict_window(step, context, backbone, pending)
 
 
-def _predict_window(step: Step, context: Context, backbone: TextGenerator, positions: Sequence[int]) -> None:
+def _predict_window(
+    step: Step, context: Context, backbone: TextGenerator | Tagger, positions: Sequence[int]
+) -> None:
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus_run = context.input_run(step, "corpus")
     sentences = load_sentences(context.store, corpus_run, positions)
@@ -126,7 +122,6 @@ def _predict_window(step: Step, context: Context, backbone: TextGenerator, posit
         sentences,
         [chains.get(position) for position in positions],
         types=tuple(settings["types"]),
-        wire=wire_for(backbone.vocabulary),  # anew: it remembers every word that it has spelled
         context=context,
         settings=PredictionSettings.model_validate(settings["predict"]),
         keep=keep,
@@ -182,53 +177,27 @@ def _sentences(
     return [corpus.sentences[p] for p in positions], [chains.get(p) for p in positions]
 
 
-def _examples(
-    sentences: Sequence[Sentence],
-    chains: Sequence[ReasoningChain | None],
-    *,
-    types: tuple[str, ...],
-    wire: Wire,
-) -> list[TrainingExample]:
-    return [
-        TrainingExample(
-            model_input(types, sentence, chain=chain, wire=wire),
-            wire.to_wire(encode_entities(sentence, types)),
-        )
-        for sentence, chain in zip(sentences, chains, strict=True)
-    ]
-
-
 def predict_all(
-    backbone: TextGenerator,
+    model: TextGenerator | Tagger,
     sentences: Sequence[Sentence],
     chains: Sequence[ReasoningChain | None],
     *,
     types: tuple[str, ...],
-    wire: Wire,
     context: Context,
     settings: PredictionSettings,
     keep: Callable[[int, Prediction, Generation], None] | None = None,
     skip_too_long: bool = False,
 ) -> dict[int, Prediction]:
-    """Generate and decode; index into ``sentences`` -> prediction. ``keep`` sees each as it finishes.
+    """Index into ``sentences`` -> prediction. ``keep`` sees each as it finishes.
 
     A sentence longer than the model's window is never cut: InputTooLongError, or with ``skip_too_long`` a prediction
     of nothing that is counted as malformed (``TOO_LONG``).
     """
-    inputs = [
-        model_input(types, sentence, chain=chain, wire=wire)
-        for sentence, chain in zip(sentences, chains, strict=True)
-    ]
-    constraints = None
-    if settings.decoding == "grounded":
-        grammar = Grammar(backbone.vocabulary, wire, types)
-        constraints = [grammar.constraint(sentence) for sentence in sentences]
+    way = way_of(model, types, settings=settings, batch_size=context.experiment.execution.batch_size)
     predicted: dict[int, Prediction] = {}
-    outcomes = _generations(backbone, inputs, constraints, settings=settings, context=context)
-    for index, outcome in outcomes:
-        if isinstance(outcome, Generation):
-            generation = outcome
-            prediction = decode(generation.text, sentence=sentences[index], types=types, wire=wire)
+    for index, outcome in _outcomes(way, sentences, chains):
+        if not isinstance(outcome, InputTooLongError):
+            prediction, generation = outcome
         elif skip_too_long:
             generation = Generation("", outcome.n_tokens, outcome.n_tokens, 0, "length")
             prediction = Prediction("", (), {TOO_LONG: 1})
@@ -241,36 +210,20 @@ def predict_all(
     return predicted
 
 
-def _generations(
-    backbone: TextGenerator,
-    inputs: Sequence[ModelInput],
-    constraints: Sequence[TokenConstraint] | None,
-    *,
-    settings: PredictionSettings,
-    context: Context,
-    first: int = 0,
-) -> Iterator[tuple[int, Generation | InputTooLongError]]:
-    """What is generated, or why nothing is: one input that is too long stops a call, halving finds it.
+def _outcomes(
+    way: Way, sentences: Sequence[Sentence], chains: Sequence[ReasoningChain | None], *, first: int = 0
+) -> Iterator[tuple[int, tuple[Prediction, Generation] | InputTooLongError]]:
+    """What is predicted, or why nothing is: one input that is too long stops a call, halving finds it.
 
-    ``first``: index of the first input.
+    ``first``: index of the first sentence.
     """
     try:
-        outputs = backbone.generate(
-            inputs,
-            max_new_tokens=settings.max_new_tokens,
-            batch_size=context.experiment.execution.batch_size,
-            constraints=constraints,
-        )
-        for index, generation in outputs:
-            yield first + index, generation
+        for index, prediction, generation in way.predict(sentences, chains):
+            yield first + index, (prediction, generation)
     except InputTooLongError as error:
-        if len(inputs) == 1:
+        if len(sentences) == 1:
             yield first, error
             return
-        middle = len(inputs) // 2
+        middle = len(sentences) // 2
         for half in (slice(middle), slice(middle, None)):
-            kept = constraints[half] if constraints else None
-            start = first + (half.start or 0)
-            yield from _generations(
-                backbone, inputs[half], kept, settings=settings, context=context, first=start
-            )
+            yield from _outcomes(way, sentences[half], chains[half], first=first + (half.start or 0))

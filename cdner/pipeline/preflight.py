@@ -11,9 +11,9 @@ from typing import Any, cast
 
 from cdner import prompts
 from cdner.backbone.embedded import embedded_path
-from cdner.backbone.engines import check_engine
+from cdner.backbone.engines import check_engine, check_training
 from cdner.backbone.identity import EMBEDDED
-from cdner.config import Prediction
+from cdner.config import Prediction, Training
 from cdner.confusion.descriptions import gloss, read_descriptions
 from cdner.errors import CdnerError, ModelError, UsageError, unknown_name
 from cdner.pipeline import pending
@@ -58,6 +58,12 @@ def _check_backbone(step: Step, context: Context) -> None:  # noqa: ARG001  ever
         from cdner.backbone.precision import choose_device
 
         choose_device(device)
+
+
+def _check_training(step: Step, context: Context) -> None:
+    _check_backbone(step, context)
+    settings = cast(Mapping[str, Any], step.spec.settings)["training"]
+    check_training(Training.model_validate(settings), family=context.experiment.backbone.family)
 
 
 def _check_prediction(step: Step, context: Context) -> None:
@@ -114,7 +120,8 @@ def _check_llm(step: Step, context: Context) -> None:
 
 
 _CHECKS: Mapping[str, Callable[[Step, Context], None]] = {
-    **dict.fromkeys(("train", "embed"), _check_backbone),
+    "train": _check_training,
+    "embed": _check_backbone,
     "predict": _check_prediction,
     "describe": _check_describing,
     "reason": _check_reasoning,

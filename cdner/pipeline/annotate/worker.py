@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdner.codec import wire_for
 from cdner.errors import InputError
 from cdner.pipeline.annotate.answers import Reasoner
 from cdner.pipeline.annotate.method import Method
@@ -75,7 +74,6 @@ class Annotator:
             sentences,
             chains,
             types=method.types,
-            wire=wire_for(backbone.vocabulary),
             context=self._context,
             settings=method.experiment.predict,
             keep=lambda *_: None,
