@@ -120,7 +120,6 @@ class CausalBackbone:
             then,
             encode=self._inputs.encode_located,
             device=self.device,
-            model=self.model,
         )
 
     def render_chat(self, messages: Sequence[Message]) -> str:

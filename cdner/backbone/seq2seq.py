@@ -102,7 +102,6 @@ class Seq2SeqBackbone:
             then,
             encode=self._inputs.encode_located,
             device=self.device,
-            model=self.model,
         )
 
     def embed(self, texts: Sequence[str]) -> FloatArray:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from cdner.backbone.generation import batches
-from cdner.backbone.linear import LaidOut
 from cdner.types import Beginning
 
 ROOT = -1
@@ -174,17 +173,15 @@ def two_rounds(
     *,
     encode: Tokeniser,
     device: torch.device,
-    model: Any,
 ) -> Iterator[tuple[int, tuple[float, ...]]]:
     """``cdner.types.TextScorer.log_probs`` over a family's readers."""
     most = _MAX_TOKENS_CUDA if device.type == "cuda" else _MAX_TOKENS
-    laid_out = LaidOut(model, n_rows=len(inputs))
     costs = [
         one.n_tokens + sum(len(text) for text, _ in texts[:1])
         for one, texts in zip(inputs, first, strict=True)
     ]
     for batch in batches(costs, len(inputs), most):
-        with torch.inference_mode(), laid_out:
+        with torch.inference_mode():
             reader = open_batch(batch)
             starts = [inputs[index].last for index in batch]
             found = _round(reader, starts, [first[index] for index in batch], encode=encode, device=device)

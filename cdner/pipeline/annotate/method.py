@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from cdner.backbone.engines import check_engine
 from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Reasoning, Setting
 from cdner.errors import InputError, UsageError
 from cdner.hashing import Json
@@ -102,6 +103,13 @@ def load_method(
             asking = _asking(reasoning, context)
     elif llm:
         raise UsageError(f"Run {run_id} needs no reasoning text, so no LLM: leave --backend and --model off.")
+    predict = cast(Prediction, settings["predict"])
+    check_engine(
+        predict.engine,
+        family=settings["backbone"].family,
+        decoding=predict.decoding,
+        confidence=predict.confidence,
+    )
     checkpoint = _checkpoint(store, trained)
     return Method(
         model_run=trained.run_id,
