@@ -1,11 +1,15 @@
 """How sure a model that writes text is of each type of a mention: which texts to compare, and what follows from them.
 
 The score of type t for mention m is log p of ``{"t": ["m`` after the input alone, normalised over the domain's types.
-Of what was measured (README of the experiments) it is the best judge: the same behind the entries that the model wrote
-before, or the whole answer with the mention moved to t, are dominated by where in the declared order t stands.
+Measured on 119 gold mentions that SmolLM2-135M found in CrossNER ai dev (100 training sentences after 400 of CoNLL):
+log loss of the gold type 1.71, after temperature scaling 1.29. Behind the entries that the model wrote before the
+mention's place 3.10 and 1.69: there the model repeats itself, in agreement with its own answer in 88 % instead of 64 %.
+The whole answer with the mention moved to t: 4.65 and 1.64. The type's name alone: 2.47 and 1.91. The mention behind
+the name alone: 3.06 and 2.29.
 
-Most types need no such score: the first round asks for the types' names alone, the second for the mention under the
-types that the first leaves. Knows no model.
+Scoring all types costs more than predicting. So the first round asks for the types' names alone, the second for the
+mention under the types that hold ``KEPT_MASS`` of the first and under the predicted type (4 of 14): 1.84 and 1.22 on
+the same mentions. The others are estimated. Knows no model.
 """
 
 from __future__ import annotations
@@ -69,8 +73,8 @@ class TypeScores:
     def distributions(self, scores: Sequence[float]) -> tuple[Mapping[str, float], ...]:
         """One for each entity, from the log-probabilities of ``second``: every type -> probability, sum 1.
 
-        A type without a score gets the log-probability of its name, plus that of the mention under the one of the
-        scored types that it is least probable under: an estimate.
+        A type without a score gets the log-probability of its name plus the mean of the mention's behind the scored
+        types' names: an estimate, better than the least or the largest of them.
         """
         known: list[dict[str, float]] = [{} for _ in self._predicted]
         for (number, name), score in zip(self._asked, scores, strict=True):
@@ -83,8 +87,8 @@ class TypeScores:
         counts.n_scored += len(self._asked)
 
     def _distribution(self, scores: Mapping[str, float]) -> Mapping[str, float]:
-        least = min(score - self._names[name] for name, score in scores.items())
-        whole = {name: scores.get(name, self._names[name] + least) for name in self._types}
+        mean = math.fsum(score - self._names[name] for name, score in scores.items()) / len(scores)
+        whole = {name: scores.get(name, self._names[name] + mean) for name in self._types}
         largest = max(whole.values())
         weights = {name: math.exp(score - largest) for name, score in whole.items()}
         total = math.fsum(weights.values())
