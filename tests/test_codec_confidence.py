@@ -21,7 +21,7 @@ from cdner.types import Entity, Generation, ModelInput, Sentence
 
 TYPES = ("person", "personage", "per", "place", "club")  # names that begin alike
 SENTENCES = (
-    Sentence(tuple(["Mira", "Olsen", "left", "Mira", "Olsen", "and", "Port", "Vanter"])),
+    Sentence(("Mira", "Olsen", "left", "Mira", "Olsen", "and", "Port", "Vanter")),
     Sentence(("no", "entity")),
     Sentence(("The", '"Lantern"', "Łódź", "<b>", "Society")),
     Sentence(("x",)),
