@@ -56,10 +56,10 @@ def _log_probability(figure: object) -> float | None:
 
 
 def scores_text(scores: ChoiceScores) -> str:
-    """As a completion's text: canonical JSON."""
+    """As a completion's text: canonical JSON, each figure to four decimals: more is noise of the number format."""
     return canonical_json(
         {
-            "log_probs": list(scores.log_probs),
+            "log_probs": [value if value is None else round(value, 4) + 0.0 for value in scores.log_probs],
             "origin": scores.origin,
             **({"n_invalid": scores.n_invalid} if scores.n_invalid else {}),
         }

@@ -42,6 +42,14 @@ REASONING_OF: Mapping[Setting, Setting] = {
 }
 # setting -> the setting whose entities are judged and whose types are fused with the verdicts
 FUSED_OF: Mapping[Setting, Setting] = {"fused": "without_all", "full_fused": "full"}
+PREDICTION_STEPS = ("predict", "extract", "fuse")  # kinds of steps whose output is a setting's predictions
+
+
+def prediction_step(setting: str) -> str:
+    """The kind of step that makes a setting's predictions."""
+    return "extract" if setting == "llm_only" else "fuse" if setting in FUSED_OF else "predict"
+
+
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -72,7 +80,7 @@ class Corpora(Settings):
 
 class BackboneChoice(Settings):
     family: str = "seq2seq"
-    model: str = "google/flan-t5-base"  # hub name, folder, or "embedded" (SmolLM2-135M-Instruct)
+    model: str = "google/flan-t5-base"  # hub name, folder, or a name that `cdner models` lists
     revision: str = ""  # hub revision; "" = the hub's default
     dtype: Literal["auto", "bfloat16", "float32"] = (
         "auto"  # auto = bf16 where the processor has it; never fp16
@@ -189,8 +197,15 @@ class Judging(Settings):
     sentence_weight: NonNegativeFloat = 0.5  # cosine of mentions + this times the cosine of sentences
     words_around: PositiveInt = 20  # of the sentence, before and after the mention
     words_around_neighbour: PositiveInt = 12
+    share: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # of the mentions are asked about: those least sure on dev's scale
+    )
     answer: Literal["name", "letter"] = "name"  # letter: for servers that give few log-probabilities
     seed: NonNegativeInt = 0
+
+    def identity(self) -> Json:
+        """What decides about the questions; the LLM and the encoder stand beside it, by their weights."""
+        return cast(Json, self.model_dump(mode="json", exclude={"backend", "model", "encoder", "seed"}))
 
 
 class Fusion(Settings):

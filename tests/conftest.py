@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tiny_shelf import TinyShelf
 
 # A loaded machine is no failure: no example has a time limit.
 settings.register_profile("cdner", deadline=None)
@@ -46,6 +51,17 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fixtures.tiny_models import write_tiny_t5
 
     return write_tiny_t5(tmp_path_factory.mktemp("tiny") / "t5")
+
+
+@pytest.fixture
+def tiny_shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyShelf]:
+    """Tiny models to fetch in place of the real ones, with a cache and a package index of their own."""
+    from tiny_shelf import TinyShelf
+
+    from cdner.backbone import shelf
+
+    yield TinyShelf(tmp_path / "tiny_shelf", monkeypatch)
+    shelf.shelf.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -25,6 +26,7 @@ from typing import Any
 from fixtures.tiny_models import write_tiny_bert, write_tiny_llama, write_tiny_t5
 
 from cdner.backends.scripted import ScriptedBackend, written
+from cdner.choices import ChoiceScores, scores_text
 from cdner.cli import run_cli
 from cdner.config import Execution, Llm
 from cdner.hashing import content_hash
@@ -56,7 +58,7 @@ def open_backend(llm: Llm, execution: Execution) -> ScriptedBackend:
 
 
 def _answer(request: ReasoningRequest) -> Completion | Gap:
-    asked = request.messages[-1].content
+    asked = next(message.content for message in reversed(request.messages) if message.role == "user")
     time.sleep(float(os.environ.get(DELAY, "0")))
     with Path(os.environ[CALLS]).open("a", encoding="utf-8") as log:
         log.write(content_hash([message.content for message in request.messages]) + "\n")
@@ -67,6 +69,8 @@ def _answer(request: ReasoningRequest) -> Completion | Gap:
     if gaps and any(word in asked for word in gaps.split("|")):
         return Gap("the server was busy")
     mark = content_hash(asked)[:6]
+    if request.sampling.choices:
+        return written(scores_text(ChoiceScores(_figures(request), "logits")))
     if request.schema is None:
         return written(f"A thing that is described as number {mark}.")
     keys = json.loads(request.schema)["properties"]
@@ -75,6 +79,13 @@ def _answer(request: ReasoningRequest) -> Completion | Gap:
         for word in text.split(" "):
             request.on_text(f"{word} ")
     return written(text)
+
+
+def _figures(request: ReasoningRequest) -> tuple[float, ...]:
+    """A log-probability for each choice, by the words of the question and of the choice."""
+    digits = [content_hash([request.messages[-2].content, choice])[:4] for choice in request.sampling.choices]
+    weights = [1 + int(digit, 16) for digit in digits]
+    return tuple(math.log(weight / sum(weights)) for weight in weights)
 
 
 def calls() -> list[str]:

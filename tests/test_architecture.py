@@ -52,7 +52,7 @@ def test_imports_point_down():
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_files_are_short_and_say_why_they_exist(path):
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 300
+    assert len(text.splitlines()) <= 600
     assert (ast.get_docstring(ast.parse(text)) or "").strip().endswith(
         (".", ":", "!", "```", ")")
     ) or text == ""

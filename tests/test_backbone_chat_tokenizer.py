@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cdner.backbone.chat_tokenizer import ChatTokenizer, model_location, open_chat_tokenizer
-from cdner.backbone.embedded import embedded_path
+from cdner.backbone.chat_tokenizer import ChatTokenizer, open_chat_tokenizer
+from cdner.backbone.shelf import model_folder, model_location
 from cdner.errors import ModelError
 from cdner.types import Message
 
@@ -43,7 +43,7 @@ def test_no_text_can_end_its_turn(smollm2: ChatTokenizer) -> None:
 
 
 def test_location_of_the_embedded_model_is_its_folder() -> None:
-    assert model_location("embedded") == str(embedded_path())
+    assert model_location("embedded") == str(model_folder("embedded"))
     assert model_location("org/name") == "org/name"
 
 

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,13 @@ def test_a_line_separator_in_an_answer_ends_no_row(api: BatchApi, store: Store) 
 def test_equal_requests_are_one_line_and_each_gets_the_answer(api: BatchApi, store: Store) -> None:
     outcomes = complete(api, store, [ask("same"), ask("other"), ask("same")])
     assert outcomes[0] == outcomes[2] and len(api.paid) == 2
+
+
+def test_probabilities_of_choices_are_refused_before_anything_is_sent(api: BatchApi, store: Store) -> None:
+    judged = replace(ask("b"), sampling=Sampling(1, choices=(" a", " b")))
+    with pytest.raises(BackendError, match="Leave out --batch"):
+        complete(api, store, [ask("a"), judged])
+    assert not api.batches
 
 
 def test_no_requests_need_no_server(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

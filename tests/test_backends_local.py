@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from fixtures.tiny_models import write_tiny_llama
+from tiny_shelf import TinyShelf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cdner.backbone import open_backbone
+from cdner.backbone.shelf import find
 from cdner.backends import open_backend
 from cdner.backends.local import LocalBackend
 from cdner.config import BackboneChoice, Execution, Llm
@@ -202,6 +205,16 @@ def test_embedded_model_that_is_not_here_says_how_to_get_it(
     monkeypatch.setenv("CDNER_CACHE", str(tmp_path))
     with pytest.raises(BackendError, match="cdner models fetch embedded"):
         open_backend(Llm(backend="local", model="embedded", structured=False, retries=0), Execution())
+
+
+def test_a_model_of_the_shelf_answers_as_its_folder_does(tiny_shelf: TinyShelf, folder: Path) -> None:
+    shutil.copytree(folder, tiny_shelf.models / "tiny-llm")
+    llm = Llm(backend="local", model="tiny", structured=False, retries=0)
+    named = open_backend(llm, Execution(device="cpu"))
+    assert named.model == find("tiny").identity
+    choice = BackboneChoice(family="causal", model=str(folder))
+    plain = LocalBackend(lambda: open_backbone(choice, device="cpu"), model="m", batch_size=8)
+    assert answers(named, [ask("one")]) == answers(plain, [ask("one")])
 
 
 def test_a_single_answer_is_heard_as_it_is_written(folder: Path) -> None:

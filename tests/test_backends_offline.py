@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from cdner.backends import open_backend
 from cdner.backends.scripted import ScriptedBackend, written
+from cdner.choices import read_scores
 from cdner.config import Execution, Llm
 from cdner.errors import InputError, UsageError
 from cdner.store.reasoning import request_id
@@ -72,6 +74,31 @@ def test_script_file_answers_by_the_first_matching_line(tmp_path: Path) -> None:
     outcomes = dict(backend.complete([ask("see Io ."), ask("I see ."), ask("nothing .")]))
     assert outcomes[0] == written("a moon") and outcomes[1] == written("a letter")
     assert isinstance(outcomes[2], Gap)
+
+
+CHOICES = (" person", " place", " club")
+
+
+def with_choices(text: str) -> ReasoningRequest:
+    messages = (Message("user", text), Message("assistant", "Type:"))
+    return ReasoningRequest(messages, Sampling(max_tokens=1, choices=CHOICES))
+
+
+def test_script_file_names_the_favourite_of_a_request_with_choices(tmp_path: Path) -> None:
+    path = tmp_path / "script.jsonl"
+    path.write_text('{"match": "Oslo", "text": "place"}\n{"match": "Club", "text": "no name of a choice"}')
+    backend = open_backend(Llm(backend="scripted", model=str(path)), Execution())
+    asked = [with_choices(text) for text in ("in Oslo", "Harbour Club", "Mira", "Lantern Club")]
+    first, second = (dict(backend.complete(asked)) for _ in range(2))
+    assert first == second and isinstance(first[2], Gap)
+    found = {}
+    for index in (0, 1, 3):
+        outcome = first[index]
+        assert isinstance(outcome, Completion) and outcome.finish_reason == "stop"
+        found[index] = [math.exp(x or 0.0) for x in read_scores(outcome.text, n_choices=3).log_probs]
+        assert sum(found[index]) == pytest.approx(1.0)
+    assert found[0][1] == pytest.approx(0.9)
+    assert found[1] != found[3] and max(*found[1], *found[3]) < 1.0
 
 
 @pytest.mark.parametrize(

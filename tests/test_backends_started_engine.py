@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny_shelf import TinyShelf
 from vllm_servers import StubEnvironment
 
+from cdner.backbone.shelf import find
 from cdner.backends import open_backend
 from cdner.config import Execution, Llm
 from cdner.errors import BackendError
@@ -55,6 +59,18 @@ def test_the_first_request_starts_a_server_with_our_options(
     assert arguments[arguments.index("--model") + 1] == str(tiny_llama)
     assert texts(backend.complete(asks(6))) == EXPECTED
     assert len(cpu_stub.events("argv")) == 1
+
+
+def test_a_model_of_the_shelf_is_started_from_its_folder_under_its_name(
+    cpu_stub: StubEnvironment, tiny_shelf: TinyShelf, tiny_llama: Path
+) -> None:
+    folder = shutil.copytree(tiny_llama, tiny_shelf.models / "tiny-llm")
+    with contextlib.closing(opened(cpu_stub, Path("tiny-llm"))) as backend:
+        assert backend.model == find("tiny").identity
+        assert texts(backend.complete(asks(1))) == {0: "text 0"}
+    (arguments,) = cpu_stub.events("argv")
+    assert arguments[arguments.index("--model") + 1] == str(folder)
+    assert arguments[arguments.index("--served-model-name") + 1] == "tiny-llm"
 
 
 def test_usage_says_what_was_cached(backend: ReasoningBackend) -> None:

@@ -11,11 +11,15 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cdner.backbone import open_backbone
 from cdner.backends import open_backend
-from cdner.config import Execution, Llm
+from cdner.backends.local import LocalBackend
+from cdner.choices import ChoiceScores, read_scores
+from cdner.config import BackboneChoice, Execution, Llm
 from cdner.types import Completion, Message, ReasoningBackend, ReasoningRequest, Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +35,8 @@ SCHEMA = json.dumps(
     }
 )
 PLACES = ("Oslo", "Lagos", "Lima", "Perth", "Quito", "Riga", "Turin", "Split")
+# Two begin alike; what SmolLM2 would say first is among them.
+CHOICES = (" city", " person", " country", " place name", " place of work", " location")
 pytestmark = [pytest.mark.slow]
 
 
@@ -92,6 +98,34 @@ def test_answers_keep_to_the_schema_and_its_lengths(backend: ReasoningBackend) -
         read = json.loads(answer.text)
         assert list(read) == ["why", "because"]
         assert all(0 < len(text) <= LONGEST for text in read.values())
+
+
+def judge(place: str) -> ReasoningRequest:
+    user = f"Mira Olsen left {place} on Monday .\nEntity: {place}"
+    messages = (Message("system", FIXED), Message("user", user), Message("assistant", "Type:"))
+    return ReasoningRequest(messages, Sampling(max_tokens=1, choices=CHOICES))
+
+
+def all_scores(answered: dict[int, Completion]) -> list[ChoiceScores]:
+    return [read_scores(answered[n].text, n_choices=len(CHOICES)) for n in sorted(answered)]
+
+
+def test_probabilities_of_choices_are_those_of_the_local_backend(backend: ReasoningBackend) -> None:
+    requests = [judge(place) for place in PLACES[:4]]
+
+    def opened() -> Any:
+        return open_backbone(BackboneChoice(family="causal", model="embedded", dtype="float32"), device="cpu")
+
+    exact = all_scores(answers(LocalBackend(opened, model="m", batch_size=4).complete(requests)))
+    served = all_scores(answers(backend.complete(requests)))
+    n_compared = 0
+    for ours, theirs in zip(exact, served, strict=True):
+        assert (ours.origin, theirs.origin, theirs.n_invalid) == ("logits", "top_logprobs", 0)
+        for one, other in zip(ours.log_probs, theirs.log_probs, strict=True):
+            if other is not None:  # else it was not among the most probable
+                assert other == pytest.approx(one, abs=0.01)
+                n_compared += 1
+    assert n_compared >= 2 * len(requests)
 
 
 def test_a_server_killed_at_work_is_started_again_and_nothing_is_lost(

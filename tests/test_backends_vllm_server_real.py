@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 from vllm_servers import descendants, is_alive, wait_until
 
-from cdner.backbone.embedded import fetch_embedded
+from cdner.backbone.shelf import model_location
 from cdner.backends.vllm_server import RunningServer, running_server
 from cdner.backends.vllm_server.endpoints import Endpoints
 
@@ -58,7 +58,7 @@ class Serving:
 def serving() -> Iterator[Serving]:
     """A server in development mode, so that the endpoints of sleep are there; on a CPU they free nothing."""
     assert PYTHON.is_file(), "the real tests need .venv-vllm: run scripts/setup-vllm"
-    model = fetch_embedded()
+    model = Path(model_location("embedded"))
     with tempfile.TemporaryDirectory(prefix="t") as folder, pytest.MonkeyPatch.context() as patch:
         scratch, said, cache = Path(folder) / "s", Path(folder) / "said", Path(folder) / "cache"
         scratch.mkdir()
@@ -119,4 +119,4 @@ def test_all_its_processes_and_files_end_with_a_killed_serve(serving: Serving) -
     serving.process.wait()
     wait_until(lambda: not any(map(is_alive, family)), seconds=15)
     wait_until(lambda: list(serving.scratch.iterdir()) == [], seconds=5)
-    assert running_server(str(fetch_embedded())) is None
+    assert running_server(model_location("embedded")) is None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from cli_stores import Shell, StudyStore, start_cdner, study_store
 
+from cdner.backbone.shelf import find, shelf
 from cdner.store import Store
 
 
@@ -216,13 +218,53 @@ def test_backends_lists_each_with_its_implementation(cdner):
 def test_models_says_what_is_here_and_what_is_not(cdner, tmp_path, monkeypatch):
     monkeypatch.setenv("CDNER_CACHE", str(tmp_path))
     rows = {row["name"]: row for row in json.loads(cdner("models", "--json").out)}
-    assert set(rows) == {"embedded", "wordnet"}
-    assert rows["embedded"]["where"] == "not fetched"
+    assert set(rows) == {*(model.called for model in shelf()), "wordnet"}
+    assert {row["where"] for name, row in rows.items() if name != "wordnet"} == {"not fetched"}
+    assert rows["all-mpnet-base-v2"] | {"where": ""} == {
+        "name": "all-mpnet-base-v2",
+        "what": "all-mpnet-base-v2",
+        "purpose": "tagger",
+        "parameters": 109_486_464,
+        "licence": "Apache-2.0",
+        "download_bytes": 404_534_822,
+        "disk_bytes": 438_700_000,
+        "memory_bytes": find("all-mpnet-base-v2").memory_bytes,
+        "sources": "index, hub",
+        "where": "",
+    }
     folder = tmp_path / "models" / "smollm2-135m-instruct"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"")
     rows = {row["name"]: row for row in json.loads(cdner("models", "--json").out)}
     assert Path(rows["embedded"]["where"]) == folder
+    shown = cdner("models").out
+    assert "1.54B" in shown and "3.57 GB" in shown and "93 MB" in shown
+
+
+def test_models_fetch_states_the_disk_and_brings_each_name(cdner, tiny_shelf):
+    done = cdner("models", "fetch", "tiny-encoder", "tiny-zip", "tiny")
+    assert done.code == 0
+    assert done.out.splitlines() == [
+        f"tiny-encoder: {tiny_shelf.models / 'tiny-encoder'}",
+        f"tiny-zip: {tiny_shelf.models / 'tiny-zip'}",
+        f"tiny: {tiny_shelf.models / 'tiny-llm'}",
+    ]
+    assert f"of disk in {tiny_shelf.models.parent} (" in done.err.splitlines()[0]
+    assert cdner("models", "fetch", "tiny-llm").err == ""
+
+
+def test_models_fetch_without_room_is_one_line_and_fetches_nothing(cdner, tmp_path, monkeypatch, tiny_shelf):
+    free = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    done = cdner("models", "fetch", "tiny-encoder")
+    assert done.code == 1
+    assert done.err.startswith("Error: Not enough room: ") and done.err.count("\n") == 1
+    assert not tiny_shelf.models.exists() and not tiny_shelf.downloads.exists()
+
+
+def test_models_fetch_from_a_hub_is_asked_for(cdner, tiny_shelf):
+    done = cdner("models", "fetch", "tiny-zip", "--from", "hub")
+    assert (done.code, "The hub has no copy of 'tiny-zip'" in done.err) == (1, True)
 
 
 def test_models_fetch_names_what_it_can_fetch(cdner):

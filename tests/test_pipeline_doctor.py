@@ -17,6 +17,7 @@ from cli_stores import study_store
 from store_examples import start_python, start_run
 
 from cdner import registry
+from cdner.backbone.shelf import CARD
 from cdner.config import Execution
 from cdner.pipeline.doctor import Examined, Finding, access, machine, models, readiness, stored
 from cdner.store import Store
@@ -70,6 +71,31 @@ def test_too_little_memory_or_disk_is_said_and_a_folder_that_cannot_be_one(tmp_p
     (tmp_path / "file").touch()
     assert machine.disk("disk", tmp_path / "file" / "cache").state == "problem"
     assert not later.exists()
+
+
+def test_more_processes_than_cores_are_said_and_as_many_as_cores_are_fine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    busy = machine.load(5.04, 2)
+    assert (busy.state, busy.found) == (
+        "warning",
+        "training here would be slowed: 5.0 processes want 2 cores",
+    )
+    assert "OMP_NUM_THREADS=1" in busy.fix
+    assert (machine.load(2.0, 2).state, machine.load(0.0, 1).found) == ("ok", "0.0 on 1 cores")
+    n_cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "getloadavg", lambda: (n_cores + 1.0, 0.0, 0.0))
+    assert f"{n_cores + 1}.0 processes want {n_cores} cores" in machine.load().found
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 99.0, 99.0))
+    assert machine.load().state == "ok", "the last minute counts"
+
+
+def test_a_system_that_tells_no_load_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> tuple[float, float, float]:
+        raise OSError
+
+    monkeypatch.setattr(os, "getloadavg", unknown)
+    assert machine.load(n_cores=4).found == "unknown; 4 cores"
 
 
 @pytest.mark.parametrize(
@@ -210,23 +236,33 @@ def test_a_server_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
 # --- models, WordNet, vLLM -------------------------------------------------------------------------------
 
 
-def test_the_embedded_model_is_missed_and_a_broken_one_noticed(
+def test_the_expected_model_is_missed_and_a_broken_one_of_the_shelf_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_llama: Path
 ) -> None:
     monkeypatch.setenv("CDNER_CACHE", str(tmp_path))
-    assert (models.embedded().state, models.embedded().fix) == ("warning", "cdner models fetch embedded")
+    (missed,) = models.shelf_models()
+    assert (missed.subject, missed.state, missed.fix) == (
+        "embedded model",
+        "warning",
+        "cdner models fetch embedded",
+    )
     folder = tmp_path / "models" / "smollm2-135m-instruct"
-    shutil.copytree(tiny_llama, folder)
-    assert models.embedded().state == "ok"
+    other = tmp_path / "models" / "qwen2.5-coder-0.5b"
+    for one in (folder, other):
+        shutil.copytree(tiny_llama, one)
+    assert [(found.subject, found.state) for found in models.shelf_models()] == [
+        ("embedded model", "ok"),
+        ("qwen2.5-coder-0.5b model", "ok"),
+    ]
+    (other / CARD).write_text('{"sha256": "0"}')
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert models.embedded().state == "problem"
-    assert "weights cannot be read" in models.embedded().found
+    cut, foreign = models.shelf_models()
+    assert cut.state == "problem" and "weights cannot be read" in cut.found
+    assert foreign.state == "problem"
+    assert "holds other weights than qwen2.5-coder-0.5b@1d9614638d18" in foreign.found
     (folder / "tokenizer.json").unlink()
-    assert (models.embedded().state, models.embedded().found) == (
-        "problem",
-        f"{folder} has no tokenizer.json",
-    )
+    assert next(models.shelf_models()).found == f"{folder} has no tokenizer.json"
 
 
 def interpreter(folder: Path, *distributions: str, vllm: str | None) -> Path:

@@ -30,7 +30,6 @@ from pipeline_experiments import (
 from store_examples import counted_openings
 
 from cdner import prompts
-from cdner.backbone.embedded import GGUF_SHA256
 from cdner.cli.progress import StderrProgress
 from cdner.config import REASONING_SETTINGS, Experiment, Llm
 from cdner.evaluate import score
@@ -98,8 +97,10 @@ def test_every_step_is_done_once_and_labelled(family: str) -> None:
     n_steps = len(sql(store, "SELECT label FROM experiment_run"))
     assert states == [(n_steps, n_steps, n_steps)]
     assert cdner(store, "store", "verify").code == 0
+    # These models do not say how sure they are, so there is nothing to judge; see test_pipeline_verdicts.
+    of_verdicts = {"type_probability", "judged_mention", "shown_mention", "fusion_weight"}
     for table, rows in dump(store).items():
-        assert rows, f"{table} is empty"
+        assert bool(rows) != (table in of_verdicts), table
 
 
 @pytest.mark.slow
@@ -189,7 +190,7 @@ def test_the_table_ends_with_the_pairs_confused_before_and_after(
     with Store(store).transaction() as connection:
         connection.execute("DELETE FROM predicted_entity WHERE run_id IN (?, ?)", [before, after])
         connection.execute(
-            "INSERT INTO predicted_entity VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO predicted_entity VALUES (?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
             [before, position, start, end, wrong_type, mention],
         )
     monkeypatch.setenv("COLUMNS", "120")
@@ -406,4 +407,4 @@ def test_the_local_backend_is_called_what_its_requests_say(tmp_path: Path) -> No
     llm = Llm(backend="local", model=model, structured=False, retries=0)
     context = open_context(tmp_path / "s.duckdb", Experiment(name="e"), progress=StderrProgress(quiet=True))
     assert context.llm(llm).model == context.model("llm", model)
-    assert context.model("llm", "embedded") == f"embedded@{GGUF_SHA256[:12]}"
+    assert context.model("llm", "embedded") == "embedded@b179c9523d0e"

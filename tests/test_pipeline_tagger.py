@@ -193,7 +193,7 @@ def test_annotate_and_explain_and_export_take_a_tagger(finished: Path, tmp_path:
     wanted = [[(e.start, e.end, e.type) for e in p.entities] for p in predictions.values()]
     assert found == wanted and any(wanted)
     ran = cdner(
-        store, "explain", "--sentence", "Mira Olsen left Port Vanter.", "--run", "tiny:full", "--json"
+        store, "explain", "--sentence", "Mira Olsen left Port Vanter.", "--run", "tiny:full/test", "--json"
     )
     assert ran.code == 0, ran.err
     ran = cdner(store, "export", "tiny:full/test", tmp_path / "x.conll", "--to", "conll")

@@ -1,8 +1,8 @@
 """Models: load, train, embed, and generate (text to text) or tag. Knows nothing of prompts.
 
 Importing this package imports no torch: a family's module and its libraries load when a backbone is opened.
-Training is ``cdner.backbone.training.fit`` (import it where it is used: it needs torch), the embedded model
-comes from ``cdner.backbone.embedded.fetch_embedded``.
+Training is ``cdner.backbone.training.fit`` (import it where it is used: it needs torch), the models
+that can be fetched by name are in ``cdner.backbone.shelf``.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cdner.backbone import next_tokens
 from cdner.backbone.attention import RAGGED, RaggedCache, register
+from cdner.backbone.continuations import ContinuationEncoder, Continuations
 from cdner.backbone.embedding import Spans, mean, span_means, stacked
 from cdner.backbone.engines import check_training
 from cdner.backbone.generation import StopRule, outputs
@@ -37,6 +39,8 @@ from cdner.types import (
 
 MIN_SHARED_PREFIX = 16  # tokens; below this sharing costs more than it saves
 _MAX_BATCH_TOKENS = 1 << 16  # rows x (own input + output): 3 GB of keys and values for SmolLM2 in bf16
+# Tokens of one pass of ``next_token_log_probs``: on a CPU more are no faster, and what has not finished a kill loses.
+_PASS_TOKENS = {"cpu": 2048, "cuda": 16384}
 
 
 class CausalBackbone:
@@ -44,6 +48,7 @@ class CausalBackbone:
 
     def __init__(self, loaded: LoadedModel) -> None:
         register()
+        next_tokens.register()
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
         self.device = loaded.device
@@ -56,6 +61,7 @@ class CausalBackbone:
         self._words = WordEncoder(self.tokenizer)
         self._vocabulary = TokenizerVocabulary(self.tokenizer)
         self._separator = self._inputs.encode_text(SEPARATOR)
+        self._continuations = ContinuationEncoder(self.tokenizer)
 
     @property
     def vocabulary(self) -> TokenizerVocabulary:
@@ -99,6 +105,8 @@ class CausalBackbone:
             constraints=constraints,
         )
 
+    # --- probabilities ------------------------------------------------------------------------------------
+
     def log_probs(
         self,
         inputs: Sequence[ModelInput],
@@ -122,17 +130,48 @@ class CausalBackbone:
             device=self.device,
         )
 
-    def render_chat(self, messages: Sequence[Message]) -> str:
+    def continuations(self, rendered: str, texts: Sequence[str]) -> Continuations:
+        """The tokens of each text as the next one behind a rendered chat."""
+        return self._continuations.encode(rendered, texts)
+
+    def next_token_log_probs(
+        self, prompts: Sequence[Sequence[int]], asked: Sequence[next_tokens.Asked]
+    ) -> Iterator[tuple[int, next_tokens.Found]]:
+        """Yields (index into prompts, path -> token id -> natural logarithm of its probability), pass by pass.
+
+        ``asked``: for each prompt, which paths of tokens behind it (``()``: the prompt itself), and behind each path
+        the ids of the tokens whose probability is wanted. A prompt with its longest path must fit into ``window``.
+        The longest common token prefix of all prompts is computed once per call, so give all prompts at once.
+        """
+        prefix = common_prefix([tuple(prompt) for prompt in prompts])
+        questions = [
+            next_tokens.Question(tuple(prompt[len(prefix) :]), paths)
+            for prompt, paths in zip(prompts, asked, strict=True)
+        ]
+        with torch.inference_mode():
+            shared = self._prefill(prefix) if prefix else []
+        for batch in _passes([question.n_tokens for question in questions], _PASS_TOKENS[self.device.type]):
+            found = next_tokens.answers(self.model, [questions[index] for index in batch], shared)
+            yield from zip(batch, found, strict=True)
+
+    def render_chat(self, messages: Sequence[Message], *, continued: bool = False) -> str:
         """The chat template with the generation prompt: ``Segment(text, special=True)`` for ``generate``.
 
         Special-token strings inside message contents are broken up first, so that no text from a corpus can
-        end a turn or open another. A tokenizer without template gets plain role headings.
+        end a turn or open another. A tokenizer without template gets plain role headings. ``continued``: a last
+        message of the assistant is left open at its end, and no generation prompt follows.
         """
         specials = special_strings(self.tokenizer)
         turns = [{"role": turn.role, "content": neutralised(turn.content, specials)} for turn in messages]
+        is_open = continued and bool(turns) and turns[-1]["role"] == "assistant"
         if not self.tokenizer.chat_template:
-            return "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns) + "assistant:"
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            headed = "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns)
+            return headed[:-1] if is_open else f"{headed}assistant:"
+        return str(
+            self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=not is_open, continue_final_message=is_open
+            )
+        )
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """(n, d) mean of the last hidden states over each text's tokens; one text at a time: no padding."""
@@ -330,6 +369,20 @@ class _Layout:
         self.mask = None if len(examples) == 1 else (same & (order[None, :] <= order[:, None]))[None, None]
         self.predicting = torch.tensor(predicting, device=device)
         self.labels = torch.tensor(labels, device=device)
+
+
+def _passes(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Consecutive indices whose lengths sum to at most ``max_tokens``; a longer one stands alone."""
+    group: list[int] = []
+    total = 0
+    for index, length in enumerate(lengths):
+        if group and total + length > max_tokens:
+            yield group
+            group, total = [], 0
+        group.append(index)
+        total += length
+    if group:
+        yield group
 
 
 def common_prefix(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdner.backbone.embedded import embedded_path
-from cdner.backbone.identity import EMBEDDED
+from cdner.backbone.shelf import model_location
 from cdner.backbone.vocabulary import neutralised, special_strings
 from cdner.errors import ModelError
 from cdner.types import Message
@@ -64,17 +63,8 @@ class ChatTokenizer:
         return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def model_location(model: str) -> str:
-    """Folder of the embedded model, or the folder or hub name itself. ModelError before the embedded was fetched."""
-    if model != EMBEDDED:
-        return model
-    if (folder := embedded_path()) is None:
-        raise ModelError("The embedded model is not here yet. Run: cdner models fetch embedded")
-    return str(folder)
-
-
 def open_chat_tokenizer(model: str) -> ChatTokenizer:
-    """``model``: "embedded", a folder, or a hub name. ModelError: which model, why, what to do."""
+    """``model``: a model of the shelf, a folder, or a hub name. ModelError: which model, why, what to do."""
     from transformers import AutoConfig, AutoTokenizer
 
     location = model_location(model)
@@ -86,7 +76,7 @@ def open_chat_tokenizer(model: str) -> ChatTokenizer:
         where = "folder" if Path(location).is_dir() else "model"
         raise ModelError(
             f"Cannot read the tokenizer of the {where} '{model}': {reason} "
-            "Give a folder with a model, a hub name, or 'embedded'."
+            "Give a folder with a model, a hub name, or a name that 'cdner models' lists."
         ) from error
     window = getattr(config.get_text_config(), "max_position_embeddings", None)
     return ChatTokenizer(tokenizer, int(window) if window else None)

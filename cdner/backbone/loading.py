@@ -1,4 +1,4 @@
-"""Opens a model and its tokenizer: from the hub, a folder, a checkpoint of ours, or the embedded one.
+"""Opens a model and its tokenizer: from the hub, a folder, a checkpoint of ours, or the shelf.
 
 Safetensors only, no code from model repositories, ever. Knows nothing of training and generation.
 """
@@ -17,12 +17,11 @@ from typing import Any
 import torch
 
 from cdner.backbone.checkpoint import read_card
-from cdner.backbone.embedded import embedded_path
 from cdner.backbone.precision import choose_device, choose_dtype
+from cdner.backbone.shelf import model_location
 from cdner.config import BackboneChoice
 from cdner.errors import ModelError
 
-EMBEDDED = "embedded"
 SAFE_WEIGHTS_INDEX = "model.safetensors.index.json"
 
 
@@ -56,7 +55,7 @@ def load(choice: BackboneChoice, auto_class: Any, *, device: str, checkpoint: Pa
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"Cannot load model '{folder}' as {choice.family}: {reason} "
-            "Give a folder with safetensors weights, a hub name, or 'embedded'."
+            "Give a folder with safetensors weights, a hub name, or a name that 'cdner models' lists."
         ) from error
     trained = read_card(checkpoint).settings.max_input_tokens if checkpoint else None
     return LoadedModel(
@@ -93,11 +92,7 @@ def _location(choice: BackboneChoice, checkpoint: Path | None) -> str:
         if not checkpoint.is_dir():
             raise ModelError(f"No checkpoint at {checkpoint}. Train it first.")
         return str(checkpoint)
-    if choice.model == EMBEDDED:
-        if (folder := embedded_path()) is None:
-            raise ModelError("The embedded model is not here yet. Run: cdner models fetch embedded")
-        return str(folder)
-    return choice.model
+    return model_location(choice.model)
 
 
 @contextlib.contextmanager

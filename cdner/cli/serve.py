@@ -22,7 +22,7 @@ _WATCH_SECONDS = 3600.0
 
 
 @click.command("serve")
-@click.option("--model", required=True, help="Hub name, folder, or 'embedded'.")
+@click.option("--model", required=True, help="Hub name, folder, or a name that 'cdner models' lists.")
 @click.option(
     "--max-model-len",
     type=click.IntRange(min=1),
@@ -56,7 +56,7 @@ def _prepare(
     model: str, execution: Execution, max_model_len: int | None
 ) -> tuple[VllmServer, str, tuple[str, ...]]:
     """The server, what it loads, and vLLM's options: all that can fail before anything is started."""
-    from cdner.backbone.chat_tokenizer import model_location
+    from cdner.backbone.shelf import model_location
     from cdner.backends.engine_arguments import engine_arguments, length_given
     from cdner.backends.vllm_server import VllmServer, find_vllm, place
     from cdner.backends.vllm_server.model_size import model_size

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import click
 
@@ -14,7 +14,7 @@ from cdner.cli.experiment import compose_experiment, experiment_option, experime
 from cdner.cli.output import format_options, print_rows
 from cdner.cli.progress import StderrProgress
 from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plans
-from cdner.config import REASONING_SETTINGS, Setting
+from cdner.config import FUSED_OF, REASONING_SETTINGS, Setting, prediction_step
 from cdner.errors import UsageError
 
 RUN_COLUMNS = ("step", "run_id", "state", "seconds")
@@ -61,18 +61,20 @@ def _run_verb(
 
 def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
     kind = name
-    choices = get_args(Setting) if name != "reason" else REASONING_SETTINGS
+    choices = {"reason": REASONING_SETTINGS, "judge": tuple(FUSED_OF)}.get(name, get_args(Setting))
+    usual = "fused" if name == "judge" else "full"
 
     @click.pass_context
     def run(ctx: click.Context, /, output_format: str | None, **options: Any) -> None:
-        chosen: str = options.get("setting") or "full"
+        chosen: str = options.get("setting") or usual
         splits: tuple[str, ...] = options.get("split") or ()
 
         def select(labels: Sequence[str]) -> list[str]:
-            kinds = ("predict", "extract") if kind == "predict" else (kind,)  # the LLM alone predicts, too
-            mine = [label for label in labels if label.partition(":")[0] in kinds]
+            step = prediction_step(chosen) if kind == "predict" else kind
+            mine = [label for label in labels if label.partition(":")[0] == step]
             if setting:
-                mine = [label for label in mine if label.partition(":")[2].partition("/")[0] == chosen]
+                named = FUSED_OF.get(cast(Setting, chosen), chosen) if kind == "judge" else chosen
+                mine = [label for label in mine if label.partition(":")[2].partition("/")[0] == named]
             return [label for label in mine if not splits or label.rpartition("/")[2] in splits]
 
         _run_verb(ctx, select, options=options, settings=(chosen,), output_format=output_format)
@@ -94,19 +96,21 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
             help="Ask no LLM: take the texts of this JSON Lines file.  [reason.backend = file, reason.model]",
         )(command)
     if setting:
-        command = _setting_option(choices)(command)
+        command = _setting_option(choices, default=usual)(command)
     command = click.option("--dry-run", is_flag=True, help=DRY_RUN_HELP)(command)
     command = click.option("--force", is_flag=True, help="Do it again and replace the outputs.")(command)
     return click.command(name, help=text)(command)
 
 
-def _setting_option(choices: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _setting_option(
+    choices: Sequence[str], *, default: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The choices stand in the help's prose: together they are wider than a line."""
     return click.option(
         "--setting",
         type=click.Choice(choices),
         metavar="SETTING",
-        default="full",
+        default=default,
         show_default=True,
         help=f"One of {', '.join(choices)}.",
     )
@@ -135,6 +139,12 @@ COMMANDS: dict[str, click.Command] = {
     "reason": _verb(
         "reason",
         "Let an LLM write a two-stage reasoning text for every target sentence (PBRC).",
+        setting=True,
+        split=True,
+    ),
+    "judge": _verb(
+        "judge",
+        "Ask an LLM how probable each type is for every mention that a setting predicts (verdicts).",
         setting=True,
         split=True,
     ),

@@ -1,10 +1,10 @@
 """What belongs into a bundle, and how one gets into a store: all an LLM wrote, so that no LLM is needed again.
 
-In: runs with their settings and inputs, labels, templates, requests, completions, descriptions, reasoning texts, and
-of each corpus its label set, size and checksum. Not in: predictions, scores and weights (another machine makes them
-again), attempts and batches (they say who ran what where), sentences and annotations unless asked for. Completions,
-descriptions and reasoning texts are an LLM's own words and may quote words of the sentence they are about. A prompt's
-fixed part is packed as it is, in-context examples included.
+In: runs with their settings and inputs, labels, templates, requests, completions, descriptions, reasoning texts,
+verdicts, and of each corpus its label set, size and checksum. Not in: predictions, scores and weights (another machine
+makes them again), attempts and batches (they say who ran what where), sentences, annotations and questions about
+mentions unless asked for. Completions, descriptions and reasoning texts are an LLM's own words and may quote words of
+the sentence they are about. A prompt's fixed part is packed as it is, in-context examples included.
 """
 
 from __future__ import annotations
@@ -21,8 +21,13 @@ from cdner.hashing import canonical_json
 from cdner.store import Store, runs
 from cdner.store.bundle_archive import Manifest, part_name, read_archive, write_archive
 from cdner.store.bundle_checks import Checked, check
-from cdner.store.bundle_texts import demand_sentences, stored_sentences, without_sentences
-from cdner.store.bundles import CORPUS_PARTS, PARTS, JsonRow, merge, part_of, read_rows
+from cdner.store.bundle_texts import (
+    demand_sentences,
+    stored_sentences,
+    without_questions,
+    without_sentences,
+)
+from cdner.store.bundles import CORPUS_PARTS, NEWER_PARTS, PARTS, JsonRow, merge, part_of, read_rows
 from cdner.store.selection import select, with_ancestors
 
 _TABLES = [part.table for part in (*PARTS, *CORPUS_PARTS)]
@@ -65,23 +70,23 @@ def _packed_rows(store: Store, experiments: Sequence[str], *, with_corpus: bool)
             "run_id IN (SELECT unnest(?)) AND (len(?::VARCHAR[]) = 0 OR experiment IN (SELECT unnest(?)))"
         )
         chosen = list(selected.experiments)
+        asked = selected.request_ids if with_corpus else without_questions(connection, selected.request_ids)
         conditions: dict[str, tuple[str, list[object]]] = {
             "run": (_IS_RUN, [named]),
             "run_input": (_IS_RUN, [named]),
             "experiment_run": (labelled, [selected.run_ids, chosen, chosen]),
             "template": ("true", []),
-            "prompt_text": (_IS_ASKED, [selected.request_ids]),
+            "prompt_text": (_IS_ASKED, [asked]),
             "sentence": (_IS_IN_CORPUS, [selected.run_ids]),
-            **dict.fromkeys(
-                ("request", "request_message", "completion"), (_IS_REQUEST, [selected.request_ids])
-            ),
+            **dict.fromkeys(("request", "request_message", "completion"), (_IS_REQUEST, [asked])),
         }
         rows = {}
         for part in (*PARTS, *CORPUS_PARTS) if with_corpus else PARTS:
             condition, values = conditions.get(part.table, (_IS_RUN, [selected.run_ids]))
             rows[part.table] = read_rows(connection, part, condition, values)
         if not with_corpus:
-            rows["prompt_text"] = without_sentences(connection, rows["prompt_text"], selected.request_ids)
+            rows["prompt_text"] = without_sentences(connection, rows["prompt_text"], asked)
+            rows["judged_mention"] = [{**row, "request_id": None} for row in rows["judged_mention"]]
     return rows
 
 
@@ -131,6 +136,9 @@ def load_bundle(store: Store, file: Path) -> tuple[Manifest, dict[str, int]]:
 
 def _checked(store: Store, file: Path, *, complete: bool = False) -> tuple[Manifest, Checked]:
     manifest, rows = read_archive(file, _TABLES)
+    for table, version in NEWER_PARTS.items():
+        if manifest.schema_version < version:
+            rows.setdefault(table, [])
     expected = {part.table for part in ((*PARTS, *CORPUS_PARTS) if manifest.with_corpus else PARTS)}
     if rows.keys() != expected:
         odd = sorted(rows.keys() ^ expected)[0]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cdner.errors import CdnerError, PartialError, RunBusyError
-from cdner.pipeline import corpora, extraction, measure, models, reasoning
+from cdner.pipeline import corpora, extraction, fusing, judging, measure, models, reasoning
 from cdner.pipeline.context import Context
 from cdner.pipeline.durations import expected_seconds
 from cdner.pipeline.forecast import NOTHING, Forecast, forecast
@@ -24,6 +24,8 @@ _ACTIONS: Mapping[str, Callable[[Step, Context], None]] = {
     "describe": reasoning.describe,
     "reason": reasoning.reason,
     "extract": extraction.extract,
+    "judge": judging.judge,
+    "fuse": fusing.fuse,
     "quantify": measure.quantify,
     "evaluate": measure.evaluate,
 }

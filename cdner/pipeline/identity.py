@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, cast
 
-from cdner.backbone.identity import EMBEDDED
+from cdner.backbone.shelf import find
 from cdner.config import BackboneChoice, Experiment, Llm
 from cdner.hashing import Json, content_hash
 from cdner.store.runs import RunSpec
@@ -31,15 +31,18 @@ class Identities(Protocol):
         ...
 
     def model(self, family: str, model: str) -> str:
-        """Identity of base weights where it is more than the name (the embedded model's checksum)."""
+        """Identity of base weights where it is more than the name (the checksum of a model of the shelf)."""
         ...
 
 
 def with_weights(settings: BackboneChoice | Llm, weights: str) -> Json:
-    """The settings' identity, in which a folder is named by its content: its path may change."""
+    """The settings' identity, in which a folder is named by its content: its path may change.
+
+    A model of the shelf has one name, whichever of its names was used.
+    """
     identity = dict(cast(Mapping[str, Json], settings.identity()))
-    if settings.model != EMBEDDED:  # every other model is its own identity, or a folder
-        identity["model"] = weights
+    known = find(settings.model)
+    identity["model"] = known.called if known else weights
     return identity
 
 

@@ -37,42 +37,53 @@ def train(step: Step, context: Context) -> None:
     backbone = context.backbone(context.experiment.backbone, base)
     types = tuple(settings["types"])
     train_sentences, train_chains = _sentences(step, context, "train", settings["n_train"])
-    dev_sentences, dev_chains = _sentences(step, context, "dev", settings["n_dev"])
-
-    def metric(model: TextGenerator | Tagger) -> float:
-        predicted = predict_all(
-            model,
-            dev_sentences,
-            dev_chains,
-            types=types,
-            context=context,
-            settings=context.experiment.predict.model_copy(update={"confidence": False}),
-            skip_too_long=True,
-        )
-        rows = score(dev_sentences, [predicted[index] for index in range(len(dev_sentences))], types)
-        return next(row.f1 for row in rows if (row.metric, row.entity_type) == ("strict", "*"))
-
-    _remember_sample(step, context)
-    context.progress.start(f"{step.label} on {len(train_sentences)} sentences")
+    dev = _sentences(step, context, "dev", settings["n_dev"])
     way = way_of(
         predicting(backbone),
         types,
         settings=context.experiment.predict,
         batch_size=context.experiment.execution.batch_size,
     )
+    _remember_sample(step, context)
+    context.progress.start(f"{step.label} on {len(train_sentences)} sentences")
     result = fit(
         backbone,
         way.examples(train_sentences, train_chains),
-        way.examples(dev_sentences, dev_chains) if training.select != "last" else [],
+        way.examples(*dev) if training.select != "last" else [],
         settings=training,
         types=types,
         output=context.checkpoint_path(step.spec.run_id),
         on_epoch=lambda log: stored_models.save_epoch(context.store, step.spec.run_id, log),
         progress=context.progress,
-        metric=metric if training.select == "dev_metric" else None,
+        metric=_strict_f1(*dev, types=types, context=context) if training.select == "dev_metric" else None,
     )
     context.release()  # its weights have changed under the cached identity
     stored_models.save_checkpoint(context.store, step.spec.run_id, result)
+
+
+def _strict_f1(
+    sentences: Sequence[Sentence],
+    chains: Sequence[ReasoningChain | None],
+    *,
+    types: tuple[str, ...],
+    context: Context,
+) -> Callable[[TextGenerator | Tagger], float]:
+    """What an epoch's model is measured by: micro strict F1 of its predictions on these sentences."""
+
+    def measured(model: TextGenerator | Tagger) -> float:
+        predicted = predict_all(
+            model,
+            sentences,
+            chains,
+            types=types,
+            context=context,
+            settings=context.experiment.predict.model_copy(update={"confidence": False}),
+            skip_too_long=True,
+        )
+        rows = score(sentences, [predicted[index] for index in range(len(sentences))], types)
+        return next(row.f1 for row in rows if (row.metric, row.entity_type) == ("strict", "*"))
+
+    return measured
 
 
 def _remember_sample(step: Step, context: Context) -> None:

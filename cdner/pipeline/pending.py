@@ -11,6 +11,7 @@ from typing import Any, cast
 from cdner.config import Llm
 from cdner.pipeline.asking import Defects, to_send
 from cdner.pipeline.context import Context
+from cdner.pipeline.judging import asked_mentions, question_windows, questions_are_known
 from cdner.pipeline.plan import FROM_FILE, Step
 from cdner.pipeline.reasoning import (
     NO_LLM,
@@ -24,7 +25,9 @@ from cdner.types import ReasoningRequest, Split
 
 
 def llm_of(step: Step, context: Context) -> Llm | None:
-    """Who a describe or reason step asks; None where its texts come from a file or are the glosses."""
+    """Who a step asks; None where its texts come from a file or are the glosses."""
+    if step.kind == "judge":
+        return context.experiment.judging
     llm = context.experiment.describe if step.kind == "describe" else context.experiment.reason
     asks_nobody = llm.backend == FROM_FILE or (step.kind == "describe" and llm.backend == NO_LLM)
     return None if asks_nobody else llm
@@ -49,6 +52,8 @@ def unanswered(step: Step, context: Context) -> Iterator[list[ReasoningRequest]]
         return iter(())
     if any(context.run_state(run_id) != "done" for run_id in step.spec.inputs):
         return None
+    if step.kind == "judge" and not questions_are_known(step, context):
+        return None
     return _unanswered(step, context, llm)
 
 
@@ -56,6 +61,10 @@ def _unanswered(step: Step, context: Context, llm: Llm) -> Iterator[list[Reasoni
     defects = _defects(step, context)
     if step.kind == "describe":
         yield to_send(context, llm, description_requests_of(context), defects=defects)
+        return
+    if step.kind == "judge":
+        for questions in question_windows(step, context):
+            yield to_send(context, llm, questions.requests, defects=defects)
         return
     seen: set[int] = set()  # hashes: a sentence that comes again in another window is asked about once
     for window in request_windows(step, context):
@@ -69,7 +78,10 @@ def _unanswered(step: Step, context: Context, llm: Llm) -> Iterator[list[Reasoni
 
 
 def n_texts(step: Step, context: Context) -> int | None:
-    """Different texts a step asks about: types, or sentences (None: not counted yet)."""
+    """Different texts a step asks about: types, sentences, or mentions (None: not counted yet)."""
+    if step.kind == "judge":
+        is_known = context.run_state(context.input_run(step, "predictions")) == "done"
+        return len(asked_mentions(step, context)) if is_known else None
     target = context.experiment.corpora.target
     if step.kind == "describe":
         return len(context.domain(target, "target").types)
@@ -82,5 +94,7 @@ def _defects(step: Step, context: Context) -> Defects:
         return description_defects(context.experiment.describe)
     if step.kind == "extract":
         return extraction_defects
+    if step.kind == "judge":
+        return lambda _completion: 0
     settings = cast(Mapping[str, Any], step.spec.settings)
     return reasoning_defects(settings["setting"], structured=context.experiment.reason.structured)

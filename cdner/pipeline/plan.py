@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from cdner.config import REASONING_OF, Experiment, Prediction, Reasoning, Setting, Training
+from cdner.config import FUSED_OF, REASONING_OF, Experiment, Prediction, Reasoning, Setting, Training
 from cdner.errors import UsageError
 from cdner.hashing import Json
 from cdner.pipeline.identity import Identities, entries_identity, with_weights
@@ -27,12 +27,15 @@ VERSIONS = {
     "quantify": 1,
     "reason": 1,
     "extract": 1,
+    "judge": 1,
+    "fuse": 1,
     "evaluate": 1,
 }
 DESCRIBE_TEMPLATE = "describe.v1"
 EXTRACT_TEMPLATE = "ner.v1"
+BACKBONE_ENCODER = "backbone"  # judge.encoder: the experiment's own source model finds the nearest mentions
 FROM_FILE = "file"  # describe.backend and reason.backend: texts from outside; the section's model is the path
-LLM_KINDS = ("describe", "reason", "extract")  # steps that ask an LLM
+LLM_KINDS = ("describe", "reason", "extract", "judge")  # steps that ask an LLM
 KINDS = ("import", *VERSIONS, "explain")  # explain is in no plan: its sentence is in no corpus
 
 
@@ -69,13 +72,16 @@ def build_plan(experiment: Experiment, identities: Identities) -> Plan:
     """All steps of an experiment, in an order in which each can be executed."""
     builder = _Builder(experiment, identities)
     settings = experiment.settings
-    reasoned = [setting for setting in settings if setting in REASONING_OF]
+    bases = [FUSED_OF[setting] for setting in settings if setting in FUSED_OF]
+    reasoned = [setting for setting in dict.fromkeys((*settings, *bases)) if setting in REASONING_OF]
     if "without_source" in settings:
         builder.add_train("without_source", base=None)
-    asks_llm = bool(reasoned) or "llm_only" in settings
-    if "without_all" in settings or asks_llm:
+    needs_confusion = (
+        bool(reasoned) or "llm_only" in settings or (bool(bases) and experiment.judge.candidates == "rivals")
+    )
+    if "without_all" in settings or "without_all" in bases or needs_confusion:
         builder.add_train("without_all", base="train:source")
-    if asks_llm:
+    if needs_confusion:
         builder.add_confusion()
     for setting in reasoned:
         builder.add_reasoning(REASONING_OF[setting])
@@ -84,6 +90,8 @@ def build_plan(experiment: Experiment, identities: Identities) -> Plan:
         for split in experiment.splits:
             if setting == "llm_only":
                 predictions = builder.add_extraction(split)
+            elif setting in FUSED_OF:
+                predictions = builder.add_fusion(setting, split)
             else:
                 predictions = builder.add_prediction(setting, split)
             builder.add_evaluation(setting, split, predictions)
@@ -214,6 +222,56 @@ class _Builder:
             "corpus": self._corpus(self.experiment.corpora.target, split),
         }
         return self._add(f"extract:llm_only/{split}", settings, inputs, setting="llm_only")
+
+    def add_verdicts(self, judged: Setting, split: Split) -> str:
+        """The LLM's probabilities over types for every entity that a setting predicts on a split."""
+        judge, llm = self.experiment.judge, self.experiment.judging
+        if llm.backend == FROM_FILE:
+            raise UsageError("Verdicts ask an LLM: judge.backend = 'file' has only reasoning texts.")
+        weights = self.identities.model("llm", llm.model)
+        inputs = {
+            "predictions": self.add_prediction(judged, split),
+            "corpus": self._corpus(self.experiment.corpora.target, split),
+        }
+        if judge.share < 1 and split != "dev":  # what counts as unsure is learned on dev
+            inputs["dev_predictions"] = self.add_prediction(judged, "dev")
+        if judge.candidates == "rivals":
+            inputs["confusion"] = "quantify:target"
+        settings: dict[str, Json] = {
+            "llm": with_weights(llm, weights),
+            "weights": weights,
+            "judge": judge.identity(),
+            "template": self.identities.template(judge.template),
+            "entries": entries_identity(self.target),
+            "n": self._sample(split),
+        }
+        if judge.neighbours:
+            inputs["train"] = self._corpus(self.experiment.corpora.target, "train")
+            settings["n_train"] = self._sample("train")
+            if judge.encoder == BACKBONE_ENCODER:
+                inputs["encoder"] = "train:source" if "train:source" in self.steps else f"train:{judged}"
+            else:
+                settings["encoder"] = self.identities.model("encoder", judge.encoder)
+        return self._add(f"judge:{judged}/{split}", settings, inputs, setting=judged)
+
+    def add_fusion(self, setting: Setting, split: Split) -> str:
+        """The predictions of the judged setting with types decided by backbone and LLM together; fitted on dev."""
+        judged = FUSED_OF[setting]
+        inputs = {
+            "predictions": self.add_prediction(judged, split),
+            "verdicts": self.add_verdicts(judged, split),
+            "corpus": self._corpus(self.experiment.corpora.target, split),
+        }
+        if split != "dev":
+            inputs["dev_predictions"] = self.add_prediction(judged, "dev")
+            inputs["dev_verdicts"] = self.add_verdicts(judged, "dev")
+            inputs["dev"] = self._corpus(self.experiment.corpora.target, "dev")
+        settings: dict[str, Json] = {
+            "fuse": self.experiment.fuse.identity(),
+            "types": list(self.target.types),
+            "n": self._sample(split),
+        }
+        return self._add(f"fuse:{setting}/{split}", settings, inputs, setting=setting)
 
     def add_evaluation(self, setting: Setting, split: Split, predictions: str) -> str:
         inputs = {

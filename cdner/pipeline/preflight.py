@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any, cast
 
 from cdner import prompts
-from cdner.backbone.embedded import embedded_path
 from cdner.backbone.engines import check_engine, check_training
-from cdner.backbone.identity import EMBEDDED
+from cdner.backbone.shelf import model_location
 from cdner.config import Prediction, Training
 from cdner.confusion.descriptions import gloss, read_descriptions
-from cdner.errors import CdnerError, ModelError, UsageError, unknown_name
+from cdner.errors import CdnerError, UsageError, unknown_name
 from cdner.pipeline import pending
 from cdner.pipeline.context import Context
 from cdner.pipeline.imported_reasoning import check_file
 from cdner.pipeline.plan import FROM_FILE, Plan, Step
 from cdner.registry import names
+from cdner.verdicts.questions import answer_names
 
 PBRC_TEMPLATES = "pbrc."
+JUDGE_TEMPLATES = "judge."
 
 
 def check_plan(plan: Plan, context: Context, *, force: Collection[str] = ()) -> None:
@@ -52,8 +53,7 @@ def _check_backbone(step: Step, context: Context) -> None:  # noqa: ARG001  ever
     choice, device = context.experiment.backbone, context.experiment.execution.device
     if choice.family not in names("backbone"):
         raise unknown_name("backbone", choice.family, names("backbone"))
-    if choice.model == EMBEDDED and embedded_path() is None:
-        raise ModelError("The embedded model is not here yet. Run: cdner models fetch embedded")
+    model_location(choice.model)  # ModelError for a model of the shelf that is not here
     if device not in ("auto", "cpu"):  # these two are everywhere, and asking about others imports torch
         from cdner.backbone.precision import choose_device
 
@@ -104,6 +104,18 @@ def _check_extraction(step: Step, context: Context) -> None:
     _check_llm(step, context)
 
 
+def _check_judging(step: Step, context: Context) -> None:
+    domain = context.domain(context.experiment.corpora.target, "target")
+    settings = context.experiment.judge
+    if not settings.template.startswith(JUDGE_TEMPLATES):
+        raise UsageError(
+            f"judge.template = '{settings.template}' is not a template for verdicts: "
+            f"their names begin with '{JUDGE_TEMPLATES}'."
+        )
+    answer_names(domain, settings)
+    _check_llm(step, context)
+
+
 def _check_examples(context: Context) -> None:
     settings, target = context.experiment.reason, context.experiment.corpora.target
     n_present = len(prompts.load_examples(target)) if settings.n_examples else 0
@@ -115,7 +127,9 @@ def _check_examples(context: Context) -> None:
 
 def _check_llm(step: Step, context: Context) -> None:
     """Open the backend where it will be asked; what the store can answer needs none."""
-    llm = context.experiment.describe if step.kind == "describe" else context.experiment.reason
+    llm = pending.llm_of(step, context)
+    if llm is None:
+        return
     if context.experiment.execution.replay or not pending.must_ask(step, context):
         return
     context.llm(llm)
@@ -128,4 +142,5 @@ _CHECKS: Mapping[str, Callable[[Step, Context], None]] = {
     "describe": _check_describing,
     "reason": _check_reasoning,
     "extract": _check_extraction,
+    "judge": _check_judging,
 }

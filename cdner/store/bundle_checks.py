@@ -35,6 +35,8 @@ _REFERENCES = (
     ("type_description", "request_id", "request", "request_id"),
     ("reasoning", "run_id", "run", "run_id"),
     ("reasoning", "request_id", "request", "request_id"),
+    ("judged_mention", "run_id", "run", "run_id"),
+    ("judged_mention", "request_id", "request", "request_id"),
     ("corpus_sentence", "run_id", "corpus", "run_id"),
     ("corpus_sentence", "sentence_id", "sentence", "sentence_id"),
     ("gold_entity", "run_id", "corpus", "run_id"),

@@ -44,6 +44,12 @@ def without_sentences(
     return [_cut(row, quoted.get(row["text_id"])) for row in texts]
 
 
+def without_questions(connection: DuckDBPyConnection, request_ids: Sequence[str]) -> list[str]:
+    """These requests but those about mentions, whose prompts quote many sentences; sorted."""
+    rows = connection.execute(_OTHERS_THAN_QUESTIONS, {"requests": list(request_ids)}).fetchall()
+    return [name for (name,) in rows]
+
+
 def _cut(row: JsonRow, sentence: tuple[str, str] | None) -> JsonRow:
     if sentence is None:
         return row
@@ -78,6 +84,11 @@ _QUOTING_TEXTS = """
     WHERE request_id IN (SELECT unnest($requests))
       AND request_id NOT IN (SELECT request_id FROM describing WHERE request_id IS NOT NULL)
     GROUP BY request_id
+    ORDER BY request_id
+"""
+_OTHERS_THAN_QUESTIONS = """
+    SELECT request_id FROM request
+    WHERE request_id IN (SELECT unnest($requests)) AND NOT json_exists(sampling, '$.choices')
     ORDER BY request_id
 """
 _LINKED_SENTENCES = """

@@ -64,7 +64,12 @@ PARTS: tuple[Part, ...] = (
     ),
     Part("type_description", ("run_id", "position")),
     Part("reasoning", ("run_id", "position")),
+    # Without the corpora's text the questions are left out: they quote many sentences. The verdicts are packed.
+    Part("judged_mention", ("run_id", "position", "start_token", "end_token"), frozenset({"request_id"})),
 )
+NEWER_PARTS = {
+    "judged_mention": 8
+}  # table -> the schema version it came with; older bundles have no such part
 CORPUS_PARTS: tuple[Part, ...] = (  # only with the corpus's text
     Part("sentence", ("sentence_id",)),
     Part("corpus_sentence", ("run_id", "position")),
@@ -234,6 +239,10 @@ def _is_whole(value: object, bound: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -bound <= value < bound
 
 
+def _is_number_or_none(value: object) -> bool:
+    return value is None or _is_whole(value, _INT64) or (isinstance(value, float) and math.isfinite(value))
+
+
 def _is_time(value: object) -> bool:
     if not isinstance(value, str):
         return False
@@ -245,11 +254,12 @@ def _is_time(value: object) -> bool:
 
 _FITS: Mapping[str, Callable[[Any], bool]] = {
     "VARCHAR": _is_text,
+    "DOUBLE[]": lambda value: isinstance(value, list) and all(map(_is_number_or_none, value)),
     "VARCHAR[]": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "JSON": lambda value: _is_text(canonical_json(value)),
     "INTEGER": lambda value: _is_whole(value, _INT32),
     "BIGINT": lambda value: _is_whole(value, _INT64),
-    "DOUBLE": lambda value: _is_whole(value, _INT64) or (isinstance(value, float) and math.isfinite(value)),
+    "DOUBLE": lambda value: value is not None and _is_number_or_none(value),
     "BOOLEAN": lambda value: isinstance(value, bool),
     "TIMESTAMP": _is_time,
 }

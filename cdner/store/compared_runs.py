@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cdner.config import PREDICTION_STEPS, prediction_step
 from cdner.errors import UsageError
 from cdner.matrix import axes_of
 from cdner.store.connection import Store
 from cdner.store.lookup import find_labelled_run, find_run
 
-_STEPS = ("predict", "extract", "evaluate")
-_ALONE = "llm_only/"  # the setting whose predictions are an extract run's
+_STEPS = (*PREDICTION_STEPS, "evaluate")
 _POOLED_AXES = {"seed", "target"}  # a comparison takes seeds as repetitions and shows domains apart
 
 
@@ -66,13 +66,13 @@ def _refuse_mixture(name: str, cells: Sequence[dict[str, str]]) -> None:
 
 
 def find_prediction_run(store: Store, name: str) -> str:
-    """The predict or extract run meant by ``EXPERIMENT:SETTING/SPLIT``, or by the unique beginning of a run id.
+    """The predict, extract or fuse run meant by ``EXPERIMENT:SETTING/SPLIT``, or by the unique beginning of a run id.
 
     An evaluate run stands for the predictions it scored. UsageError for what names none.
     """
     experiment, colon, label = name.rpartition(":")
     if colon:
-        step = "extract" if label.startswith(_ALONE) else "predict"
+        step = prediction_step(label.partition("/")[0])
         return find_labelled_run(store, experiment, f"{step}:{label}")
     with store.reading() as connection:
         steps = {
@@ -92,8 +92,8 @@ def _scored_predictions(store: Store, run_id: str) -> str:
     with store.reading() as connection:
         row = connection.execute(
             "SELECT input_run_id FROM run_input JOIN run ON run.run_id = input_run_id"
-            " WHERE run_input.run_id = ? AND run.step IN ('predict', 'extract')",
-            [run_id],
+            " WHERE run_input.run_id = ? AND run.step IN (SELECT unnest(?)) ORDER BY run_input.position LIMIT 1",
+            [run_id, list(PREDICTION_STEPS)],
         ).fetchone()
     if row is None:
         raise UsageError(f"Evaluate run {run_id} has no predictions in {store.path}. Name a predict run.")

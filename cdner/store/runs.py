@@ -40,7 +40,7 @@ OUTPUT_TABLES = (
     "predicted_entity",
     "type_probability",
     "judged_mention",
-    "verdict",
+    "shown_mention",
     "fusion_weight",
     "hierarchy_ratio",
     "misclassification_ratio",

@@ -29,6 +29,8 @@ _ALL_BUT_EXPLAINED = """
         UNION
         SELECT request_id FROM type_description WHERE request_id IS NOT NULL
         UNION
+        SELECT request_id FROM judged_mention WHERE request_id IS NOT NULL
+        UNION
         SELECT request_id FROM completion JOIN run ON run.run_id = asked_by WHERE step <> 'explain'
     )
     SELECT request_id FROM request
@@ -82,6 +84,8 @@ def _requests_of(connection: DuckDBPyConnection, run_ids: list[str]) -> list[str
             SELECT request_id FROM reasoning WHERE run_id IN (SELECT unnest($runs))
             UNION
             SELECT request_id FROM type_description WHERE run_id IN (SELECT unnest($runs))
+            UNION
+            SELECT request_id FROM judged_mention WHERE run_id IN (SELECT unnest($runs))
             UNION
             SELECT request_id FROM completion WHERE asked_by IN (SELECT unnest($runs))
         ),

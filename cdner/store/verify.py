@@ -48,12 +48,6 @@ _REFERENCES = (
         "run_id, position, start_token, end_token",
     ),
     ("judged_mention", "request_id", "request", "request_id"),
-    (
-        "verdict",
-        "run_id, position, start_token, end_token",
-        "judged_mention",
-        "run_id, position, start_token, end_token",
-    ),
     ("type_description", "request_id", "request", "request_id"),
     ("reasoning", "request_id", "request", "request_id"),
     ("completion", "request_id", "request", "request_id"),
@@ -71,7 +65,7 @@ _KEYS = (
     ("completion", "request_id, attempt_n"),
     ("type_probability", "run_id, position, start_token, end_token, entity_type"),
     ("judged_mention", "run_id, position, start_token, end_token"),
-    ("verdict", "run_id, position, start_token, end_token, entity_type"),
+    ("shown_mention", "run_id, position, start_token, end_token, place"),
     ("fusion_weight", "run_id, name"),
 )
 

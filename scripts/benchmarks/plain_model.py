@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from cdner.backbone.embedded import embedded_path
 from cdner.backbone.loading import quiet
+from cdner.backbone.shelf import model_location
 from cdner.config import BackboneChoice
 
 
-def plain_model(choice: BackboneChoice, checkpoint: Path | None = None) -> Any:
+def plain_model(choice: BackboneChoice, checkpoint: Path | None = None, *, device: str = "cpu") -> Any:
     """In float32, whatever the choice says, in evaluation mode."""
-    folder = checkpoint or (embedded_path() if choice.model == "embedded" else choice.model)
+    folder = checkpoint or model_location(choice.model)
     kind: Any = AutoModelForCausalLM if choice.family == "causal" else AutoModelForSeq2SeqLM
     with quiet():
-        return kind.from_pretrained(folder, dtype=torch.float32).eval()
+        return kind.from_pretrained(folder, dtype=torch.float32).eval().to(device)

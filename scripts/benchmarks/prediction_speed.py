@@ -9,7 +9,7 @@ side by a rule over the logits: no end token before, nothing but it then.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,9 @@ def compare(
     """
     texts: tuple[list[str], list[str]] = [""] * len(inputs), [""] * len(inputs)
     n_tokens: list[int] = []
-    theirs = _one_by_one if one_by_one else _in_batches
+    theirs = generate_one_by_one if one_by_one else generate_in_batches
     seconds = take_turns(
-        _in_turns(lambda: _by_us(backbone, inputs, lengths, texts[0], n_tokens), len(inputs)),
+        _in_turns(lambda: by_us(backbone, inputs, lengths, texts[0], n_tokens), len(inputs)),
         _in_turns(lambda: theirs(backbone, plain, inputs, lengths, texts[1]), len(inputs)),
     )
     same = sum(ours.strip() == plain.strip() for ours, plain in zip(*texts, strict=True))
@@ -94,17 +94,20 @@ class _Length:
         self._left -= 1
 
 
-def _by_us(
+def by_us(
     backbone: Any,
     inputs: Sequence[ModelInput],
     lengths: Sequence[int] | None,
     texts: list[str],
     n_tokens: list[int],
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Iterator[int]:
+    """``texts`` and ``n_tokens`` are filled; yields how many sentences have just been finished, as the others do."""
     end, size = backbone.vocabulary.end_id, backbone.model.config.vocab_size
     found = backbone.generate(
         inputs,
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=max_new_tokens,
         batch_size=Execution().batch_size,
         constraints=[_Length(n, end, size) for n in lengths] if lengths else None,
     )
@@ -121,7 +124,7 @@ class _Lengths(LogitsProcessor):  # type: ignore[misc]
     """The same rule for the rows of a batch."""
 
     def __init__(self, lengths: Sequence[int], end_id: int) -> None:
-        self._lengths = torch.tensor(lengths)
+        self._lengths = torch.tensor(lengths)  # on the CPU, as the models that are given lengths
         self._end = end_id
         self._n = 0
 
@@ -135,32 +138,48 @@ class _Lengths(LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-def _in_batches(
-    backbone: Any, plain: Any, inputs: Sequence[ModelInput], lengths: Sequence[int] | None, texts: list[str]
+def generate_in_batches(
+    backbone: Any,
+    plain: Any,
+    inputs: Sequence[ModelInput],
+    lengths: Sequence[int] | None,
+    texts: list[str],
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Iterator[int]:
+    rule = _greedy(backbone, max_new_tokens)
     for start in range(0, len(inputs), PLAIN_BATCH_SIZE):
         batch = range(start, min(start + PLAIN_BATCH_SIZE, len(inputs)))
         rows = [_ids(backbone, inputs[index]) for index in batch]
         for index, text in zip(
-            batch, _generated(backbone, plain, rows, lengths and [lengths[i] for i in batch]), strict=True
+            batch,
+            _generated(backbone, plain, rows, lengths and [lengths[i] for i in batch], rule),
+            strict=True,
         ):
             texts[index] = text
         yield len(batch)
 
 
-def _one_by_one(
-    backbone: Any, plain: Any, inputs: Sequence[ModelInput], lengths: Sequence[int] | None, texts: list[str]
+def generate_one_by_one(
+    backbone: Any,
+    plain: Any,
+    inputs: Sequence[ModelInput],
+    lengths: Sequence[int] | None,
+    texts: list[str],
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Iterator[int]:
+    rule = _greedy(backbone, max_new_tokens)
     if backbone.choice.family == "causal":
         pipe = pipeline("text-generation", model=plain, tokenizer=backbone.tokenizer)
     for index, source in enumerate(inputs):
         if backbone.choice.family == "causal":
             prompt = "".join(segment.text for segment in source) + "\n"
-            answer = pipe(prompt, return_full_text=False, **_greedy(backbone))
+            answer = pipe(prompt, return_full_text=False, **rule)
             texts[index] = answer[0]["generated_text"]
         else:
             texts[index] = _generated(
-                backbone, plain, [_ids(backbone, source)], lengths and [lengths[index]]
+                backbone, plain, [_ids(backbone, source)], lengths and [lengths[index]], rule
             )[0]
         yield 1
 
@@ -172,28 +191,32 @@ def _ids(backbone: Any, source: ModelInput) -> list[int]:
 
 
 def _generated(
-    backbone: Any, plain: Any, rows: Sequence[Sequence[int]], lengths: Sequence[int] | None
+    backbone: Any,
+    plain: Any,
+    rows: Sequence[Sequence[int]],
+    lengths: Sequence[int] | None,
+    greedy: Mapping[str, Any],
 ) -> list[str]:
     """A batch padded on the side its family reads from."""
     longest = max(map(len, rows))
     causal = backbone.choice.family == "causal"
     pads = [[0] * (longest - len(row)) for row in rows]
     ids = torch.tensor(
-        [[*pad, *row] if causal else [*row, *pad] for row, pad in zip(rows, pads, strict=True)]
+        [[*pad, *row] if causal else [*row, *pad] for row, pad in zip(rows, pads, strict=True)],
+        device=plain.device,
     )
     real = [[1] * len(row) for row in rows]
     mask = [[*pad, *row] if causal else [*row, *pad] for row, pad in zip(real, pads, strict=True)]
     rule = [_Lengths(lengths, backbone.vocabulary.end_id)] if lengths else []
-    written = plain.generate(
-        input_ids=ids, attention_mask=torch.tensor(mask), logits_processor=rule, **_greedy(backbone)
-    )
+    seen = torch.tensor(mask, device=plain.device)
+    written = plain.generate(input_ids=ids, attention_mask=seen, logits_processor=rule, **greedy)
     return [backbone.vocabulary.decode(row[longest if causal else 1 :].tolist()) for row in written]
 
 
-def _greedy(backbone: Any) -> dict[str, Any]:
+def _greedy(backbone: Any, max_new_tokens: int) -> dict[str, Any]:
     end = backbone.vocabulary.end_id
     return {
-        "max_new_tokens": MAX_NEW_TOKENS,
+        "max_new_tokens": max_new_tokens,
         "do_sample": False,
         "eos_token_id": end,
         "pad_token_id": end,

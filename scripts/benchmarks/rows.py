@@ -19,7 +19,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -124,6 +124,13 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(memory, 1),
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "duckdb", "cdner")},
+        **{name: _version(name) for name in ("torch", "transformers", "duckdb", "cdner")},
         "commit": commit.stdout.strip(),
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # a checkout that is not installed
+        return ""

@@ -35,12 +35,18 @@ def write_small_t5(folder: Path, texts: Iterable[str]) -> Path:
 
 
 def _write(folder: Path, texts: Iterable[str], shape: Mapping[str, int]) -> Path:
-    tokenizer = _tokenizer(texts)
+    return write_random_t5(folder, shape, _tokenizer(texts))
+
+
+def write_random_t5(
+    folder: Path, shape: Mapping[str, int], tokenizer: PreTrainedTokenizerFast, *, dropout: float = 0.0
+) -> Path:
+    """A T5 of these dimensions; ``shape`` holds arguments of T5Config."""
     config = T5Config(
         **shape,
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
-        dropout_rate=0.0,
+        dropout_rate=dropout,
         decoder_start_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

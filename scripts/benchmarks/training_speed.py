@@ -27,7 +27,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from cdner.backbone import open_backbone
-from cdner.backbone.packing import epoch_batches
+from cdner.backbone.packing import EncodedExample, epoch_batches
 from cdner.backbone.training import TrainableBackbone, fit
 from cdner.config import BackboneChoice, Training
 from cdner.types import TrainingExample
@@ -60,8 +60,8 @@ def compare(choice: BackboneChoice, examples: Sequence[TrainingExample], *, same
     losses: tuple[list[float], list[float]] = [], []
     with tempfile.TemporaryDirectory() as scratch:
         seconds = take_turns(
-            lambda step_done: _by_us(choice, examples, losses[0], Path(scratch) / "model", step_done),
-            lambda step_done: _by_transformers(choice, examples, losses[1], same_batches, step_done),
+            lambda step_done: by_us(choice, examples, losses[0], Path(scratch) / "model", step_done),
+            lambda step_done: by_transformers(choice, examples, losses[1], same_batches, step_done),
         )
     return Compared((sum(seconds[0]), sum(seconds[1])), losses)
 
@@ -82,14 +82,17 @@ class _Steps:
         self._step_done()
 
 
-def _by_us(
+def by_us(
     choice: BackboneChoice,
     examples: Sequence[TrainingExample],
     losses: list[float],
     output: Path,
     step_done: Callable[[], None],
+    *,
+    device: str = "cpu",
 ) -> None:
-    backbone = open_backbone(choice)
+    """``losses`` gets each step's; ``step_done`` is called before the first step and after each."""
+    backbone = open_backbone(choice, device=device)
     tokens, usual = [0, 0.0], backbone.loss_sum
 
     def heard(micro: Sequence[Any]) -> torch.Tensor:
@@ -127,15 +130,19 @@ class _Told(TrainerCallback):
             self._losses.append(logs["loss"])
 
 
-def _by_transformers(
+def by_transformers(
     choice: BackboneChoice,
     examples: Sequence[TrainingExample],
     losses: list[float],
     same_batches: bool,
     step_done: Callable[[], None],
+    *,
+    device: str = "cpu",
 ) -> None:
-    backbone = open_backbone(choice)  # for its tokenizer and the encoding alone
-    rows = _rows(backbone, examples, same_batches=same_batches)
+    """The same by a Trainer, which itself puts the model on a GPU where ``device`` is not the CPU."""
+    backbone = open_backbone(choice, device="cpu")  # for its tokenizer and the encoding alone
+    encoded = encoded_examples(backbone, examples, same_batches=same_batches)
+    rows = [_row(example, causal=choice.family == "causal") for example in encoded]
     tokenizer, model = backbone.tokenizer, plain_model(choice)
     del backbone
     causal = choice.family == "causal"
@@ -147,7 +154,7 @@ def _by_transformers(
             per_device_train_batch_size=BATCH_SIZE,
             learning_rate=SETTINGS.learning_rate,
             bf16=choice.dtype == "bfloat16",
-            use_cpu=True,
+            use_cpu=device == "cpu",
             train_sampling_strategy="sequential" if same_batches else "random",
             logging_steps=1,
             save_strategy="no",
@@ -166,19 +173,24 @@ def _by_transformers(
         trainer.train()
 
 
-def _rows(
+def encoded_examples(
     backbone: TrainableBackbone, examples: Sequence[TrainingExample], *, same_batches: bool
-) -> list[dict[str, list[int]]]:
+) -> list[EncodedExample]:
+    """``same_batches``: in the order in which ``fit`` takes them, ``BATCH_SIZE`` a step."""
     encoded = [
         backbone.encode_example(example, max_input_tokens=1024, max_target_tokens=512, index=index)
         for index, example in enumerate(examples)
     ]
-    if same_batches:
-        batches = epoch_batches(encoded, BATCH_SIZE, seed=SETTINGS.seed, epoch=1)
-        encoded = [encoded[index] for batch in batches for index in batch]
-    if backbone.choice.family != "causal":
-        return [{"input_ids": list(row.source), "labels": list(row.target)} for row in encoded]
-    return [
-        {"input_ids": [*row.source, *row.target], "labels": [-100] * len(row.source) + list(row.target)}
-        for row in encoded
-    ]
+    if not same_batches:
+        return encoded
+    batches = epoch_batches(encoded, BATCH_SIZE, seed=SETTINGS.seed, epoch=1)
+    return [encoded[index] for batch in batches for index in batch]
+
+
+def _row(example: EncodedExample, *, causal: bool) -> dict[str, list[int]]:
+    if not causal:
+        return {"input_ids": list(example.source), "labels": list(example.target)}
+    return {
+        "input_ids": [*example.source, *example.target],
+        "labels": [-100] * len(example.source) + list(example.target),
+    }

@@ -28,42 +28,46 @@ CREATE TABLE judged_mention (
     position INTEGER NOT NULL,
     start_token INTEGER NOT NULL,
     end_token INTEGER NOT NULL,
-    request_id VARCHAR NOT NULL,
+    request_id VARCHAR,
+    candidates VARCHAR[] NOT NULL,
+    log_probabilities DOUBLE[] NOT NULL,
     origin VARCHAR,
-    n_missing INTEGER NOT NULL,
     n_invalid INTEGER NOT NULL,
     gap_reason VARCHAR
 );
-COMMENT ON TABLE judged_mention IS 'The mentions an LLM was asked to judge: which of the types each one has.';
+COMMENT ON TABLE judged_mention IS 'The mentions an LLM was asked to judge, and its figures; the view verdict has them by type.';
 COMMENT ON COLUMN judged_mention.run_id IS 'The judge run.';
 COMMENT ON COLUMN judged_mention.position IS '0-based place of the sentence in the corpus.';
 COMMENT ON COLUMN judged_mention.start_token IS 'First token of the mention, 0-based.';
 COMMENT ON COLUMN judged_mention.end_token IS 'Token after the last one.';
-COMMENT ON COLUMN judged_mention.request_id IS 'The question.';
-COMMENT ON COLUMN judged_mention.origin IS 'Where the probabilities are from: logits, top_logprobs or sampled; NULL where the question has no answer.';
-COMMENT ON COLUMN judged_mention.n_missing IS 'Candidate types without a figure; each counts as improbable as the least probable one that has a figure.';
+COMMENT ON COLUMN judged_mention.request_id IS 'The question; NULL where the verdict came in a bundle without the corpora''s text.';
+COMMENT ON COLUMN judged_mention.candidates IS 'The types it was asked to choose from.';
+COMMENT ON COLUMN judged_mention.log_probabilities IS 'For each candidate the natural logarithm of the probability that the LLM names it next, to four decimals; NULL where it is not known, empty where the question has no answer.';
+COMMENT ON COLUMN judged_mention.origin IS 'Where the figures are from: logits, top_logprobs or sampled; NULL where the question has no answer.';
 COMMENT ON COLUMN judged_mention.n_invalid IS 'Figures that a server sent and that cannot be log-probabilities.';
 COMMENT ON COLUMN judged_mention.gap_reason IS 'Why the question has no answer; NULL when it has one.';
 
-CREATE TABLE verdict (
+CREATE TABLE shown_mention (
     run_id VARCHAR NOT NULL,
     position INTEGER NOT NULL,
     start_token INTEGER NOT NULL,
     end_token INTEGER NOT NULL,
-    entity_type VARCHAR NOT NULL,
-    log_probability DOUBLE,
-    probability DOUBLE NOT NULL,
-    rank INTEGER NOT NULL
+    place INTEGER NOT NULL,
+    train_position INTEGER NOT NULL,
+    train_start_token INTEGER NOT NULL,
+    train_end_token INTEGER NOT NULL,
+    likeness DOUBLE NOT NULL
 );
-COMMENT ON TABLE verdict IS 'What the LLM says of each candidate type of a judged mention.';
-COMMENT ON COLUMN verdict.run_id IS 'The judge run.';
-COMMENT ON COLUMN verdict.position IS '0-based place of the sentence in the corpus.';
-COMMENT ON COLUMN verdict.start_token IS 'First token of the mention, 0-based.';
-COMMENT ON COLUMN verdict.end_token IS 'Token after the last one.';
-COMMENT ON COLUMN verdict.entity_type IS 'A candidate type.';
-COMMENT ON COLUMN verdict.log_probability IS 'Natural logarithm of the probability that the LLM names this type next; NULL where it is not known.';
-COMMENT ON COLUMN verdict.probability IS 'The same among the candidates; they sum to 1.';
-COMMENT ON COLUMN verdict.rank IS '1 for the most probable candidate.';
+COMMENT ON TABLE shown_mention IS 'The labelled mentions of train shown to the LLM with each question. Kept as data: on another processor the nearest ones may be others.';
+COMMENT ON COLUMN shown_mention.run_id IS 'The judge run.';
+COMMENT ON COLUMN shown_mention.position IS 'Of the mention asked about: 0-based place of the sentence in the corpus.';
+COMMENT ON COLUMN shown_mention.start_token IS 'Its first token, 0-based.';
+COMMENT ON COLUMN shown_mention.end_token IS 'Token after its last one.';
+COMMENT ON COLUMN shown_mention.place IS '0-based place in the prompt; the last one is the most alike.';
+COMMENT ON COLUMN shown_mention.train_position IS 'Of the mention shown: 0-based place of the sentence in train.';
+COMMENT ON COLUMN shown_mention.train_start_token IS 'Its first token, 0-based.';
+COMMENT ON COLUMN shown_mention.train_end_token IS 'Token after its last one.';
+COMMENT ON COLUMN shown_mention.likeness IS 'Cosine of the mentions plus the weighted cosine of the sentences.';
 
 CREATE TABLE fusion_weight (
     run_id VARCHAR NOT NULL,

@@ -9,8 +9,8 @@
 WITH paired AS (
     SELECT experiment, llm.run_id AS llm_run_id, backbone.run_id AS backbone_run_id
     FROM labelled_run AS llm JOIN labelled_run AS backbone USING (experiment, split)
-    WHERE llm.step IN ('predict', 'extract') AND llm.setting = $llm
-      AND backbone.step IN ('predict', 'extract') AND backbone.setting = $backbone AND split = $split
+    WHERE llm.step IN ('predict', 'extract', 'fuse') AND llm.setting = $llm
+      AND backbone.step IN ('predict', 'extract', 'fuse') AND backbone.setting = $backbone AND split = $split
       AND ($experiment IS NULL OR $experiment IN (experiment, llm.matrix))
 ),
 by_both AS (  -- only sentences both have predicted

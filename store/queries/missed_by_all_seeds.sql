@@ -10,7 +10,7 @@ SELECT gold_type, mention, count(*) AS n_seeds, count_if(outcome = 'boundary') A
        cell, domain, position, start_token
 FROM gold_outcome
 JOIN labelled_run USING (run_id, split)
-WHERE step IN ('predict', 'extract') AND setting = $setting AND split = $split
+WHERE step IN ('predict', 'extract', 'fuse') AND setting = $setting AND split = $split
   AND ($experiment IS NULL OR $experiment IN (experiment, matrix, cell))
   AND ($domain IS NULL OR domain = $domain) AND ($gold IS NULL OR gold_type = $gold)
 GROUP BY cell, corpus_run_id, domain, position, start_token, end_token, gold_type, mention, sentence_text

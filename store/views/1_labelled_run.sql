@@ -5,7 +5,7 @@ SELECT experiment,
        nullif(regexp_extract(experiment, '[\[,]seed=([^,\]]*)', 1), '') AS seed,
        label,
        regexp_extract(label, '^[a-z]+') AS step,
-       nullif(regexp_extract(label, '^(?:train|reason|extract|predict|evaluate):([a-z_]+)', 1), '') AS setting,
+       nullif(regexp_extract(label, '^(?:train|reason|extract|judge|predict|fuse|evaluate):([a-z_]+)', 1), '') AS setting,
        nullif(regexp_extract(label, '/([a-z]+)$', 1), '') AS split,
        run_id
 FROM experiment_run

@@ -26,6 +26,10 @@ texts AS (  -- one row a request of a run: several sentences may share one
         UNION ALL
         SELECT run_id, request_id, FALSE, origin = 'gloss', origin = 'gloss'
         FROM type_description WHERE request_id IS NOT NULL
+        UNION ALL
+        SELECT run_id, request_id, gap_reason IS NOT NULL,
+               n_invalid > 0 OR len(log_probabilities) > list_count(log_probabilities), gap_reason IS NOT NULL
+        FROM judged_mention WHERE request_id IS NOT NULL
     )
     GROUP BY run_id, request_id
 ),
@@ -62,7 +66,7 @@ FROM called
 FULL JOIN used USING (run_id, backend_family, model)
 LEFT JOIN read_split USING (run_id);
 COMMENT ON VIEW llm_usage IS 'What each run has asked of which LLM: calls and what they took, answers of other runs it used, what is wrong with its texts.';
-COMMENT ON COLUMN llm_usage.run_id IS 'The reason or describe run.';
+COMMENT ON COLUMN llm_usage.run_id IS 'The run that asks an LLM: reason, describe, extract or judge.';
 COMMENT ON COLUMN llm_usage.backend_family IS 'The kind of backend.';
 COMMENT ON COLUMN llm_usage.model IS 'The model.';
 COMMENT ON COLUMN llm_usage.split IS 'The split whose sentences were asked about; NULL for descriptions.';
@@ -78,7 +82,7 @@ COMMENT ON COLUMN llm_usage.n_output_tokens IS 'Tokens written.';
 COMMENT ON COLUMN llm_usage.cost_usd IS 'US dollars by the price list of their day, of the calls with a known price; NULL when none has one.';
 COMMENT ON COLUMN llm_usage.call_seconds IS 'Seconds of all calls added up; calls at the same time count each.';
 COMMENT ON COLUMN llm_usage.wall_seconds IS 'From the beginning of the first call to the storing of the last answer, pauses between two commands too.';
-COMMENT ON COLUMN llm_usage.n_gaps IS 'Sentences without an answer.';
+COMMENT ON COLUMN llm_usage.n_gaps IS 'Sentences or mentions without an answer.';
 COMMENT ON COLUMN llm_usage.n_malformed IS 'Texts in use with anything malformed (reasoning.malformed names it); descriptions where the gloss stands in.';
 COMMENT ON COLUMN llm_usage.n_parse_failures IS 'Those that lack a part the setting asks for, after all retries.';
 COMMENT ON COLUMN llm_usage.finish_reasons IS 'Finish reason to number of calls.';

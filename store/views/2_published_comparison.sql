@@ -12,12 +12,12 @@ WITH trained AS (
 ),
 written AS (
     SELECT lineage.run_id, any_value(settings ->> '$.llm.model') AS llm
-    FROM lineage JOIN run ON run.run_id = ancestor_run_id AND run.step IN ('reason', 'extract')
+    FROM lineage JOIN run ON run.run_id = ancestor_run_id AND run.step IN ('reason', 'extract', 'judge')
     GROUP BY lineage.run_id
 ),
 predicted AS (
     SELECT lineage.run_id, CAST(settings ->> '$.n' AS INTEGER) AS n
-    FROM lineage JOIN run ON run.run_id = ancestor_run_id AND run.step IN ('predict', 'extract')
+    FROM lineage JOIN run ON run.run_id = ancestor_run_id AND run.step IN ('predict', 'extract', 'fuse')
     WHERE depth = 1
 ),
 made AS (

@@ -90,8 +90,13 @@ class BatchBackend:
     def complete(self, requests: Sequence[ReasoningRequest]) -> Iterator[tuple[int, Completion | Gap]]:
         """Yields nothing for hours, then a whole batch. BackendError where a batch can neither be made nor asked for.
 
-        An interrupt and a BackendError say which batches go on at the server.
+        An interrupt and a BackendError say which batches go on at the server. A BackendError for requests with choices.
         """
+        if any(request.sampling.choices for request in requests):
+            raise BackendError(
+                "A batch has no probabilities of choices: they may take a second question. Leave out --batch "
+                "(execution.batch) for this step."
+            )
         indexes: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             indexes.setdefault(self._ledger.name(request), []).append(index)

@@ -4,7 +4,8 @@ A scheduler in the caller's thread decides what is sent when and where; a thread
 nothing but wait for the answer. Knows nothing of prompts or of which backend uses it.
 
 ``client`` the door · ``call`` the scheduler · ``servers`` which server is asked next · ``pacing`` how fast one server
-may be asked · ``exchange`` one request over the wire · ``budget`` what a command may spend · ``clock`` time.
+may be asked · ``exchange`` one request over the wire ·
+``choice_dialogue`` probabilities of given answers · ``budget`` what a command may spend · ``clock`` time.
 """
 
 from cdner.backends.chat.budget import Budget, command_budget

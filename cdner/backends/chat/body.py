@@ -48,6 +48,18 @@ def read_body(text: str) -> Completion | Gap:
     return completion_of(choice.message.content, choice.finish_reason, body.usage or Usage(), refused=refused)
 
 
+def read_probed_body(text: str) -> Completion | Gap:
+    """Like ``read_body``, for an answer that is asked for its log-probabilities: it may hold no text."""
+    try:
+        body = _Body.model_validate_json(text)
+    except ValidationError as error:
+        return malformed(error)
+    choice = body.choices[0]
+    refused = bool(choice.message.refusal)
+    content = choice.message.content if refused else choice.message.content or ""
+    return completion_of(content, choice.finish_reason, body.usage or Usage(), refused=refused)
+
+
 def completion_of(
     text: str | None, finish_reason: str | None, usage: Usage, *, refused: bool
 ) -> Completion | Gap:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cdner.backends.chat.budget import Budget, estimated_input_tokens
+from cdner.backends.chat.choice_dialogue import ChoiceDialogue, ServerManner
 from cdner.backends.chat.clock import Clock
 from cdner.backends.chat.exchange import (
     TIMEOUT,
@@ -51,13 +52,19 @@ class Terms:
     prefix_first: bool
     n_retries: int
     clock: Clock
+    manner: ServerManner
 
 
 @dataclass(slots=True, order=True)
 class _Job:
     index: int
-    request: ReasoningRequest = field(compare=False)
+    asked: ReasoningRequest | ChoiceDialogue = field(compare=False)
     n_failures: int = field(default=0, compare=False)
+
+    @property
+    def request(self) -> ReasoningRequest:
+        """What is to be sent, or was sent last."""
+        return self.asked.request if isinstance(self.asked, ChoiceDialogue) else self.asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,10 @@ class Call:
     def __init__(self, terms: Terms, pool: ServerPool, requests: Sequence[ReasoningRequest]) -> None:
         self._terms = terms
         self._pool = pool
-        self._waiting = deque(_Job(index, request) for index, request in enumerate(requests))
+        self._waiting = deque(
+            _Job(index, ChoiceDialogue(request, terms.manner) if request.sampling.choices else request)
+            for index, request in enumerate(requests)
+        )
         self._delayed: list[tuple[float, _Job]] = []  # heap of (not before, job)
         self._on_its_way: dict[int, _Sent] = {}
         self._numbers = itertools.count()
@@ -145,10 +155,11 @@ class Call:
         lane.n_sent += 1
         self._on_its_way[number] = _Sent(job, lane, lane.era, lane.pace.sent(now), now, reserved)
         connection, arrivals, model = lane.connection, self._arrivals, self._terms.model
+        request = job.request
 
         def carry() -> None:
             try:
-                arrivals.put((number, connection.send(job.request, model=model)))
+                arrivals.put((number, connection.send(request, model=model)))
             except BaseException as error:  # noqa: BLE001  a defect of ours: raised where the answers are read
                 arrivals.put((number, error))
 
@@ -201,7 +212,18 @@ class Call:
             self._try_again(sent, outcome, now)
         else:
             lane.warm = True
-            self._finish(sent.job, outcome, lane)
+            self._hear(sent.job, outcome, exchange.body, lane)
+
+    def _hear(self, job: _Job, outcome: Completion | Gap, body: str, lane: Lane) -> None:
+        """An answer is the end of a request, or part of a dialogue: what follows is sent before anything else."""
+        if not isinstance(job.asked, ChoiceDialogue):
+            self._finish(job, outcome, lane)
+            return
+        end = job.asked.hear(outcome, body)
+        if end is not None:
+            self._finish(job, end, lane)
+        elif self._stopped is None:
+            self._waiting.appendleft(_Job(job.index, job.asked))
 
     def _finish(self, job: _Job, outcome: Completion | Gap, lane: Lane) -> None:
         self._ready.append((job.index, outcome))
@@ -225,7 +247,7 @@ class Call:
         if self._stopped is not None:
             return
         if job.n_failures > self._terms.n_retries:
-            self._finish(job, Gap(failure.reason), lane)
+            self._hear(job, Gap(failure.reason), "", lane)
         else:
             heapq.heappush(self._delayed, (now + delay, job))
 

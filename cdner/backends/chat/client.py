@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 
 from cdner.backends.chat.budget import Budget
 from cdner.backends.chat.call import Call, OnUnreachable, Terms
+from cdner.backends.chat.choice_dialogue import ServerManner
 from cdner.backends.chat.clock import Clock
-from cdner.backends.chat.exchange import Connection, Server
+from cdner.backends.chat.exchange import Connection, Server, is_official
 from cdner.backends.chat.servers import ServerPool
+from cdner.backends.choice_trie import refuse_unusable_choices
 from cdner.backends.prices import Price
 from cdner.types import Completion, Gap, ReasoningRequest
 
@@ -42,10 +44,10 @@ class ChatClient:
         clock: Clock = Clock(),  # noqa: B008  immutable
     ) -> None:
         budget = budget or Budget()
+        manner = ServerManner(continues=not any(is_official(server.base_url) for server in servers))
         self._terms = Terms(
-            model, concurrency, timeout, budget, price, on_unreachable, prefix_first, n_retries, clock
+            model, concurrency, timeout, budget, price, on_unreachable, prefix_first, n_retries, clock, manner
         )
-
         self._call: Call | None = None
 
         def connect(server: Server) -> Connection:
@@ -58,7 +60,11 @@ class ChatClient:
 
         A request that fails for good, or that the budget has no room for, is a gap. BackendError for what would
         fail every request alike (key, quota, model, no server to reach); what is on its way is yielded before it.
+        A request with choices may be sent several times, as ``ChoiceDialogue`` says; each is one for the budget.
         """
+        for request in requests:
+            if request.sampling.choices:
+                refuse_unusable_choices(request)
         self._pool.begin(prefix_first=self._terms.prefix_first)
         self._call = Call(self._terms, self._pool, requests)
         return self._call.outcomes()

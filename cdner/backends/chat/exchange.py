@@ -14,7 +14,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cdner.backends.chat.body import read_body
+from cdner.backends.chat.body import read_body, read_probed_body
+from cdner.backends.chat.choice_dialogue import TOP
 from cdner.backends.chat.pacing import retry_after
 from cdner.backends.chat.streaming import read_chunks
 from cdner.errors import BackendError
@@ -65,6 +66,7 @@ class Exchange:
     outcome: Outcome
     headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names
     billed: bool = False  # the server may have charged for an answer that nobody can use
+    body: str = ""  # of an answer to a request with choices
 
 
 def is_loopback(base_url: str) -> bool:
@@ -111,7 +113,8 @@ class Connection:
             if request.on_text is not None:
                 return self._streamed(arguments, request.on_text)
             answer = self._client.chat.completions.with_raw_response.create(**arguments)
-            return Exchange(read_body(answer.text), dict(answer.headers), billed=True)
+            read, body = (read_probed_body, answer.text) if request.sampling.choices else (read_body, "")
+            return Exchange(read(answer.text), dict(answer.headers), billed=True, body=body)
         except openai.APIStatusError as error:
             return Exchange(self._refusal(error), dict(error.response.headers))
         except openai.APIConnectionError as error:
@@ -162,7 +165,8 @@ class Connection:
 def chat_arguments(request: ReasoningRequest, *, model: str, official: bool) -> dict[str, Any]:
     """The body of a chat completion request.
 
-    ``official``: OpenAI itself, whose newer models refuse max_tokens; many other servers know nothing else.
+    ``official``: OpenAI itself, whose newer models refuse max_tokens; many other servers know nothing else. One of
+    ``ChoiceDialogue`` asks for log-probabilities; a last message of the assistant in it is to be continued.
     """
     sampling = request.sampling
     arguments: dict[str, Any] = {
@@ -175,6 +179,10 @@ def chat_arguments(request: ReasoningRequest, *, model: str, official: bool) -> 
     }
     if sampling.stop:
         arguments["stop"] = list(sampling.stop)
+    if sampling.choices:
+        arguments |= {"logprobs": True, "top_logprobs": TOP}
+        if request.messages[-1].role == "assistant":
+            arguments["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
     if request.schema is not None:
         schema = {"name": "answer", "strict": True, "schema": json.loads(request.schema)}
         arguments["response_format"] = {"type": "json_schema", "json_schema": schema}

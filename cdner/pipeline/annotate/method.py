@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from cdner.backbone.engines import check_engine
+from cdner.backbone.engines import TEXT_FAMILIES, check_engine
 from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Reasoning, Setting
 from cdner.errors import InputError, UsageError
 from cdner.hashing import Json
@@ -47,6 +47,11 @@ class Method:
     types: tuple[str, ...]
     experiment: Experiment  # its backbone, predict, reason and execution count
     asking: Asking | None
+
+    @property
+    def says_how_sure(self) -> bool:
+        """Whether each entity has a score: a tagger always knows it."""
+        return self.experiment.predict.confidence or self.experiment.backbone.family not in TEXT_FAMILIES
 
     def identity(self) -> Json:
         """What decides the entities, and nothing that only decides where and how fast they are found."""

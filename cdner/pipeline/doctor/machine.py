@@ -1,4 +1,4 @@
-"""The machine: Python, the packages cdner declares, torch and its devices, memory and disk."""
+"""The machine: Python, the packages cdner declares, torch and its devices, load, memory and disk."""
 
 from __future__ import annotations
 
@@ -87,6 +87,35 @@ def _available() -> float:
     except OSError:
         return 0.0
     return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:")), 0.0)
+
+
+def load(average: float | None = None, n_cores: int | None = None) -> Finding:
+    """Whether other processes keep the cores busy: threads that wait for one another then spin, and training on the
+    CPU can take ten times as long.
+
+    ``average``: processes that ran or waited, mean of the last minute (default: the system's); ``n_cores``: those
+    this process may use.
+    """
+    cores = n_cores or _usable_cores()
+    if average is None:
+        try:
+            average = os.getloadavg()[0]
+        except OSError:
+            return ok("load", f"unknown; {cores} cores")
+    if average <= cores:
+        return ok("load", f"{average:.1f} on {cores} cores")
+    return warning(
+        "load",
+        f"training here would be slowed: {average:.1f} processes want {cores} cores",
+        "Wait until other programs end, or set OMP_NUM_THREADS=1 and accept that it takes longer.",
+    )
+
+
+def _usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
 
 
 def disks(asked: Examined) -> Iterator[Finding]:

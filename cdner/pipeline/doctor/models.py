@@ -11,9 +11,9 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from cdner.backbone.embedded import embedded_path
 from cdner.backbone.engines import ct2_is_installed
 from cdner.backbone.hub_cache import cached_models
+from cdner.backbone.shelf import WEIGHTS, ShelfModel, is_fetched, shelf
 from cdner.backends.vllm_server import VllmInstallation, find_vllm
 from cdner.backends.vllm_server.installation import PYTHON_VARIABLE
 from cdner.confusion.descriptions import gloss, wordnet_available
@@ -39,22 +39,30 @@ print(json.dumps(found))
 """
 
 
-def embedded() -> Finding:
-    """The small model for machines without a hub: whether its folder is whole."""
+def shelf_models() -> Iterator[Finding]:
+    """The models that are fetched by name: whether each folder is whole, and the one that is expected but absent."""
+    for model in shelf():
+        if model.folder.exists():
+            yield _fetched(model)
+        elif model.expected:
+            yield warning(f"{model.called} model", "not fetched", f"cdner models fetch {model.called}")
+
+
+def _fetched(model: ShelfModel) -> Finding:
     from safetensors import SafetensorError, safe_open
 
-    folder = embedded_path()
-    if folder is None:
-        return warning("embedded model", "not fetched", "cdner models fetch embedded")
-    again = f"Delete {folder}, then: cdner models fetch embedded"
-    missing = [name for name in _MODEL_FILES if not (folder / name).is_file()]
+    subject, folder = f"{model.called} model", model.folder
+    again = f"Delete {folder}, then: cdner models fetch {model.called}"
+    missing = [name for name in (*_MODEL_FILES, WEIGHTS) if not (folder / name).is_file()]
     if missing:
-        return problem("embedded model", f"{folder} has no {', '.join(missing)}", again)
+        return problem(subject, f"{folder} has no {', '.join(missing)}", again)
+    if not is_fetched(model):
+        return problem(subject, f"{folder} holds other weights than {model.identity}", again)
     try:
-        with safe_open(folder / "model.safetensors", framework="numpy"):  # checks sizes, reads no weights
-            return ok("embedded model", str(folder))
+        with safe_open(folder / WEIGHTS, framework="numpy"):  # checks sizes, reads no weights
+            return ok(subject, str(folder))
     except (SafetensorError, OSError) as error:
-        return problem("embedded model", f"{folder}: weights cannot be read: {error}", again)
+        return problem(subject, f"{folder}: weights cannot be read: {error}", again)
 
 
 def hub() -> Iterator[Finding]:
@@ -64,9 +72,7 @@ def hub() -> Iterator[Finding]:
     if whole:
         yield ok("hub cache", f"{len(whole)} models: {', '.join(whole)}")
     else:
-        fix = (
-            "Where the hub is reachable they come by themselves; else --backbone-model FOLDER, or 'embedded'."
-        )
+        fix = "Where the hub is reachable they come by themselves; else --backbone-model FOLDER, or 'cdner models'."
         yield warning("hub cache", "no model", fix)
     for model in cached:
         if not model.has_weights:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
-from cdner.backbone.embedded import embedded_path
+from cdner.backbone.shelf import is_fetched, shelf
 from cdner.backends.openai import KEY_VARIABLE, URL_VARIABLE
 from cdner.backends.vllm_server import find_vllm
 from cdner.config import Execution
@@ -32,12 +32,13 @@ def _vllm() -> str:
 
 
 def _local() -> str:
-    return "yes, embedded" if embedded_path() else "with a folder"
+    here = [model.called for model in shelf() if "LLM" in model.purposes and is_fetched(model)]
+    return f"yes, {', '.join(here)}" if here else "with a folder"
 
 
 _NEEDS: Mapping[str, tuple[str, Callable[[], str]]] = {
     "openai": (f"{KEY_VARIABLE}, or --base-url of a server", _openai),
     "vllm": ("vLLM in some environment, or --base-url", _vllm),
-    "local": ("'embedded' fetched, or a model's folder", _local),
+    "local": ("a model of 'cdner models' fetched, or a folder", _local),
     "scripted": ("a JSON Lines file of answers as --model", lambda: "yes"),
 }
