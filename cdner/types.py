@@ -318,6 +318,28 @@ class TextGenerator(Protocol):
         """Greedy. Yields (index into inputs, generation) as rows finish, in any order."""
 
 
+Beginning = tuple[str, int]  # an output's text, and how many of its first characters count
+
+
+class TextScorer(Protocol):
+    """A generator that also says how probable it finds given texts."""
+
+    def log_probs(
+        self,
+        inputs: Sequence[ModelInput],
+        first: Sequence[Sequence[Beginning]],
+        then: Callable[[int, Sequence[float]], Sequence[Beginning]],
+        *,
+        max_new_tokens: int,
+    ) -> Iterator[tuple[int, tuple[float, ...]]]:
+        """How probable beginnings of each input's output are, in two rounds over one reading of the input.
+
+        ``then(index into inputs, log-probabilities of its first beginnings)`` says what is wanted; yields (index,
+        log-probabilities of these), in any order. A beginning's probability is that of the tokens that end within its
+        characters, after the input that ``generate`` reads with this ``max_new_tokens``; log 0 for one without a token.
+        """
+
+
 class Encoder(Protocol):
     """What turns texts and mentions into vectors."""
 

@@ -103,7 +103,7 @@ def test_a_model_that_counts_positions_reads_padded_rows_and_writes_the_same(
 ) -> None:
     monkeypatch.setattr("cdner.backbone.seq2seq.MODEL_TYPES", frozenset())
     padded = _open("seq2seq", tiny_t5)
-    monkeypatch.setattr(padded, "_in_one_row", None)
+    monkeypatch.setattr(padded, "in_one_row", None)
     assert _generate(padded, INPUTS, batch_size=5) == _generate(seq2seq, INPUTS, batch_size=5)
 
 

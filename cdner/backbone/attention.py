@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cdner.backbone.unpadded import Rows
+
 RAGGED = "cdner_ragged"
 _MAX_SCORES = 1 << 25  # attention scores held at once: 128 MB in fp32
 
@@ -31,6 +33,9 @@ class RaggedCache:
     lengths: Tensor  # (rows,)
     prefix: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    # Where the new tokens of all rows stand in one, without padding, and each row's are a tree:
+    rows: Rows | None = None  # where the tokens belong
+    sees: Tensor | None = None  # (rows, longest, longest) bool: what a token sees of its row's new ones
 
     @property
     def n_prefix(self) -> int:
@@ -42,6 +47,8 @@ class RaggedCache:
         Lengths move only in ``advance``, after every layer has stored.
         """
         rows, heads, n_new, size = key.shape
+        if self.sees is not None:
+            return self._append_trees(layer, key, value)
         if layer == len(self.own):
             shape = (rows, heads, self.capacity, size)
             self.own.append((key.new_zeros(shape), value.new_zeros(shape)))
@@ -55,6 +62,30 @@ class RaggedCache:
             keys[:, :, :n_new], values[:, :, :n_new] = key, value
             in_use = n_new
         return keys[:, :, :in_use], values[:, :, :in_use]
+
+    def _append_trees(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Nodes behind each row's valid positions, which must leave room for the longest tree."""
+        if layer == len(self.own):
+            shape = (*key.shape[:2], self.capacity, key.shape[3])
+            self.own.append((key.new_zeros(shape), value.new_zeros(shape)))
+        keys, values = self.own[layer]
+        row = torch.arange(key.shape[0], device=key.device)[:, None]
+        place = self.lengths[:, None] + torch.arange(key.shape[2], device=key.device)[None, :]
+        keys[row, :, place] = key.transpose(1, 2)
+        values[row, :, place] = value.transpose(1, 2)
+        in_use = int(self.lengths.max()) + key.shape[2]
+        return keys[:, :, :in_use], values[:, :, :in_use]
+
+    def widened(self, by: int) -> RaggedCache:
+        """A copy with room for so many positions more behind the longest row."""
+        capacity = int(self.lengths.max()) + by
+        own = []
+        for pair in self.own:
+            key, value = (tensor.new_zeros((*tensor.shape[:2], capacity, tensor.shape[3])) for tensor in pair)
+            n = min(capacity, pair[0].shape[2])
+            key[:, :, :n], value[:, :, :n] = pair[0][:, :, :n], pair[1][:, :, :n]
+            own.append((key, value))
+        return RaggedCache(capacity, self.lengths, self.prefix, own)
 
     def advance(self, by: Tensor) -> None:
         self.lengths = self.lengths + by
@@ -89,10 +120,12 @@ def ragged_attention(
     **_unused: object,
 ) -> tuple[Tensor, None]:
     """(rows, n_new, heads, head size) outputs. What a row sees follows from the cache, not from a mask."""
+    if ragged.rows is not None:
+        query, key, value = (ragged.rows.spread(part) for part in (query, key, value))
     keys, values = ragged.append(module.layer_idx, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     n_new = query.shape[2]
-    if n_new > 1 and not ragged.prefix:
+    if n_new > 1 and not ragged.prefix and ragged.sees is None:
         groups = query.shape[1] // keys.shape[1]
         out = torch.nn.functional.scaled_dot_product_attention(
             query,
@@ -102,7 +135,11 @@ def ragged_attention(
             scale=scale,
         )
         return out.transpose(1, 2), None
-    visible = _visible(ragged.lengths, n_new, keys.shape[2])
+    visible = (
+        _visible(ragged.lengths, n_new, keys.shape[2])
+        if ragged.sees is None
+        else _of_trees(ragged.lengths, ragged.sees, keys.shape[2])
+    )
     per_row = query.shape[1] * n_new * (ragged.n_prefix + keys.shape[2])
     step = max(1, _MAX_SCORES // per_row)
     shared = ragged.prefix[module.layer_idx] if ragged.prefix else None
@@ -116,7 +153,16 @@ def ragged_attention(
         )
         for i in range(0, query.shape[0], step)
     ]
-    return torch.cat(parts).transpose(1, 2), None
+    found = torch.cat(parts)
+    return (found.transpose(1, 2) if ragged.rows is None else ragged.rows.gather(found)), None
+
+
+def _of_trees(lengths: Tensor, sees: Tensor, in_use: int) -> Tensor:
+    """(rows, n_new, in_use) bool: what stood there before, and of the new ones what the tree says."""
+    n_new = sees.shape[1]
+    place = torch.arange(in_use, device=lengths.device)[None, :] - lengths[:, None]
+    new = sees.gather(2, place.clamp(0, n_new - 1)[:, None, :].expand(-1, n_new, -1))
+    return torch.where((place < 0)[:, None, :], True, new & (place < n_new)[:, None, :])
 
 
 def _visible(lengths: Tensor, n_new: int, in_use: int) -> Tensor:

@@ -21,10 +21,13 @@ from cdner.backbone.generation import StopRule, outputs
 from cdner.backbone.inputs import SEPARATOR, Budget, EncodedInput, InputEncoder, causal_input
 from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
+from cdner.backbone.trees import Forest, Input, TokenTree, two_rounds
+from cdner.backbone.unpadded import Rows
 from cdner.backbone.vocabulary import TokenizerVocabulary, neutralised, special_strings
 from cdner.backbone.words import WordEncoder
 from cdner.config import BackboneChoice, Training
 from cdner.types import (
+    Beginning,
     FloatArray,
     Generation,
     Message,
@@ -103,6 +106,29 @@ class CausalBackbone:
         )
 
     # --- probabilities ------------------------------------------------------------------------------------
+
+    def log_probs(
+        self,
+        inputs: Sequence[ModelInput],
+        first: Sequence[Sequence[Beginning]],
+        then: Callable[[int, Sequence[float]], Sequence[Beginning]],
+        *,
+        max_new_tokens: int,
+    ) -> Iterator[tuple[int, tuple[float, ...]]]:
+        """``cdner.types.TextScorer``; the longest common token prefix of all inputs is computed once per call."""
+        encoded = [self._encode(source, max_new_tokens, index).ids for index, source in enumerate(inputs)]
+        prefix = common_prefix(encoded)
+        rests = [ids[len(prefix) : -1] for ids in encoded]
+        with torch.inference_mode():
+            shared = self._prefill(prefix) if prefix else []
+        return two_rounds(
+            [Input(ids[-1], len(rest)) for ids, rest in zip(encoded, rests, strict=True)],
+            lambda batch: _CausalReader(self, [rests[index] for index in batch], shared),
+            first,
+            then,
+            encode=self._inputs.encode_located,
+            device=self.device,
+        )
 
     def continuations(self, rendered: str, texts: Sequence[str]) -> Continuations:
         """The tokens of each text as the next one behind a rendered chat."""
@@ -227,10 +253,14 @@ class CausalBackbone:
         cache.advance(torch.tensor([len(prefix)], device=self.device))
         return cache.as_prefix()
 
-    def hidden(self, ids: Tensor, cache: RaggedCache) -> Tensor:
-        """(rows, n_new, d) last hidden states of new tokens behind what ``cache`` holds."""
-        new = torch.arange(ids.shape[1], device=self.device)
-        positions = cache.n_prefix + cache.lengths[:, None] + new[None, :]
+    def hidden(self, ids: Tensor, cache: RaggedCache, depths: Tensor | None = None) -> Tensor:
+        """(rows, n_new, d) last hidden states of new tokens behind what ``cache`` holds.
+
+        ``depths``, where the tokens of all rows stand in one: (1, n_new), their places behind ``cache.n_prefix``.
+        """
+        if depths is None:
+            depths = cache.lengths[:, None] + torch.arange(ids.shape[1], device=self.device)[None, :]
+        positions = cache.n_prefix + depths
         usual = self.model.config._attn_implementation
         self.model.config._attn_implementation = RAGGED
         try:
@@ -280,6 +310,35 @@ class _CausalDecoder:
     def _logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self._backbone.model.lm_head(hidden)
         return logits
+
+
+class _CausalReader:
+    """A batch of inputs, but for the last token of each, in the cache behind the call's shared prefix."""
+
+    def __init__(
+        self, backbone: CausalBackbone, rests: Sequence[Sequence[int]], shared: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        self._backbone = backbone
+        lengths = torch.zeros(len(rests), dtype=torch.long, device=backbone.device)
+        self._cache = RaggedCache(capacity=0, lengths=lengths, prefix=shared)
+        if any(rests):
+            chains = Forest.of([TokenTree.of(rest, []) for rest in rests], backbone.device)
+            self._cache, _ = self._read(chains)
+            self._cache.advance(torch.tensor([len(rest) for rest in rests], device=backbone.device))
+
+    def logits(self, forest: Forest) -> Tensor:
+        hidden = self._read(forest)[1]
+        logits: Tensor = self._backbone.model.lm_head(hidden[forest.asked[forest.real]])
+        return logits
+
+    def _read(self, forest: Forest) -> tuple[RaggedCache, Tensor]:
+        """The cache with the forest's nodes behind what it had, and the (nodes, d) hidden states of these."""
+        cache = self._cache.widened(forest.ids.shape[1])
+        cache.rows = Rows(forest.real.flatten().nonzero()[:, 0], forest.real)
+        cache.sees = forest.sees
+        ids = forest.ids[forest.real][None]
+        depths = (cache.lengths[:, None] + forest.depths)[forest.real][None]
+        return cache, self._backbone.hidden(ids, cache, depths)[0]
 
 
 class _Layout:

@@ -24,10 +24,15 @@ def ct2_is_installed() -> bool:
     return find_spec("ctranslate2") is not None
 
 
-def check_engine(engine: str, *, family: str, decoding: str) -> None:
+def check_engine(engine: str, *, family: str, decoding: str, confidence: bool = False) -> None:
     """UsageError, with the way out, where the engine cannot do what is asked on this machine."""
     if engine == TORCH:
         return
+    if confidence:
+        raise UsageError(
+            f"The engine '{engine}' does not say how sure a model is of a type. Use --engine torch, "
+            "or --set predict.confidence=false."
+        )
     if family not in CT2_FAMILIES:
         raise UsageError(
             f"The engine '{engine}' runs {' and '.join(CT2_FAMILIES)} backbones, not '{family}'. Use --engine torch."

@@ -68,6 +68,19 @@ class InputEncoder:
         """Ids of a text from a corpus: no special tokens, whatever it spells."""
         return encode_plain(self._tokenizer, neutralised(text, self._specials)).ids
 
+    def encode_located(self, text: str) -> tuple[list[int], list[int]]:
+        """``encode_text``, and of each token the index of its last character in the text as it is given."""
+        changed = neutralised(text, self._specials)
+        plain = encode_plain(self._tokenizer, changed)
+        place, given = (
+            -1,
+            [],
+        )  # of each character of the changed text: that of the given one, or the one before it
+        for character in changed:
+            place += place + 1 < len(text) and text[place + 1] == character
+            given.append(place)
+        return plain.ids, [given[last] for last in plain.last_characters]
+
     def _tokenise(self, source: ModelInput) -> tuple[list[int], list[int]]:
         ids: list[int] = []
         priorities: list[int] = []

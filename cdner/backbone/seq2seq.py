@@ -6,7 +6,7 @@ T5 knows relative positions only, so its window is one of memory; BART has one o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,20 @@ from cdner.backbone.generation import StopRule, outputs
 from cdner.backbone.inputs import Budget, EncodedInput, InputEncoder, seq2seq_input, seq2seq_window
 from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
+from cdner.backbone.trees import Forest, Input, two_rounds
 from cdner.backbone.unpadded import MODEL_TYPES, Layout, Rows, register, unpadded
 from cdner.backbone.vocabulary import TokenizerVocabulary
 from cdner.backbone.words import WordEncoder
 from cdner.config import BackboneChoice, Training
-from cdner.types import FloatArray, Generation, ModelInput, Sentence, TokenConstraint, TrainingExample
+from cdner.types import (
+    Beginning,
+    FloatArray,
+    Generation,
+    ModelInput,
+    Sentence,
+    TokenConstraint,
+    TrainingExample,
+)
 
 _MAX_BATCH_TOKENS = 1 << 15  # rows x (input + output)
 
@@ -72,6 +81,27 @@ class Seq2SeqBackbone:
             batch_size=batch_size,
             max_tokens=_MAX_BATCH_TOKENS,
             constraints=constraints,
+        )
+
+    def log_probs(
+        self,
+        inputs: Sequence[ModelInput],
+        first: Sequence[Sequence[Beginning]],
+        then: Callable[[int, Sequence[float]], Sequence[Beginning]],
+        *,
+        max_new_tokens: int,  # noqa: ARG002  an input's budget does not depend on the output here
+    ) -> Iterator[tuple[int, tuple[float, ...]]]:
+        """``cdner.types.TextScorer``; each input is encoded once."""
+        sources = [self._encode(source, index).ids for index, source in enumerate(inputs)]
+        start = int(self.model.config.decoder_start_token_id)
+        reader = _TreeReader if self._relative else _PathReader
+        return two_rounds(
+            [Input(start, len(source)) for source in sources],
+            lambda batch: reader(self, [sources[index] for index in batch]),
+            first,
+            then,
+            encode=self._inputs.encode_located,
+            device=self.device,
         )
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
@@ -126,7 +156,7 @@ class Seq2SeqBackbone:
 
     def _unpadded(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> Tensor:
         """(all target tokens, vocabulary) logits."""
-        (source, source_ids), (target, target_ids) = self._in_one_row(sources), self._in_one_row(targets)
+        (source, source_ids), (target, target_ids) = self.in_one_row(sources), self.in_one_row(targets)
         layout = Layout(source, target)
         with unpadded(self.model, layout):
             found = self.model(
@@ -158,14 +188,14 @@ class Seq2SeqBackbone:
         if not self._relative:
             ids, mask = self.padded(rows)
             return encoder(input_ids=ids, attention_mask=mask), mask
-        stood, ids = self._in_one_row(rows)
+        stood, ids = self.in_one_row(rows)
         layout = Layout(stood, stood)
         with unpadded(self.model, layout):
             found = encoder(input_ids=ids, layout=layout)
         found.last_hidden_state = stood.padded(found.last_hidden_state[0])
         return found, stood.real.long()
 
-    def _in_one_row(self, rows: Sequence[Sequence[int]]) -> tuple[Rows, Tensor]:
+    def in_one_row(self, rows: Sequence[Sequence[int]]) -> tuple[Rows, Tensor]:
         """Where the tokens belong, and their (1, tokens) ids."""
         ids = torch.tensor([[token for row in rows for token in row]], device=self.device)
         return Rows.of([len(row) for row in rows], self.device), ids
@@ -210,6 +240,64 @@ class _Seq2SeqDecoder:
         self._cache.batch_select_indices(rows)
         self._encoded.last_hidden_state = self._encoded.last_hidden_state[rows]
         self._mask = self._mask[rows]
+
+
+class _TreeReader:
+    """Inputs as the encoder reads them, for a decoder with relative positions: all nodes stand in one row."""
+
+    def __init__(self, backbone: Seq2SeqBackbone, sources: Sequence[Sequence[int]]) -> None:
+        self._backbone = backbone
+        self._source, ids = backbone.in_one_row(sources)
+        layout = Layout(self._source, self._source)
+        with unpadded(backbone.model, layout):
+            self._encoded = backbone.model.get_encoder()(input_ids=ids, layout=layout)
+
+    def logits(self, forest: Forest) -> Tensor:
+        model = self._backbone.model
+        target, ids = self._backbone.in_one_row([tree.ids[: tree.n_inner] for tree in forest.trees])
+        layout = Layout(self._source, target, sees=forest.sees, depths=forest.depths)
+        asked = forest.asked[forest.real][None]
+        with unpadded(model, layout), _only(model.get_output_embeddings(), asked):
+            found = model(
+                encoder_outputs=self._encoded, decoder_input_ids=ids, use_cache=False, layout=layout
+            )
+        logits: Tensor = found.logits
+        return logits
+
+
+class _PathReader:
+    """The same for a decoder that counts positions from the start of a row: each path is a row of its own."""
+
+    def __init__(self, backbone: Seq2SeqBackbone, sources: Sequence[Sequence[int]]) -> None:
+        self._backbone = backbone
+        self._encoded, self._mask = backbone.encoded(sources)
+
+    def logits(self, forest: Forest) -> Tensor:
+        model, device = self._backbone.model, self._backbone.device
+        lines = [(row, tree.line(end)) for row, tree in enumerate(forest.trees) for end in tree.ends()]
+        owner = torch.tensor([row for row, _ in lines], device=device)
+        ids, _ = self._backbone.padded(
+            [[forest.trees[row].ids[node] for node in line] for row, line in lines]
+        )
+        asked = forest.asked.cpu()
+        wanted = torch.zeros(ids.shape, dtype=torch.bool)
+        place: dict[tuple[int, int], None] = {}  # asked nodes in the order in which their logits come
+        for number, (row, line) in enumerate(lines):
+            for depth, node in enumerate(line):
+                if asked[row, node] and (row, node) not in place:
+                    place[row, node] = None
+                    wanted[number, depth] = True
+        with _only(model.get_output_embeddings(), wanted.to(device)):
+            found = model(
+                encoder_outputs=(self._encoded.last_hidden_state[owner],),
+                attention_mask=self._mask[owner],
+                decoder_input_ids=ids,
+                use_cache=False,
+            )
+        rank = {pair: number for number, pair in enumerate(place)}
+        order = [rank[row, node] for row, node in asked.nonzero().tolist()]
+        logits: Tensor = found.logits[torch.tensor(order, dtype=torch.long, device=device)]
+        return logits
 
 
 @contextlib.contextmanager

@@ -54,6 +54,10 @@ class Rows:
 class Layout:
     source: Rows
     target: Rows
+    # Where target rows are trees: (rows, longest, longest) bool, what each token sees of its row, and
+    # (rows, longest) its place in the text that it belongs to. None: a token sees itself and what stands before it.
+    sees: Tensor | None = None
+    depths: Tensor | None = None
 
 
 def register() -> None:
@@ -83,7 +87,9 @@ def unpadded_attention(
     mask = asked.real[:, None, None, :]
     if not crossing:  # across, T5 has no bias
         longest = asked.real.shape[1]
-        if module.is_causal:
+        if module.is_causal and layout.sees is not None:
+            mask = mask & layout.sees[:, None]
+        elif module.is_causal:
             mask = mask & torch.ones(longest, longest, dtype=torch.bool, device=mask.device).tril()
         mask = torch.where(mask, position_bias, torch.finfo(query.dtype).min)
     found = torch.nn.functional.scaled_dot_product_attention(
@@ -117,12 +123,17 @@ def unpadded(model: Any, layout: Layout) -> Iterator[None]:
 
 
 def _bias_of_longest(module: Any, layout: Layout) -> Any:
-    """The module's own bias, for the longest row instead of for all tokens of all rows."""
+    """The module's own bias, for the longest row instead of for all tokens of all rows; of a tree by its depths."""
+    depths = layout.depths if module.is_decoder else None
     longest = (layout.target if module.is_decoder else layout.source).real.shape[1]
+    if depths is not None:
+        longest = int(depths.max()) + 1
     usual = module.compute_bias
 
     def compute_bias(_queries: int, _keys: int, device: Any = None, past_seen_tokens: int = 0) -> Tensor:
         found: Tensor = usual(longest, longest, device=device, past_seen_tokens=past_seen_tokens)
+        if depths is not None:  # (1, heads, longest, longest) to one of each row
+            found = found[0][:, depths[:, :, None], depths[:, None, :]].transpose(0, 1)
         return found
 
     return compute_bias

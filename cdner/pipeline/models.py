@@ -112,7 +112,7 @@ def _strict_f1(
             chains,
             types=types,
             context=context,
-            settings=context.experiment.predict,
+            settings=context.experiment.predict.model_copy(update={"confidence": False}),
             skip_too_long=True,
         )
         rows = score(sentences, [predicted[index] for index in range(len(sentences))], types)
@@ -171,6 +171,7 @@ def _predict_window(
         context=context,
         settings=PredictionSettings.model_validate(settings["predict"]),
         keep=keep,
+        tell=lambda said: context.progress.start(f"{step.label}: {said}"),
         skip_too_long=True,
     )
     chunk.store()
@@ -232,9 +233,10 @@ def predict_all(
     context: Context,
     settings: PredictionSettings,
     keep: Callable[[int, Prediction, Generation], None] | None = None,
+    tell: Callable[[str], None] | None = None,
     skip_too_long: bool = False,
 ) -> dict[int, Prediction]:
-    """Index into ``sentences`` -> prediction. ``keep`` sees each as it finishes.
+    """Index into ``sentences`` -> prediction. ``keep`` sees each as it finishes; ``tell`` hears how sure they are.
 
     A sentence longer than the model's window is never cut: InputTooLongError, or with ``skip_too_long`` a prediction
     of nothing that is counted as malformed (``TOO_LONG``).
@@ -253,6 +255,8 @@ def predict_all(
         if keep:
             keep(index, prediction, generation)
             context.progress.advance()
+    if tell and way.told:
+        tell(way.told)
     return predicted
 
 

@@ -157,7 +157,9 @@ class _Builder:
         """Where an epoch is chosen by its predictions, how torch makes these decides which weights are kept."""
         settings: dict[str, Json] = {"training": training.identity()}
         if training.select == "dev_metric":
-            settings["predict"] = self.experiment.predict.model_copy(update={"engine": "torch"}).identity()
+            settings["predict"] = self.experiment.predict.model_copy(
+                update={"engine": "torch", "confidence": False}
+            ).identity()
         return settings
 
     def _add_source_model(self) -> str:

@@ -71,7 +71,9 @@ def _check_prediction(step: Step, context: Context) -> None:
     settings = cast(Mapping[str, Any], step.spec.settings)["predict"]
     prediction = Prediction.model_validate(settings)
     family = context.experiment.backbone.family
-    check_engine(prediction.engine, family=family, decoding=prediction.decoding)
+    check_engine(
+        prediction.engine, family=family, decoding=prediction.decoding, confidence=prediction.confidence
+    )
 
 
 def _check_crossfit(step: Step, context: Context) -> None:

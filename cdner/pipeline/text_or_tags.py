@@ -6,14 +6,18 @@ The only place that looks which of the two a model is. Knows no store.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Protocol, cast
 
 from cdner.augment import model_input, reasoning_text
-from cdner.codec import Grammar, decode, encode_entities, wire_for
+from cdner.codec import Grammar, TypeScores, decode, encode_entities, wire_for
+from cdner.codec.confidence import Counts
 from cdner.config import Prediction as PredictionSettings
 from cdner.types import (
     Generation,
+    ModelInput,
     Prediction,
     ReasoningChain,
     Sentence,
@@ -21,9 +25,11 @@ from cdner.types import (
     Tagging,
     TaggingExample,
     TextGenerator,
+    TextScorer,
     TrainingExample,
 )
 
+_JUDGED_TOGETHER = 64  # sentences: what a kill may lose beside those of a batch
 ORPHAN_TAGS = "orphan_tags"  # malformed: I- tags that continue no entity, read as B-
 
 Chains = Sequence[ReasoningChain | None]  # one for each sentence
@@ -33,6 +39,10 @@ Found = tuple[int, Prediction, Generation]  # index into the sentences, what is 
 class Way(Protocol):
     def examples(self, sentences: Sequence[Sentence], chains: Chains) -> list[Any]:
         """What ``cdner.backbone.training.fit`` takes for this model, in order."""
+
+    @property
+    def told(self) -> str:
+        """What to say of the predictions made so far; empty where there is nothing."""
 
     def predict(self, sentences: Sequence[Sentence], chains: Chains) -> Iterator[Found]:
         """In any order. InputTooLongError, before the first is yielded, where a sentence is longer than the window."""
@@ -53,6 +63,11 @@ class _AsText:
     ) -> None:
         self._model, self._types, self._settings, self._batch_size = model, types, settings, batch_size
         self._wire = wire_for(model.vocabulary)  # remembers every word that it has spelled
+        self._counts = Counts()
+
+    @property
+    def told(self) -> str:
+        return str(self._counts) if self._counts.n_mentions else ""
 
     @cached_property
     def _grammar(self) -> Grammar:
@@ -68,11 +83,42 @@ class _AsText:
         ]
 
     def predict(self, sentences: Sequence[Sentence], chains: Chains) -> Iterator[Found]:
+        inputs = [
+            model_input(self._types, sentence, chain=chain, wire=self._wire)
+            for sentence, chain in zip(sentences, chains, strict=True)
+        ]
+        found = self._decoded(inputs, sentences)
+        if not self._settings.confidence:
+            yield from found
+            return
+        while group := list(islice(found, _JUDGED_TOGETHER)):
+            yield from self._judged(group, inputs, sentences)
+
+    def _judged(
+        self, group: Sequence[Found], inputs: Sequence[ModelInput], sentences: Sequence[Sentence]
+    ) -> Iterator[Found]:
+        """The same predictions with the probability of each type."""
+        asked = [found for found in group if found[1].entities]
+        scores = [
+            TypeScores(sentences[index], prediction.entities, types=self._types, wire=self._wire)
+            for index, prediction, _ in asked
+        ]
+        said = cast(TextScorer, self._model).log_probs(
+            [inputs[index] for index, _, _ in asked],
+            [one.first() for one in scores],
+            lambda number, names: scores[number].second(names),
+            max_new_tokens=self._settings.max_new_tokens,
+        )
+        probabilities = {}
+        for number, log_probs in said:
+            probabilities[asked[number][0]] = scores[number].distributions(log_probs)
+            scores[number].count(self._counts)
+        for index, prediction, generation in group:
+            yield index, replace(prediction, type_probabilities=probabilities.get(index, ())), generation
+
+    def _decoded(self, inputs: Sequence[ModelInput], sentences: Sequence[Sentence]) -> Iterator[Found]:
         generations = self._model.generate(
-            [
-                model_input(self._types, sentence, chain=chain, wire=self._wire)
-                for sentence, chain in zip(sentences, chains, strict=True)
-            ],
+            inputs,
             max_new_tokens=self._settings.max_new_tokens,
             batch_size=self._batch_size,
             constraints=[self._grammar.constraint(sentence) for sentence in sentences]
@@ -88,6 +134,8 @@ class _AsText:
 
 
 class _AsTags:
+    told = ""
+
     def __init__(self, model: Tagger, types: tuple[str, ...], *, batch_size: int) -> None:
         self._model, self._types, self._batch_size = model, types, batch_size
 

@@ -73,7 +73,7 @@ def annotate(
     added = added_columns(
         source,
         with_reasoning=method.asking is not None,
-        with_scores=method.experiment.predict.confidence or method.judge is not None,
+        with_scores=method.says_how_sure,
     )
     progress.start(f"reading {source.path.name}")
     index = read_index(source, block_size=block_size, added=added, as_table=file_format == "parquet")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cdner.backbone.engines import TEXT_FAMILIES, check_engine
 from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Reasoning, Setting
 from cdner.errors import InputError, UsageError
 from cdner.hashing import Json
@@ -49,6 +50,11 @@ class Method:
     experiment: Experiment  # its backbone, predict, reason and execution count
     asking: Asking | None
     judge: JudgeMethod | None = None  # of a fused setting
+
+    @property
+    def says_how_sure(self) -> bool:
+        """Whether each entity has a score: a tagger always knows it."""
+        return self.experiment.predict.confidence or self.experiment.backbone.family not in TEXT_FAMILIES
 
     def identity(self) -> Json:
         """What decides the entities, and nothing that only decides where and how fast they are found."""
@@ -121,6 +127,13 @@ def load_method(
         raise UsageError(f"Run {run_id} needs no reasoning text, so no LLM: leave --backend and --model off.")
     if encoder is not None and fuse is None:
         raise UsageError(f"Run {run_id} shows no labelled mentions to an LLM: leave --encoder off.")
+    predict = settings["predict"]
+    check_engine(
+        predict.engine,
+        family=settings["backbone"].family,
+        decoding=predict.decoding,
+        confidence=predict.confidence,
+    )
     checkpoint = _checkpoint(store, trained)
     return Method(
         model_run=trained.run_id,
