@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 from fixtures.tiny_models import write_tiny_llama
@@ -182,7 +184,6 @@ def answers_of(backend: Any) -> int:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"structured": True}, "structured = false"),
         ({"temperature": 0.5}, "temperature = 0"),
         ({"retries": 1}, "retries = 0"),
     ],
@@ -193,10 +194,47 @@ def test_settings_it_cannot_follow_are_refused(folder: Path, changes: dict[str, 
         open_backend(Llm(**settings), Execution())
 
 
-@pytest.mark.parametrize("changes", [{"schema": "{}"}, {"temperature": 0.5}])
-def test_requests_it_cannot_follow_are_refused(folder: Path, changes: dict[str, Any]) -> None:
+def test_a_sampling_request_is_refused(folder: Path) -> None:
     with pytest.raises(BackendError, match="greedy"):
-        list(local(folder).complete([ask("a .", **changes)]))
+        list(local(folder).complete([ask("a .", temperature=0.5)]))
+
+
+def test_answers_by_schema_validate_and_the_others_are_as_without(folder: Path) -> None:
+    mentions = {"type": "array", "items": {"type": "string", "maxLength": 9}, "maxItems": 2}
+    schemas = [
+        {"type": "object", "properties": {key: mentions}, "required": [key], "additionalProperties": False}
+        for key in ("person", "place")
+    ]
+    plain = [ask("Tomas Reyl ."), ask("Harbour Club .")]
+    by_schema = [
+        ask(text, max_tokens=90, schema=json.dumps(s)) for s in schemas for text in ("one", "two", "x")
+    ]
+    outcomes = answers(local(folder), [*plain, *by_schema])
+    for index, request in enumerate(by_schema, start=len(plain)):
+        outcome = outcomes[index]
+        assert isinstance(outcome, Completion) and request.schema is not None
+        assert outcome.finish_reason == "stop"
+        jsonschema.validate(json.loads(outcome.text), json.loads(request.schema))
+    for index, request in enumerate(plain):
+        outcome = outcomes[index]
+        assert isinstance(outcome, Completion) and outcome.text == slow_twin(folder, request)[0]
+
+
+def test_an_answer_by_schema_that_is_cut_off_is_length(folder: Path) -> None:
+    schema = json.dumps({"type": "string", "minLength": 99})
+    (outcome,) = answers(local(folder), [ask("one", max_tokens=7, schema=schema)]).values()
+    assert isinstance(outcome, Completion)
+    assert (outcome.finish_reason, outcome.output_tokens) == ("length", 7)
+
+
+def test_without_llguidance_json_by_schema_is_refused_before_a_model_is_opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = Llm(backend="local", model=str(folder), retries=0)
+    assert open_backend(llm, Execution(device="cpu")).family == "local"
+    monkeypatch.setattr("cdner.backends.local.grammar_is_installed", lambda: False)
+    with pytest.raises(BackendError, match=r"cdner\[grammar\].*structured = false"):
+        open_backend(llm, Execution(device="cpu"))
 
 
 def test_embedded_model_that_is_not_here_says_how_to_get_it(

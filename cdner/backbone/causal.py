@@ -21,6 +21,7 @@ from cdner.backbone.generation import StopRule, outputs
 from cdner.backbone.inputs import SEPARATOR, Budget, EncodedInput, InputEncoder, causal_input
 from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
+from cdner.backbone.schema_grammar import SchemaConstraint, SchemaGrammar
 from cdner.backbone.trees import Forest, Input, TokenTree, two_rounds
 from cdner.backbone.unpadded import Rows
 from cdner.backbone.vocabulary import TokenizerVocabulary, neutralised, special_strings
@@ -62,6 +63,7 @@ class CausalBackbone:
         self._vocabulary = TokenizerVocabulary(self.tokenizer)
         self._separator = self._inputs.encode_text(SEPARATOR)
         self._continuations = ContinuationEncoder(self.tokenizer)
+        self._grammar: SchemaGrammar | None = None
 
     @property
     def vocabulary(self) -> TokenizerVocabulary:
@@ -87,8 +89,7 @@ class CausalBackbone:
         A rendered chat (``Segment.special``) gets no separator behind it. ModelError if an input cannot fit.
         """
         encoded = [self._encode(source, max_new_tokens, index) for index, source in enumerate(inputs)]
-        ends = end_ids(self.model.generation_config, self._vocabulary.end_id)
-        rule = StopRule(ends, max_new_tokens, tuple(stop), self._vocabulary.decode, on_text)
+        rule = StopRule(self._ends, max_new_tokens, tuple(stop), self._vocabulary.decode, on_text)
         prefix = common_prefix([item.ids for item in encoded])
         rests = [item.ids[len(prefix) :] for item in encoded]
         with torch.inference_mode():
@@ -104,6 +105,12 @@ class CausalBackbone:
             max_tokens=_MAX_BATCH_TOKENS,
             constraints=constraints,
         )
+
+    def schema_constraint(self, schema: str) -> SchemaConstraint:
+        """For ``generate``: an output that is JSON of ``schema``. Needs the extra ``grammar``."""
+        if self._grammar is None:
+            self._grammar = SchemaGrammar(self.tokenizer, self._ends)
+        return self._grammar.constraint(schema)
 
     # --- probabilities ------------------------------------------------------------------------------------
 
@@ -225,6 +232,10 @@ class CausalBackbone:
         return torch.nn.functional.cross_entropy(logits.float(), layout.labels, reduction="sum")
 
     # --- inside -------------------------------------------------------------------------------------------
+
+    @property
+    def _ends(self) -> frozenset[int]:
+        return end_ids(self.model.generation_config, self._vocabulary.end_id)
 
     def _states(self, ids: Sequence[int]) -> Tensor:
         """(tokens, d) last hidden states of one text."""

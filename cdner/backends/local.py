@@ -3,7 +3,7 @@
 Hundreds of requests go to the backbone at once, which computes their common prefix (the prompt's fixed
 part) a single time. A request with choices is answered with their probabilities; no text is generated for it.
 The embedded SmolLM2-135M is fit for plumbing only: its reasoning is poor and repetitive. Knows nothing of
-prompts; cannot constrain its output to a schema.
+prompts. A schema is followed by masking tokens (``cdner.backbone.schema_grammar``).
 
 ``model`` names the weights alone. The number format is the machine's, like the device: it can change a word, but
 what was written is data in the store and is found there by the same name on any machine.
@@ -18,12 +18,23 @@ from typing import Any, Protocol, cast
 from cdner.backbone import open_backbone
 from cdner.backbone.continuations import Continuations
 from cdner.backbone.identity import weights_identity
+from cdner.backbone.schema_grammar import grammar_is_installed
 from cdner.backbone.shelf import find, is_fetched, not_here
 from cdner.backends.choice_trie import ChoiceTrie, Path, refuse_unusable_choices
 from cdner.choices import ChoiceScores, scores_text
 from cdner.config import BackboneChoice, Execution, Llm
 from cdner.errors import BackendError
-from cdner.types import Completion, Gap, Generation, Message, ModelInput, ReasoningRequest, Sampling, Segment
+from cdner.types import (
+    Completion,
+    Gap,
+    Generation,
+    Message,
+    ModelInput,
+    ReasoningRequest,
+    Sampling,
+    Segment,
+    TokenConstraint,
+)
 
 AT_ONCE = 512  # requests: prompts of thousands of tokens are long lists of numbers
 
@@ -47,12 +58,15 @@ class ChatBackbone(Protocol):
         self, prompts: Sequence[Sequence[int]], asked: Sequence[Mapping[Path, Sequence[int]]]
     ) -> Iterator[tuple[int, Mapping[Path, Mapping[int, float]]]]: ...
 
+    def schema_constraint(self, schema: str) -> TokenConstraint: ...
+
     def generate(
         self,
         inputs: Sequence[ModelInput],
         *,
         max_new_tokens: int,
         batch_size: int,
+        constraints: Sequence[TokenConstraint] | None = None,
         stop: Sequence[str] = (),
         on_text: Callable[[str], None] | None = None,
     ) -> Iterator[tuple[int, Generation]]: ...
@@ -79,20 +93,20 @@ class LocalBackend:
         """Yields as rows finish. A prompt beyond the model's window is a gap; if all that are read at once are, a
         BackendError.
         """
-        groups: dict[Sampling, list[int]] = {}
+        groups: dict[tuple[Sampling, str | None], list[int]] = {}
         with_choices: list[int] = []
         for index, request in enumerate(requests):
-            _refuse_what_greedy_cannot(request)
+            _refuse_sampling(request)
             if request.sampling.choices:
                 refuse_unusable_choices(request)
                 with_choices.append(index)
             else:
-                groups.setdefault(request.sampling, []).append(index)
+                groups.setdefault((request.sampling, request.schema), []).append(index)
         for start in range(0, len(with_choices), AT_ONCE):
             yield from self._judge(requests, with_choices[start : start + AT_ONCE])
-        for sampling, indices in groups.items():
+        for (sampling, schema), indices in groups.items():
             for start in range(0, len(indices), AT_ONCE):
-                yield from self._complete_group(requests, indices[start : start + AT_ONCE], sampling)
+                yield from self._complete_group(requests, indices[start : start + AT_ONCE], sampling, schema)
 
     def rest(self) -> None:
         """Forget the model; the next ``complete`` loads it again."""
@@ -144,7 +158,11 @@ class LocalBackend:
             )
 
     def _complete_group(
-        self, requests: Sequence[ReasoningRequest], indices: list[int], sampling: Sampling
+        self,
+        requests: Sequence[ReasoningRequest],
+        indices: list[int],
+        sampling: Sampling,
+        schema: str | None,
     ) -> Iterator[tuple[int, Completion | Gap]]:
         backbone = self._opened()
         rendered = {index: backbone.render_chat(requests[index].messages) for index in indices}
@@ -166,6 +184,7 @@ class LocalBackend:
             max_new_tokens=sampling.max_tokens,
             batch_size=self._batch_size,
             stop=sampling.stop,
+            constraints=None if schema is None else [backbone.schema_constraint(schema) for _ in fitting],
             on_text=requests[fitting[0]].on_text if len(fitting) == 1 else None,
         )
         for position, generation in generations:
@@ -174,8 +193,11 @@ class LocalBackend:
 
 def open_backend(llm: Llm, execution: Execution) -> LocalBackend:
     """``llm.model``: a model of the shelf, a folder, or a hub name. BackendError for what this backend cannot do."""
-    if llm.structured:
-        raise BackendError("The backend 'local' cannot write JSON by schema. Set structured = false.")
+    if llm.structured and not grammar_is_installed():
+        raise BackendError(
+            "The backend 'local' needs llguidance to write JSON by schema. Install it (pip install 'cdner[grammar]'), "
+            "or set structured = false."
+        )
     if llm.temperature != 0:
         raise BackendError("The backend 'local' is greedy. Set temperature = 0.")
     if llm.retries:
@@ -190,11 +212,9 @@ def open_backend(llm: Llm, execution: Execution) -> LocalBackend:
     return LocalBackend(opened, model=weights_identity(llm.model), batch_size=execution.batch_size)
 
 
-def _refuse_what_greedy_cannot(request: ReasoningRequest) -> None:
-    if request.schema is not None or request.sampling.temperature != 0:
-        raise BackendError(
-            "The backend 'local' is greedy and has no schemas: structured = false, temperature = 0."
-        )
+def _refuse_sampling(request: ReasoningRequest) -> None:
+    if request.sampling.temperature != 0:
+        raise BackendError("The backend 'local' is greedy. Set temperature = 0.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from cdner.backends.vllm_server.cores import BINDING_VARIABLE
 from cdner.backends.vllm_server.installation import Device
 from cdner.backends.vllm_server.placement import Placement
 
@@ -47,6 +48,8 @@ def server_environment(
         environment[SLEEP_VARIABLE] = "1"
     if device == "cpu":  # without it vLLM takes a share of all memory
         environment.setdefault(_CPU_CACHE_VARIABLE, str(placement.kv_cache_gib))
+        if placement.cores:
+            environment.setdefault(BINDING_VARIABLE, placement.cores)
     if placement.visible_devices:
         environment |= {
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order in which nvidia-smi counts
@@ -55,6 +58,13 @@ def server_environment(
     if Path(model).is_dir():
         environment.setdefault("HF_HUB_OFFLINE", "1")
     return environment
+
+
+def binding_statement(own: Mapping[str, str], cores: str) -> str:
+    """Which cores vLLM computes on, in words; ``cores`` as in ``Placement``, ``own`` this process's environment."""
+    if (named := own.get(BINDING_VARIABLE)) is not None:
+        return f"computes on the cores of {BINDING_VARIABLE} ({named})"
+    return f"computes on cores {cores}" if cores else "computes on the cores it chooses itself"
 
 
 def redacted(text: str, *, api_key: str) -> str:

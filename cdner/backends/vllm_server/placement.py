@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cdner.backends.engine_arguments import value_given
+from cdner.backends.vllm_server.cores import usable_cores
 from cdner.backends.vllm_server.devices import read_devices
 from cdner.backends.vllm_server.installation import VllmInstallation
 from cdner.backends.vllm_server.memory import CPU_CACHE_GIB, MemoryPlan, cpu_cache_gib, needs_of, plan_memory
@@ -17,6 +18,8 @@ from cdner.errors import BackendError, UsageError
 
 _OWN_MEMORY = ("--gpu-memory-utilization", "--kv-cache-memory-bytes")
 _SPLITS = ("--tensor-parallel-size", "--pipeline-parallel-size")
+_CPU_SPLITS = (*_SPLITS, "--data-parallel-size")  # several workers: vLLM gives each its own cores
+_SHORT_SPLITS = ("-tp", "-pp", "-dp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,7 @@ class Placement:
     memory: MemoryPlan | None = None  # None: a CPU, or the user's own --vllm-arg says how much
     visible_devices: str = ""  # CUDA_VISIBLE_DEVICES for the server; "": as it is
     kv_cache_gib: int = CPU_CACHE_GIB  # used on CPUs
+    cores: str = ""  # used on CPUs: vLLM computes on these, as "0-1"; "": its own choice
 
 
 def place(
@@ -33,7 +37,7 @@ def place(
     size = model_size(model)
     if installation.device == "cpu":
         gib = cpu_cache_gib(size, max_model_len=max_model_len, concurrency=execution.concurrency)
-        return Placement(kv_cache_gib=gib)
+        return Placement(kv_cache_gib=gib, cores="" if _is_split(execution) else usable_cores())
     n_devices = 1
     for option in _SPLITS:
         n_devices *= _whole_number(option, value_given(execution.vllm_args, option) or "1")
@@ -55,6 +59,13 @@ def place(
         )
     plan = plan_memory(chosen, needs, model=model, asked_gib=execution.gpu_memory)
     return Placement(memory=plan, visible_devices=visible)
+
+
+def _is_split(execution: Execution) -> bool:
+    arguments = execution.vllm_args
+    return any(value_given(arguments, option) is not None for option in _CPU_SPLITS) or any(
+        argument.startswith(_SHORT_SPLITS) for argument in arguments
+    )
 
 
 def _first_device(device: str) -> int | None:

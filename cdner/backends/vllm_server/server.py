@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from cdner.backends.vllm_server.endpoints import LOOPBACK, Endpoints
-from cdner.backends.vllm_server.environment import redacted, server_environment
+from cdner.backends.vllm_server.environment import binding_statement, redacted, server_environment
 from cdner.backends.vllm_server.installation import VllmInstallation
 from cdner.backends.vllm_server.placement import Placement
 from cdner.backends.vllm_server.process import ServerProcess, free_port, is_taken, private_folder
@@ -98,6 +98,8 @@ class VllmServer:
             self._report = report
             if self._placement.memory is not None:
                 self._say(self._placement.memory.statement)
+            if self._installation.device == "cpu":
+                self._say(f"vLLM {binding_statement(os.environ, self._placement.cores)}")
             self._launch()
 
     def ensure_running(self) -> None:

@@ -15,6 +15,8 @@ from cdner.backbone.engines import ct2_is_installed
 from cdner.backbone.hub_cache import cached_models
 from cdner.backbone.shelf import WEIGHTS, ShelfModel, is_fetched, shelf
 from cdner.backends.vllm_server import VllmInstallation, find_vllm
+from cdner.backends.vllm_server.cores import usable_cores
+from cdner.backends.vllm_server.environment import binding_statement
 from cdner.backends.vllm_server.installation import PYTHON_VARIABLE
 from cdner.confusion.descriptions import gloss, wordnet_available
 from cdner.errors import BackendError, InputError
@@ -110,6 +112,8 @@ def vllm(asked: Examined) -> Iterator[Finding]:
         yield state("vllm", what if named else f"{what}; only --backend vllm needs it", way_out)
         return
     line = f"{found.build} {found.version} on {found.device}, {found.python}"
+    if found.device == "cpu":
+        line += f", {binding_statement(os.environ, usable_cores())}"
     if asked.deep:
         yield _imported(found, line)
         return
