@@ -65,21 +65,27 @@ class Walk:
         total = time.monotonic() - started
         self._print(_print_time, found, reasoned, answers, total)
         return {
-            "target": method.target,
-            "setting": method.setting,
-            "runs": {name: getattr(method, name).run_id for name in ("fuse", "judge", "prediction", "model")},
-            "tokens": sentence.tokens,
+            **self._what_was_used(),
             "reasoning": None if reasoned is None else asdict(reasoned.chain),
             "generated": found.prediction.generated,
             "malformed": found.prediction.malformed,
+            "mentions": [_decision_json(sentence, decision, judge) for decision in made],
+            "seconds": {"total": round(total, 3)},
+        }
+
+    def _what_was_used(self) -> dict[str, Any]:
+        method, judge = self.method, self.judge
+        return {
+            "target": method.target,
+            "setting": method.setting,
+            "runs": {name: getattr(method, name).run_id for name in ("fuse", "judge", "prediction", "model")},
+            "tokens": self.sentence.tokens,
             "llm": {"backend": judge.llm.backend, "model": judge.llm.model},
             "weights": {
                 "backbone": judge.fusion.backbone,
                 "llm": judge.fusion.llm,
                 "biases": dict(zip(judge.types, map(float, judge.fusion.biases), strict=True)),
             },
-            "mentions": [_decision_json(sentence, decision, judge) for decision in made],
-            "seconds": {"total": round(total, 3)},
         }
 
     def _reasoned(self, weights: str | None) -> Reasoned | None:

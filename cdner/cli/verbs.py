@@ -17,6 +17,7 @@ from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plans
 from cdner.config import FUSED_OF, REASONING_SETTINGS, TOLD_OF, Setting, prediction_step
 from cdner.errors import UsageError
 
+JUDGED_OF = {**FUSED_OF, **TOLD_OF}  # setting -> the setting whose entities are judged for it
 RUN_COLUMNS = ("step", "run_id", "state", "seconds")
 
 
@@ -61,8 +62,7 @@ def _run_verb(
 
 def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
     kind = name
-    judged_of = {**FUSED_OF, **TOLD_OF}
-    choices = {"reason": REASONING_SETTINGS, "judge": tuple(judged_of)}.get(name, get_args(Setting))
+    choices = {"reason": REASONING_SETTINGS, "judge": tuple(JUDGED_OF)}.get(name, get_args(Setting))
     usual = "fused" if name == "judge" else "full"
 
     @click.pass_context
@@ -71,11 +71,7 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
         splits: tuple[str, ...] = options.get("split") or ()
 
         def select(labels: Sequence[str]) -> list[str]:
-            step = prediction_step(chosen) if kind == "predict" else kind
-            mine = [label for label in labels if label.partition(":")[0] == step]
-            if setting:
-                named = judged_of.get(cast(Setting, chosen), chosen) if kind == "judge" else chosen
-                mine = [label for label in mine if label.partition(":")[2].partition("/")[0] == named]
+            mine = _labels_of(kind, labels, chosen if setting else None)
             return [label for label in mine if not splits or label.rpartition("/")[2] in splits]
 
         _run_verb(ctx, select, options=options, settings=(chosen,), output_format=output_format)
@@ -101,6 +97,16 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
     command = click.option("--dry-run", is_flag=True, help=DRY_RUN_HELP)(command)
     command = click.option("--force", is_flag=True, help="Do it again and replace the outputs.")(command)
     return click.command(name, help=text)(command)
+
+
+def _labels_of(kind: str, labels: Sequence[str], setting: str | None) -> list[str]:
+    """The labels of the steps that a verb stands for; ``setting`` None: of all settings."""
+    step = prediction_step(setting) if kind == "predict" and setting else kind
+    mine = [label for label in labels if label.partition(":")[0] == step]
+    if setting is None:
+        return mine
+    named = JUDGED_OF.get(cast(Setting, setting), setting) if kind == "judge" else setting
+    return [label for label in mine if label.partition(":")[2].partition("/")[0] == named]
 
 
 def _setting_option(

@@ -7,6 +7,7 @@ sentences are dealt into folds, and each fold is predicted by a model trained on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from cdner.config import Crossfit, Training
@@ -64,41 +65,16 @@ def dealt_folds(sentences: Sequence[Sentence], positions: Sequence[int], n_folds
 def _carry_out(
     step: Step, context: Context, *, fold: int, which: str, others: Sequence[int], held_out: Sequence[int]
 ) -> None:
-    """Train on the others and store the predictions of the fold, all of them at once."""
-    settings = cast(Mapping[str, Any], step.spec.settings)
-    training = Training.model_validate(settings["training"])
+    """Train on the others and store the predictions of the fold, all of them at once. No checkpoint stays."""
     output = context.checkpoint_path(f"{step.spec.run_id}.fold-{fold}")
-    corpus_run = context.input_run(step, "train")
-    sentences = context.corpus_of(corpus_run).sentences
     try:
-        models.fit_base(
-            step,
-            context,
-            ([sentences[position] for position in others], [None] * len(others)),
-            training=training.model_copy(update={"seed": training.seed + fold}),
-            output=output,
-        )
-        prediction = PredictionSettings.model_validate(settings["predict"])
-        model = context.predictor(prediction, output)
-        context.progress.start(which, len(held_out))
-        rows: list[stored_predictions.Predicted] = []
-
-        def keep(index: int, predicted: Prediction, generation: Generation) -> None:
-            rows.append((held_out[index], predicted, generation))
-
-        models.predict_all(
-            model,
-            [sentences[position] for position in held_out],
-            [None] * len(held_out),
-            types=tuple(settings["types"]),
-            context=context,
-            settings=prediction,
-            keep=keep,
-            skip_too_long=True,
-        )
+        _train(step, context, fold=fold, others=others, output=output)
+        rows = _predicted(step, context, output, which=which, held_out=held_out)
     finally:
         context.release()  # the next fold's model must not find this one under its name
         remove(output)
+    corpus_run = context.input_run(step, "train")
+    sentences = context.corpus_of(corpus_run).sentences
     stored_predictions.save_predictions(
         context.store,
         step.spec.run_id,
@@ -107,6 +83,45 @@ def _carry_out(
         sentences={position: sentences[position] for position in held_out},
     )
     models.warn_of_too_long(step, context, rows)
+
+
+def _train(step: Step, context: Context, *, fold: int, others: Sequence[int], output: Path) -> None:
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    training = Training.model_validate(settings["training"])
+    sentences = context.corpus_of(context.input_run(step, "train")).sentences
+    models.fit_base(
+        step,
+        context,
+        ([sentences[position] for position in others], [None] * len(others)),
+        training=training.model_copy(update={"seed": training.seed + fold}),
+        output=output,
+    )
+
+
+def _predicted(
+    step: Step, context: Context, checkpoint: Path, *, which: str, held_out: Sequence[int]
+) -> list[stored_predictions.Predicted]:
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    sentences = context.corpus_of(context.input_run(step, "train")).sentences
+    prediction = PredictionSettings.model_validate(settings["predict"])
+    model = context.predictor(prediction, checkpoint)
+    context.progress.start(which, len(held_out))
+    rows: list[stored_predictions.Predicted] = []
+
+    def keep(index: int, predicted: Prediction, generation: Generation) -> None:
+        rows.append((held_out[index], predicted, generation))
+
+    models.predict_all(
+        model,
+        [sentences[position] for position in held_out],
+        [None] * len(held_out),
+        types=tuple(settings["types"]),
+        context=context,
+        settings=prediction,
+        keep=keep,
+        skip_too_long=True,
+    )
+    return rows
 
 
 def _remove_models(step: Step, context: Context) -> None:

@@ -91,22 +91,10 @@ def load_method(
 
     InputError for a model that is not there, UsageError for reasoning that nobody can be asked for.
     """
-    run = runs.load_run(store, run_id)
-    fuse = run if run.step == "fuse" else None
-    if fuse is not None:
-        run = input_of(store, fuse, "predictions")
-    if run.step == "extract":
-        raise UsageError(
-            f"Run {run_id} is an LLM's own entities: there is no trained model to annotate with."
-        )
-    trained = run if run.step == "train" else input_of(store, run, "model")
-    role = "train_reasoning" if run.step == "train" else "reasoning"
-    reasoning = input_of(store, run, role) if has_input(run, role) else None
-    if reasoning is not None and reasoning.step == "tell":
-        raise UsageError(
-            f"The model of run {run_id} reads an LLM's verdicts on the mentions of another model, which "
-            "'cdner annotate' does not ask for. Name a run of another setting."
-        )
+    named = runs.load_run(store, run_id)
+    fuse = named if named.step == "fuse" else None
+    run = input_of(store, named, "predictions") if fuse else named
+    trained, reasoning = _model_and_texts(store, run)
     # A train run has decoding settings where its epochs were chosen by predictions, else the defaults hold.
     predict = Prediction.model_validate(settings_of(run).get("predict", {}))
     settings: dict[str, Any] = {
@@ -115,18 +103,13 @@ def load_method(
         "predict": predict.model_copy(update={"confidence": predict.confidence or confidence}),
         "execution": execution,
     }
+    _refuse_idle_options(store, run_id, fuse, reasoning, llm=llm, encoder=encoder)
     asking = None
-    if fuse is not None:
-        _refuse_one_llm_for_two(store, fuse, reasoning, llm)
     if reasoning is not None:
         settings |= {"corpora": _corpora(store, reasoning), "reason": _llm(reasoning, llm)}
         experiment = Experiment(**settings)
         with open_context(store.path, experiment, progress=progress) as context:
             asking = _asking(reasoning, context)
-    elif llm and fuse is None:
-        raise UsageError(f"Run {run_id} needs no reasoning text, so no LLM: leave --backend and --model off.")
-    if encoder is not None and fuse is None:
-        raise UsageError(f"Run {run_id} shows no labelled mentions to an LLM: leave --encoder off.")
     predict = settings["predict"]
     check_engine(
         predict.engine,
@@ -144,6 +127,45 @@ def load_method(
         asking=asking,
         judge=_judge(store, fuse, llm=llm, encoder=encoder, progress=progress) if fuse else None,
     )
+
+
+def _model_and_texts(store: Store, run: RunSpec) -> tuple[RunSpec, RunSpec | None]:
+    """The train run of a train or predict run, and the run whose reasoning texts it reads.
+
+    UsageError for predictions that no trained model makes alone.
+    """
+    if run.step == "extract":
+        raise UsageError(
+            f"Run {run.run_id} is an LLM's own entities: there is no trained model to annotate with."
+        )
+    trained = run if run.step == "train" else input_of(store, run, "model")
+    role = "train_reasoning" if run.step == "train" else "reasoning"
+    reasoning = input_of(store, run, role) if has_input(run, role) else None
+    if reasoning is not None and reasoning.step == "tell":
+        raise UsageError(
+            f"The model of run {run.run_id} reads an LLM's verdicts on the mentions of another model, which "
+            "'cdner annotate' does not ask for. Name a run of another setting."
+        )
+    return trained, reasoning
+
+
+def _refuse_idle_options(
+    store: Store,
+    run_id: str,
+    fuse: RunSpec | None,
+    reasoning: RunSpec | None,
+    *,
+    llm: Mapping[str, str],
+    encoder: str | None,
+) -> None:
+    """UsageError for options that this method has no use for."""
+    if fuse is not None:
+        _refuse_one_llm_for_two(store, fuse, reasoning, llm)
+        return
+    if llm and reasoning is None:
+        raise UsageError(f"Run {run_id} needs no reasoning text, so no LLM: leave --backend and --model off.")
+    if encoder is not None:
+        raise UsageError(f"Run {run_id} shows no labelled mentions to an LLM: leave --encoder off.")
 
 
 def _judge(
