@@ -8,16 +8,18 @@ import signal
 from pathlib import Path
 
 import pytest
-from judged_stores import TYPES, finished
-from pipeline_experiments import CALLS, DIE_AFTER, GAPS, calls, cdner, copy_of, ended, start_cdner
+from judged_stores import OPTIONS, TYPES, experiment, finished
+from pipeline_experiments import CALLS, DIE_AFTER, GAPS, calls, cdner, copy_of, dump, ended, sql, start_cdner
 
 from cdner.config import Execution
+from cdner.pipeline import judge_method
 from cdner.pipeline.annotate.method import Method, load_method
 from cdner.pipeline.annotate.worker import Silent
 from cdner.store import Store
 from cdner.store.corpora import find_corpus_run, load_corpus
 from cdner.store.lookup import find_labelled_run
 from cdner.store.predictions import load_predictions, load_type_probabilities
+from cdner.store.selection import select
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +158,27 @@ def test_mentions_without_a_verdict_end_the_command_or_keep_the_backbones_type(
     assert found == [[(e.type, e.start, e.end) for e in p.entities] for p in before.values()]
 
 
+def test_labelled_mentions_are_embedded_once_for_all_blocks(store, rows, tmp_path, monkeypatch):
+    original, known = judge_method.embedded, []
+
+    def counting(labelled: object, encoder: object) -> object:
+        known.append(len(labelled.entities))
+        return original(labelled, encoder)
+
+    monkeypatch.setattr(judge_method, "embedded", counting)
+    ran = cdner(
+        store, "annotate", rows, tmp_path / "out", "--run", "judged:fused", "--block-size", 4, "--json"
+    )
+    assert ran.rows[0]["blocks"] > 2
+    (n_train,) = sql(
+        store,
+        "SELECT count(*) FROM gold_entity JOIN corpus USING (run_id) WHERE split = 'train'"
+        " AND domain = 'film' AND position IN (SELECT position FROM training_sentence"
+        " JOIN experiment_run USING (run_id) WHERE label = 'train:without_all')",
+    )
+    assert known == list(n_train)
+
+
 @pytest.mark.parametrize(
     ("options", "code", "told"),
     [
@@ -170,3 +193,130 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(store, rows, tmp_pat
     assert (ran.code, ran.err.count("\n")) == (code, 1), ran.err
     assert told in ran.err
     assert not list((tmp_path / "out").glob("block-*"))
+
+
+# --- explain ---------------------------------------------------------------------------------------------
+
+
+def explained(store: Path, *options: object) -> dict[str, object]:
+    ran = cdner(store, "--quiet", "explain", *options, "--json")
+    assert (ran.code, ran.err) == (0, "")
+    return json.loads(ran.out)
+
+
+def test_a_test_sentence_is_explained_by_what_the_experiment_has_stored(store):
+    sentences, predictions = stored(store)
+    at = max(range(len(predictions)), key=lambda index: len(predictions[index].entities))
+    text = " ".join(sentences[at].tokens)
+    found = explained(store, "--tokens", "--sentence", text, "--setting", "fused", "-e", "judged")
+    assert calls() == []
+    expected = [(e.start, e.end, e.type) for e in predictions[at].entities]
+    assert [(m["start"], m["end"], m["type"]) for m in found["mentions"]] == expected
+    for mention, shares in zip(found["mentions"], probabilities(store)[at].values(), strict=True):
+        assert mention["fused"] == pytest.approx(shares, abs=1e-6)
+    position = list(
+        load_predictions(Store(store), find_labelled_run(Store(store), "judged", "fuse:fused/test"))
+    )[at]
+    judge = find_labelled_run(Store(store), "judged", "judge:without_all/test")
+    of_sentence = f"run_id = '{judge}' AND position = {position} ORDER BY start_token"
+    ids = sql(store, f"SELECT request_id FROM judged_mention WHERE {of_sentence}")
+    assert [(mention["verdict"]["request_id"],) for mention in found["mentions"]] == ids
+    shown = sql(store, f"SELECT likeness FROM shown_mention WHERE {of_sentence}, place")
+    likeness = [one["likeness"] for mention in found["mentions"] for one in mention["verdict"]["neighbours"]]
+    assert likeness == pytest.approx([value for (value,) in shown], abs=1e-3)
+    verdicts = sql(store, f"SELECT entity_type, probability FROM verdict WHERE {of_sentence}, rank")
+    said = [pair for mention in found["mentions"] for pair in mention["llm"].items()]
+    assert [name for name, _ in said] == [name for name, _ in verdicts]
+    assert [p for _, p in said] == pytest.approx([p for _, p in verdicts])
+
+
+def test_an_own_sentence_is_asked_about_once_and_is_in_no_result(store, tmp_path):
+    copied = copy_of(store, tmp_path / "copy")
+    tables = ("predicted_entity", "judged_mention", "shown_mention", "fusion_weight", "experiment_run")
+    before = dump(copied, tables=tables)
+    own = (
+        "--sentence",
+        "Greta Holt filmed Quiet Harbour in Bergen with Ivo Reyl.",
+        "--run",
+        "judged:fused/test",
+    )
+    first, again = explained(copied, *own), explained(copied, *own)
+    assert len(calls()) == len(first["mentions"]) > 0
+    assert {mention["verdict"].pop("was_stored") for mention in first["mentions"]} == {False}
+    assert {mention["verdict"].pop("was_stored") for mention in again["mentions"]} == {True}
+    assert first["mentions"] == again["mentions"]
+    assert dump(copied, tables=tables) == before
+    with Store(copied).reading() as connection, Store(store).reading() as untouched:
+        assert select(connection) == select(untouched)
+    assert cdner(copied, "store", "verify").code == 0
+
+
+def test_the_steps_are_printed_for_each_mention_and_the_prompt_only_when_asked_for(store):
+    command = ("explain", "--setting", "fused", "--sentence", "Mara Holt filmed Quiet Harbour.")
+    ran = cdner(store, *command)
+    assert ran.code == 0, ran.err
+    titles = (
+        "film, fused, run ",
+        "Entities of the model",
+        "Model: ",
+        "likeness",
+        "LLM: ",
+        "Fused: ",
+        "Decisions (",
+    )
+    places = [ran.out.index(title) for title in titles]
+    assert places == sorted(places)
+    assert "--- system ---" not in ran.out
+    whole = cdner(store, *command, "--prompt").out
+    assert whole.count("--- system ---") == ran.out.count("LLM: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (("--setting", "full_fused", "-e", "judged"), 1, "predict:full/test is not done"),
+        (("--setting", "full_fused"), 1, "no finished predictions of the setting 'full_fused'"),
+        (("--run", "judged:fused/test", "--setting", "fused"), 2, "--run says it all"),
+        (("--run", "judged:fused/test", "--target", "ai"), 2, "predicts film"),
+        (("--run", "judged:fused/test", "--encoder", "x"), 2, "the run's own model finds"),
+        (("--run", "judged:without_all/test"), 2, "without reasoning texts"),
+    ],
+)
+def test_what_cannot_be_explained_is_one_line(store, options, code, told):
+    ran = cdner(store, "--quiet", "explain", "--sentence", "A film.", *options)
+    assert (ran.code, ran.err.count("\n")) == (code, 1), ran.err
+    assert told in ran.err
+
+
+# --- prompts render --------------------------------------------------------------------------------------
+
+
+def test_what_is_rendered_is_what_was_asked(store, tmp_path):
+    judge = find_labelled_run(Store(store), "judged", "judge:without_all/test")
+    rows = sql(
+        store,
+        "SELECT judged.position, row_number() OVER (PARTITION BY judged.position ORDER BY start_token) - 1,"
+        " list(text ORDER BY request_message.position) FROM judged_mention AS judged"
+        " JOIN request_message USING (request_id) JOIN prompt_text USING (text_id)"
+        f" WHERE judged.run_id = '{judge}' GROUP BY judged.position, start_token ORDER BY ALL",
+    )
+    assert len(rows) > 5
+    command = ("prompts", "render", "-e", experiment(tmp_path), "--what", "judge", *OPTIONS)
+    for position, number, texts in (rows[0], rows[-1]):
+        ran = cdner(store, *command, "--position", position, "--mention", number, "--json")
+        assert ran.code == 0, ran.err
+        assert [message["content"] for message in json.loads(ran.out)["messages"]] == texts
+    beyond = cdner(store, *command, "--position", rows[0][0], "--mention", 99)
+    assert (beyond.code, "--mention 99: the sentence has" in beyond.err) == (2, True)
+
+
+def test_a_verdict_can_be_rendered_before_anything_is_asked_and_nothing_is_stored(store, tmp_path):
+    command = ("prompts", "render", "-e", experiment(tmp_path), "--what", "judge", *OPTIONS)
+    expected = cdner(store, *command).out
+    copied = copy_of(store, tmp_path / "copy")
+    with Store(copied).transaction() as connection:
+        for table in ("judged_mention", "shown_mention"):
+            connection.execute(f"DELETE FROM {table}")
+    assert cdner(copied, *command).out == expected != ""
+    assert sql(copied, "SELECT count(*) FROM shown_mention") == [(0,)]
+    assert calls() == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -11,11 +11,13 @@ from cdner.cli.experiment import compose_experiment, experiment_option, experime
 from cdner.cli.groups import CommandGroup
 from cdner.cli.output import format_options, json_text, print_rows, visible
 from cdner.cli.progress import StderrProgress
-from cdner.config import REASONING_SETTINGS
+from cdner.config import FUSED_OF, REASONING_SETTINGS, Setting
 from cdner.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from cdner.config import Experiment
+    from cdner.pipeline.context import Context
+    from cdner.pipeline.plan import Step
     from cdner.types import ReasoningRequest
 
 
@@ -40,10 +42,8 @@ def list_templates(output_format: str | None) -> None:
 @experiment_options
 @click.option(
     "--setting",
-    type=click.Choice(REASONING_SETTINGS),
-    default="full",
-    show_default=True,
-    help="Which setting's prompt.",
+    type=click.Choice((*REASONING_SETTINGS, *FUSED_OF)),
+    help="Which setting's prompt.  [default: full; fused with --what judge]",
 )
 @click.option(
     "--split",
@@ -57,10 +57,16 @@ def list_templates(output_format: str | None) -> None:
 )
 @click.option(
     "--what",
-    type=click.Choice(("reason", "describe", "extract")),
+    type=click.Choice(("reason", "describe", "extract", "judge")),
     default="reason",
     show_default=True,
-    help="The reasoning on a sentence, its entities by the LLM alone, or a type's description (--position: types).",
+    help="The reasoning on a sentence, its entities by the LLM alone, a type's description (--position: types), or the "
+    "verdict on a mention predicted in a sentence (--mention).",
+)
+@click.option(
+    "--mention",
+    type=click.IntRange(min=0),
+    help="With --what judge: 0-based number of the mention among those of the sentence.  [default: 0]",
 )
 @click.option("--json", "as_json", is_flag=True, help="The request as JSON.")
 @click.pass_context
@@ -70,33 +76,29 @@ def render(
     experiment_name: str | None,
     overrides: tuple[str, ...],
     corpora_from: Path | None,
-    setting: str,
+    setting: str | None,
     split: str,
     position: int | None,
     what: str,
+    mention: int | None,
     *,
     as_json: bool,
     **flags: Any,
 ) -> None:
     """Print the messages of one request, exactly as a backend gets them (--json: to the last character).
 
-    A reasoning prompt needs the experiment's confusion: 'cdner quantify' with the same options.
+    A reasoning prompt needs the experiment's confusion: 'cdner quantify' with the same options; a verdict's needs the
+    predictions: 'cdner judge' or 'cdner predict'.
     """
     from dataclasses import asdict
 
     experiment = compose_experiment(experiment_name, flags, overrides)
-    setting = "llm_only" if what == "extract" else setting
+    setting = _setting(what, setting, split, mention)
     experiment = experiment.model_copy(update={"settings": (setting,), "splits": ("dev", "test")})
-    label = "describe:target" if what == "describe" else f"{what}:{setting}/{split}"
-    if what == "extract" and split == "train":
-        raise UsageError("--what extract: the LLM alone is asked for dev and test.")
-    positions, requests = _requests(ctx.obj["store"], experiment, corpora_from, label)
-    if position is None:
-        position = positions[0]
-    if position not in positions:
-        some = ", ".join(map(str, positions[:10])) + (", ..." if len(positions) > 10 else "")
-        raise UsageError(f"--position {position}: {label} has {some}.")
-    request = requests[positions.index(position)]
+    requests = _requests(ctx.obj["store"], experiment, corpora_from, _label(what, setting, split), position)
+    if (mention or 0) >= len(requests):
+        raise UsageError(f"--mention {mention}: the sentence has {len(requests)}, from 0.")
+    request = requests[mention or 0]
     if as_json:
         click.echo(json_text(asdict(request)))
         return
@@ -105,16 +107,41 @@ def render(
         click.echo(visible(message.content))
 
 
+def _setting(what: str, setting: str | None, split: str, mention: int | None) -> str:
+    """UsageError for what is not asked about this setting or split."""
+    if mention is not None and what != "judge":
+        raise UsageError("--mention is for --what judge.")
+    if what in ("extract", "judge") and split == "train":
+        raise UsageError(f"--what {what}: the LLM is asked about dev and test.")
+    if what == "extract":
+        return "llm_only"
+    usual = "fused" if what == "judge" else "full"
+    known = FUSED_OF if what == "judge" else REASONING_SETTINGS
+    if setting is not None and setting not in known:
+        raise UsageError(f"--what {what} has no setting '{setting}'. It has {', '.join(known)}.")
+    return setting or usual
+
+
+def _label(what: str, setting: str, split: str) -> str:
+    if what == "describe":
+        return "describe:target"
+    named = FUSED_OF[cast(Setting, setting)] if what == "judge" else setting
+    return f"{what}:{named}/{split}"
+
+
 def _requests(
-    store: Path, experiment: Experiment, corpora_from: Path | None, label: str
-) -> tuple[list[int], list[ReasoningRequest]]:
-    """Positions and requests of one step. InputError when something the prompt is made of is not there yet."""
+    store: Path, experiment: Experiment, corpora_from: Path | None, label: str, position: int | None
+) -> list[ReasoningRequest]:
+    """Of the sentence at this position, the first one without: its request, or that of each mention in it.
+
+    InputError when something the prompt is made of is not there yet.
+    """
     from cdner.pipeline.context import open_context
     from cdner.pipeline.plan import FROM_FILE, build_plan
     from cdner.pipeline.reasoning import requests_of
 
     section = experiment.describe if label.startswith("describe") else experiment.reason
-    if section.backend == FROM_FILE:
+    if section.backend == FROM_FILE and not label.startswith("judge"):
         raise UsageError(f"The texts of {label} come from a file: nobody was asked, so there is no prompt.")
     with (
         StderrProgress(quiet=True) as progress,
@@ -125,12 +152,35 @@ def _requests(
         states = {name: context.run_state(plan.by_label[name].spec.run_id) for name in step.inputs.values()}
         missing = [name for name, state in states.items() if state != "done"]
         if missing:
+            made = "'cdner predict'" if step.kind == "judge" else "'cdner reason' or 'cdner quantify'"
             raise InputError(
-                f"Not done yet: {', '.join(missing)}. Run 'cdner reason' or 'cdner quantify' with the same "
+                f"Not done yet: {', '.join(missing)}. Run {made} with the same "
                 "options (corpora: 'cdner import')."
             )
+        if step.kind == "judge":
+            return _questions(step, context, position)
         positions, requests = requests_of(step, context)
-    return list(positions), list(requests)
+        return [requests[_place(list(positions), position, label)]]
+
+
+def _questions(step: Step, context: Context, position: int | None) -> list[ReasoningRequest]:
+    """About each mention of one sentence."""
+    from cdner.pipeline.judging import asked_mentions, questions_about
+
+    positions = sorted({mention.position for mention in asked_mentions(step, context)})
+    if not positions:
+        raise UsageError(f"{step.label} asks nothing: no mention is predicted.")
+    chosen = positions[_place(positions, position, step.label)]
+    return list(questions_about(step, context, chosen).values())
+
+
+def _place(positions: list[int], position: int | None, label: str) -> int:
+    if position is None:
+        return 0
+    if position not in positions:
+        some = ", ".join(map(str, positions[:10])) + (", ..." if len(positions) > 10 else "")
+        raise UsageError(f"--position {position}: {label} has {some}.")
+    return positions.index(position)
 
 
 COMMANDS = {"prompts": prompts}

@@ -13,7 +13,7 @@ from cdner.cli.experiment import compose_experiment, experiment_options, shipped
 from cdner.cli.output import format_options, print_rows, print_table
 from cdner.cli.progress import StderrProgress
 from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plans
-from cdner.config import SETTINGS_WITH_TEXTS, Experiment
+from cdner.config import Experiment
 from cdner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _print_outcomes(
     plan: Plan, context: Context, outcomes: Sequence[Outcome], *, output_format: str | None
 ) -> None:
     """The scores and what changed; of a plan cut before any score the executed steps."""
-    from cdner.pipeline.summary import confusion_changes, setting_scores
+    from cdner.pipeline.summary import compared_setting, confusion_changes, setting_scores
 
     experiment = plan.experiment
     columns, scores = setting_scores(plan, context)
@@ -151,8 +151,8 @@ def _print_outcomes(
     columns, changes = confusion_changes(plan, context)
     if changes:
         click.echo()
-        last = [name for name in experiment.settings if name in SETTINGS_WITH_TEXTS][-1]
-        title = f"Most confused pairs (right span, wrong type): before = without_all, after = {last}"
+        after = compared_setting(experiment)
+        title = f"Most confused pairs (right span, wrong type): before = without_all, after = {after}"
         print_table([name.replace("_", " ") for name in columns], changes, title=title)
 
 

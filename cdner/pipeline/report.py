@@ -14,6 +14,7 @@ from cdner import __version__
 from cdner.errors import StoreError
 from cdner.evaluate.calibration import expected_calibration_error, reliability
 from cdner.pipeline.report_errors import ablations, errors_per_type, gather_models, prediction_errors
+from cdner.pipeline.report_verdicts import fusion_weights, verdict_shares, with_verdicts
 from cdner.report.content import (
     AVERAGE,
     ConfusionMap,
@@ -57,6 +58,7 @@ def gather(store: Store, names: Sequence[str] = (), *, title: str = "", n_resamp
     evaluated = _evaluated(store, labels, scores)
     lines = _scores(evaluated, scores)
     corpora, models = gather_models(store, evaluated)
+    models = with_verdicts(store, labels, models)
     errors = prediction_errors(store, models)
     return Report(
         title=title or ", ".join(dict.fromkeys(cell_of(name).study for name in labels)),
@@ -74,6 +76,8 @@ def gather(store: Store, names: Sequence[str] = (), *, title: str = "", n_resamp
         models=models,
         errors=errors,
         reliability=_reliability(store, evaluated),
+        verdict_shares=verdict_shares(store, labels),
+        fusion_weights=fusion_weights(store, labels),
     )
 
 

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import cast
 
-from cdner.config import SETTINGS_WITH_TEXTS, Setting
+from cdner.config import (
+    FUSED_OF,
+    PREDICTION_STEPS,
+    SETTINGS_WITH_TEXTS,
+    Experiment,
+    Setting,
+    prediction_step,
+)
 from cdner.pipeline.context import Context
 from cdner.pipeline.plan import Plan, Step
 from cdner.store import predictions as stored_predictions
@@ -81,10 +88,16 @@ def averaged_scores(columns: Sequence[str], rows: Sequence[Sequence[object]]) ->
     return ("cell", "setting", "split", "n", "P", "R", "F1", "span F1", "macro F1", "F1 dev."), averages
 
 
+def compared_setting(experiment: Experiment) -> Setting | None:
+    """What the most confused pairs of without_all are set beside: the last setting that reads reasoning or verdicts."""
+    settings = [name for name in experiment.settings if name in SETTINGS_WITH_TEXTS or name in FUSED_OF]
+    return settings[-1] if settings else None
+
+
 def confusion_changes(plan: Plan, context: Context) -> tuple[tuple[str, ...], Rows]:
-    """The most confused pairs before (w/o all) and after (the last setting with texts), per split."""
-    predicts = {step.label: step for step in plan.steps if step.kind == "predict"}
-    settings: list[Setting] = [name for name in plan.experiment.settings if name in SETTINGS_WITH_TEXTS]
+    """The most confused pairs before (w/o all) and after (``compared_setting``), per split."""
+    predicted = {step.label: step for step in plan.steps if step.kind in PREDICTION_STEPS}
+    last = compared_setting(plan.experiment)
     columns = (
         "split",
         "gold_type",
@@ -96,12 +109,12 @@ def confusion_changes(plan: Plan, context: Context) -> tuple[tuple[str, ...], Ro
         "ratio_after",
     )
     rows: Rows = []
-    if not settings:
+    if last is None:
         return columns, rows
     with context.store.reading():  # opened once
         for split in plan.experiment.splits:
-            before = predicts.get(f"predict:without_all/{split}")
-            after = predicts.get(f"predict:{settings[-1]}/{split}")
+            before = predicted.get(f"predict:without_all/{split}")
+            after = predicted.get(f"{prediction_step(last)}:{last}/{split}")
             if before and after:
                 rows += _changes(split, before, after, context)
     return columns, rows

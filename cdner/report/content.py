@@ -8,7 +8,7 @@ cells apart.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cdner.matrix import axes_of
@@ -147,6 +147,38 @@ class Reliability:
 
 
 @dataclass(frozen=True, slots=True)
+class VerdictShare:
+    """Who is right about judged mentions whose span is right, by gold type ("*" = all); counts summed over seeds."""
+
+    where: Where  # of the setting whose mentions are judged
+    entity_type: str
+    n_mentions: int
+    n_both: int
+    n_backbone_only: int
+    n_llm_only: int
+    n_neither: int
+
+
+@dataclass(frozen=True, slots=True)
+class FusionWeights:
+    """How a fused setting weighs both opinions: names as in the table fusion_weight; means over seeds."""
+
+    where: Where
+    n_seeds: int
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The type that an LLM finds most probable for one mention."""
+
+    start: int
+    end: int
+    type: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class ConfusionMap:
     """The confusion of one quantify run in all dimensions; row i is the gold type."""
 
@@ -203,6 +235,7 @@ class Model:
     corpus: int  # index into Report.corpora
     predicted: Mapping[int, tuple[Entity, ...]]  # by position of the sentence
     reasoning: Mapping[int, ReasoningChain]
+    verdicts: Mapping[int, tuple[Verdict, ...]] = field(default_factory=dict)  # by position of the sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +266,8 @@ class Report:
     models: tuple[Model, ...]
     errors: tuple[PredictionError, ...]
     reliability: tuple[Reliability, ...] = ()
+    verdict_shares: tuple[VerdictShare, ...] = ()
+    fusion_weights: tuple[FusionWeights, ...] = ()
 
 
 def cell_of(experiment: str) -> Cell:

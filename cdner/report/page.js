@@ -205,8 +205,10 @@
         make("b", { class: "gold" }, goldType ?? "nothing"), " → ",
         make("b", { class: "wrong" }, predictedType ?? "nothing"));
       const kindName = content.kinds[k];
+      const llm = verdictsOf(one, position).filter((said) => said[0] === start && said[1] === end)
+        .map(([, , type, share]) => `, LLM: ${content.types[type]} ${share.toFixed(2)}`).join("");
       const heading = make("summary", {}, change,
-        make("span", { class: "quiet" }, `${KINDS[kindName]}, ${named(one)}, sentence ${position}`),
+        make("span", { class: "quiet" }, `${KINDS[kindName]}, ${named(one)}, sentence ${position}${llm}`),
         sentence(tokens, [[start, end, kindName === "missed" ? "missed" : "wrong", goldType ?? predictedType]]));
       const details = make("details", {}, heading);
       details.addEventListener("toggle", () => {
@@ -223,6 +225,7 @@
         const predicted = model.predicted[position];
         const made = panel(named(model),
           predicted ? predictedLine(tokens, goldSpans, predicted) : make("p", { class: "quiet" }, "not predicted"),
+          verdicts(model, position, tokens),
           reasoning(model.reasoning[position]));
         if (model.reasoning[position]) made.classList.add("wide");
         return made;
@@ -239,6 +242,14 @@
         }
       });
       return make("div", {}, panels, others);
+    }
+
+    const verdictsOf = (model, position) => model.verdicts[position] ?? [];
+
+    function verdicts(model, position, tokens) {
+      const said = verdictsOf(model, position).map(([start, end, type, share]) =>
+        `${tokens.slice(start, end).join(" ")}: ${content.types[type]} ${share.toFixed(2)}`);
+      return said.length ? make("p", { class: "quiet verdicts", dir: "auto" }, `LLM: ${said.join("; ")}`) : null;
     }
 
     function reasoning(texts) {

@@ -89,8 +89,15 @@ def _types_of(corpus: Corpus, report: Report) -> list[str]:
         for entities in model.predicted.values()
         for entity in entities
     ]
+    judged = [
+        verdict.type
+        for model in report.models
+        if report.corpora[model.corpus] is corpus
+        for said in model.verdicts.values()
+        for verdict in said
+    ]
     gold = [entity.type for sentence in corpus.sentences for entity in sentence.entities]
-    return list(dict.fromkeys([*mapped, *corpus.types, *gold, *predicted]))
+    return list(dict.fromkeys([*mapped, *corpus.types, *gold, *predicted, *judged]))
 
 
 def _map(item: ConfusionMap) -> Json:
@@ -133,6 +140,10 @@ def _model(model: Model, numbers: Mapping[str, int]) -> Json:
         "reasoning": {
             str(p): [visible(chain.initial), visible(chain.bidirectional)]
             for p, chain in model.reasoning.items()
+        },
+        "verdicts": {
+            str(p): [[one.start, one.end, numbers[one.type], round(one.probability, 3)] for one in said]
+            for p, said in model.verdicts.items()
         },
     }
 

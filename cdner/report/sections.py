@@ -27,6 +27,7 @@ def sections(report: Report) -> list[Element]:
         ("confusion", "Confusion maps", _confusion() if report.maps else []),
         ("types", "Errors per type", _errors_per_type(report)),
         ("calibration", "How sure the models are", _calibration(report)),
+        ("verdicts", "Verdicts of the LLM", _verdicts(report)),
         ("errors", "Error browser", _browser() if report.errors else []),
         ("usage", "LLM usage and cost", [table_of(tables.usage(report))] if report.usage else []),
         ("runs", "Settings and checksums", [_folded("All runs", table_of(tables.provenance(report)))]),
@@ -140,6 +141,18 @@ def _calibration(report: Report) -> list[Node]:
         class_="quiet",
     )
     return [explained, *charts.reliability_diagrams(report)]
+
+
+def _verdicts(report: Report) -> list[Node]:
+    """Only where an LLM has judged mentions."""
+    made: list[Node] = []
+    for where in dict.fromkeys(row.where for row in report.verdict_shares):
+        table = tables.who_is_right(report, where)
+        made += [element("h3", table.title.partition(": ")[2]), table_of(table)]
+    if report.fusion_weights:
+        table = tables.fusion(report)
+        made += [element("h3", table.title), table_of(table)]
+    return made
 
 
 def _confusion() -> list[Node]:

@@ -54,7 +54,9 @@ def is_number(column: Column) -> bool:
 
 
 def setting_name(setting: str) -> str:
-    """``without_all`` as the paper writes it: ``w/o all``."""
+    """``without_all`` as the paper writes it: ``w/o all``; ``full_fused``: ``full, fused``."""
+    if setting.endswith("_fused"):
+        return f"{setting_name(setting.removesuffix('_fused'))}, fused"
     return setting.replace("without_", "w/o ").replace("_", " ")
 
 
@@ -182,6 +184,61 @@ def errors_per_type(report: Report, where: Where) -> Table:
         tuple(rows),
         "In percent of the gold entities of the type; spurious predictions touch none.",
     )
+
+
+def who_is_right(report: Report, where: Where) -> Table:
+    """Judged mentions of one setting, by gold type."""
+    columns = (
+        *(
+            Column("Type"),
+            Column("Mentions", "count"),
+            Column("Both", "count"),
+            Column("Model only", "count"),
+        ),
+        *(Column("LLM only", "count"), Column("Neither", "count")),
+        *(Column("Model right", "percent"), Column("LLM right", "percent"), Column("One right", "percent")),
+    )
+    rows: list[tuple[Value, ...]] = []
+    for row in report.verdict_shares:
+        if row.where == where:
+            right = (
+                *(row.n_both + row.n_backbone_only, row.n_both + row.n_llm_only),
+                row.n_mentions - row.n_neither,
+            )
+            counts = (row.n_mentions, row.n_both, row.n_backbone_only, row.n_llm_only, row.n_neither)
+            name = "all" if row.entity_type == "*" else row.entity_type
+            rows.append((name, *counts, *(100 * n / row.n_mentions for n in right)))
+    return Table(
+        f"Who is right: {name_of(where)}, mentions of {setting_name(where.setting)}",
+        columns,
+        tuple(rows),
+        "Judged mentions whose span is a gold entity's, by its type. One right: what no weighing of the two can exceed "
+        "unless it chooses a type that neither names. Seeds are summed.",
+    )
+
+
+def fusion(report: Report) -> Table:
+    """A row for each fused setting, with a bias for each type that any of them has."""
+    names = dict.fromkeys(name for row in report.fusion_weights for name in row.weights)
+    biases = [name for name in names if name.startswith("bias:")]
+    columns = (
+        *(Column(_PLACE), Column("Setting"), Column("Seeds", "count"), Column("Dev mentions", "count")),
+        *(Column("Model", "percent"), Column("LLM", "percent")),
+        *(Column(f"Bias of {name.removeprefix('bias:')}", "points") for name in biases),
+    )
+    rows = tuple(
+        (
+            *(name_of(row.where), setting_name(row.where.setting), row.n_seeds),
+            round(row.weights["n_dev_mentions"]),
+            *(row.weights.get(name) for name in ("backbone", "llm", *biases)),
+        )
+        for row in report.fusion_weights
+    )
+    note = (
+        "The type with the highest sum wins: weight x log p of the model + weight x log p of the LLM + the type's "
+        "bias. Fitted on mentions of dev whose span is right; means over seeds."
+    )
+    return _compact(Table("Weights", columns, rows, note))
 
 
 def usage(report: Report) -> Table:

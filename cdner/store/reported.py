@@ -54,6 +54,35 @@ class ConfidenceRow(NamedTuple):
     is_right: bool
 
 
+class VerdictRightRow(NamedTuple):
+    run_id: str  # of the judge run
+    domain: str
+    split: str
+    gold_type: str
+    n_mentions: int
+    n_both: int
+    n_backbone_only: int
+    n_llm_only: int
+    n_neither: int
+
+
+class JudgedRow(NamedTuple):
+    run_id: str  # of the judge run
+    position: int
+    start_token: int
+    end_token: int
+    llm_type: str
+    llm_probability: float
+
+
+class FusionWeightRow(NamedTuple):
+    run_id: str
+    domain: str
+    split: str
+    name: str
+    value: float
+
+
 class PublishedRow(NamedTuple):
     source_domain: str  # ours
     target_domain: str
@@ -180,6 +209,40 @@ def confidence_rows(store: Store, run_ids: Collection[str]) -> list[ConfidenceRo
         ORDER BY predicted.run_id, predicted.position, predicted.start_token
     """
     return [ConfidenceRow(*row) for row in _rows(store, statement, run_ids)]
+
+
+def verdict_right_rows(store: Store, run_ids: Collection[str]) -> list[VerdictRightRow]:
+    """The view verdict_right of judge runs, types in their declared order."""
+    columns = ", ".join(f"verdict_right.{name}" for name in VerdictRightRow._fields)
+    statement = f"""
+        SELECT {columns} FROM verdict_right
+        JOIN run_input ON run_input.run_id = verdict_right.run_id AND run_input.position = 1  -- the corpus
+        LEFT JOIN domain_type ON domain_type.run_id = input_run_id AND entity_type = gold_type
+        WHERE verdict_right.run_id IN (SELECT unnest(?))
+        ORDER BY verdict_right.run_id, domain_type.position, gold_type
+    """  # noqa: S608  our own names
+    return [VerdictRightRow(*row) for row in _rows(store, statement, run_ids)]
+
+
+def judged_rows(store: Store, run_ids: Collection[str]) -> list[JudgedRow]:
+    """The LLM's first choice for every mention of judge runs that has a verdict, in text order."""
+    statement = """
+        SELECT run_id, position, start_token, end_token, entity_type, probability FROM verdict
+        WHERE rank = 1 AND run_id IN (SELECT unnest(?)) ORDER BY run_id, position, start_token
+    """
+    return [JudgedRow(*row) for row in _rows(store, statement, run_ids)]
+
+
+def fusion_weight_rows(store: Store, run_ids: Collection[str]) -> list[FusionWeightRow]:
+    """The weights of fuse runs, with the corpus that each predicts; biases in the declared order of types."""
+    statement = """
+        SELECT fusion_weight.run_id, corpus.domain, corpus.split, fusion_weight.name, fusion_weight.value
+        FROM fusion_weight JOIN prediction_corpus USING (run_id) JOIN corpus ON corpus.run_id = corpus_run_id
+        LEFT JOIN domain_type ON domain_type.run_id = corpus_run_id AND 'bias:' || entity_type = fusion_weight.name
+        WHERE fusion_weight.run_id IN (SELECT unnest(?))
+        ORDER BY fusion_weight.run_id, domain_type.position, fusion_weight.name
+    """
+    return [FusionWeightRow(*row) for row in _rows(store, statement, run_ids)]
 
 
 def predictions_scored(store: Store, run_ids: Collection[str]) -> dict[str, str]:
