@@ -12,7 +12,7 @@ from pipeline_experiments import cdner, shared_folder, sql
 
 from cdner.cli.experiment import compose_experiment, find_experiment, shipped_experiments
 from cdner.cli.progress import StderrProgress
-from cdner.config import parse_experiment
+from cdner.config import FUSED_OF, parse_experiment
 from cdner.matrix import cells
 from cdner.pipeline.context import open_context
 from cdner.pipeline.plan import Plan, build_plan
@@ -47,7 +47,8 @@ def test_a_shipped_experiment_plans_without_network_or_store(
     assert max(planned.values()) == 1
     for cell in cells(experiment):
         for setting in cell.settings:
-            made = "extract:llm_only/test" if setting == "llm_only" else f"train:{setting}"
+            trained = FUSED_OF.get(setting, setting)  # the setting whose model's entities are fused
+            made = "extract:llm_only/test" if setting == "llm_only" else f"train:{trained}"
             assert any(step == made for _, step in planned)
             assert all((cell.name, f"evaluate:{setting}/{split}") in planned for split in cell.splits)
     assert {row["state"] for row in plan.rows} == {"absent"}

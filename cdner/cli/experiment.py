@@ -103,6 +103,11 @@ def shipped_experiments() -> dict[str, Path]:
     return {path.stem: path for path in sorted(resource_root("experiments").glob("*.toml"))}
 
 
+def recorded_answers() -> dict[str, Path]:
+    """Name of a shipped experiment -> bundle of what an LLM answered when it was run."""
+    return {path.stem: path for path in sorted((resource_root("experiments") / "recorded").glob("*.zip"))}
+
+
 def shipped_profiles() -> dict[str, Path]:
     """Name -> file of the profiles that come with cdner."""
     return {path.stem: path for path in sorted((resource_root("experiments") / "profiles").glob("*.toml"))}

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cdner.cli.experiment import compose_experiment, experiment_options, shipped_experiments
+from cdner.cli.experiment import (
+    compose_experiment,
+    experiment_options,
+    recorded_answers,
+    shipped_experiments,
+)
 from cdner.cli.output import format_options, print_rows, print_table
 from cdner.cli.progress import StderrProgress
 from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plans
@@ -36,6 +41,11 @@ _SHOWN = {
     "--until", metavar="STEP", help="Stop after this kind of step or label, e.g. quantify, train:full."
 )
 @click.option("--dry-run", is_flag=True, help=DRY_RUN_HELP)
+@click.option(
+    "--recorded",
+    is_flag=True,
+    help="Ask no LLM: load the answers that come with EXPERIMENT into the store, and replay them.",
+)
 @click.option("--list", "list_shipped", is_flag=True, help="List the shipped experiments.")
 @experiment_options
 @format_options
@@ -50,6 +60,7 @@ def run(
     overrides: tuple[str, ...],
     *,
     dry_run: bool,
+    recorded: bool,
     list_shipped: bool,
     **flags: Any,
 ) -> None:
@@ -68,6 +79,8 @@ def run(
     if experiment_name is None:
         raise UsageError(f"Which experiment? Shipped: {', '.join(shipped_experiments())}; or a TOML file.")
     experiment = compose_experiment(experiment_name, flags, overrides)
+    if recorded:
+        experiment = _with_recorded_answers(experiment, experiment_name, ctx.obj["store"])
     quiet = ctx.obj["quiet"]
     with (
         StderrProgress(quiet=quiet) as progress,
@@ -88,6 +101,25 @@ def run(
         _print_cells(planned, outcomes, output_format=output_format)
     else:
         _print_outcomes(*planned[0], outcomes, output_format=output_format)
+
+
+def _with_recorded_answers(experiment: Experiment, name: str, store: Path) -> Experiment:
+    """The experiment as a replay; what an LLM answered when it was recorded is in the store afterwards.
+
+    UsageError for an experiment that comes without a recording.
+    """
+    from cdner.pipeline.bundles import load_bundle
+    from cdner.store import Store
+
+    recordings = recorded_answers()
+    if name not in recordings:
+        raise UsageError(
+            f"No answers are recorded for '{name}'. Recorded: {', '.join(recordings) or 'none'}. "
+            "Leave --recorded off to ask the LLM."
+        )
+    load_bundle(Store(store), recordings[name])
+    execution = experiment.execution.model_copy(update={"replay": True})
+    return experiment.model_copy(update={"execution": execution})
 
 
 def _planned(experiment: Experiment, context: Context, until: str | None) -> list[tuple[Plan, Context]]:
