@@ -9,7 +9,7 @@ from cdner.types import ReasoningChain
 from cdner.verdicts import told_verdicts
 
 TEMPLATE = load_template("tell.v1")
-TOKENS = "Kuutar was built by Ada Lovelace in Turku .".split()
+TOKENS = ["Kuutar", "was", "built", "by", "Ada", "Lovelace", "in", "Turku", "."]
 
 
 def told(verdicts, tokens=TOKENS) -> str:

@@ -96,16 +96,16 @@ def _carry_out(
             keep=keep,
             skip_too_long=True,
         )
+        stored_predictions.save_predictions(
+            context.store,
+            step.spec.run_id,
+            rows,
+            corpus_run_id=corpus_run,
+            sentences={position: sentences[position] for position in held_out},
+        )
     finally:
-        context.release()  # the next fold's model must not find this one under its name
+        context.release()
         remove(output)
-    stored_predictions.save_predictions(
-        context.store,
-        step.spec.run_id,
-        rows,
-        corpus_run_id=corpus_run,
-        sentences={position: sentences[position] for position in held_out},
-    )
     models.warn_of_too_long(step, context, rows)
 
 
