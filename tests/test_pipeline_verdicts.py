@@ -336,3 +336,20 @@ def test_a_replay_without_any_verdict_says_where_they_come_from(tmp_path):
     ran = cdner(store, "run", experiment(tmp_path), *options)
     assert ran.code == 1
     assert "the store holds no verdict of this run. Load a bundle" in ran.err
+
+
+def test_recorded_answers_come_with_an_experiment_and_no_llm_is_asked(tmp_path, monkeypatch):
+    bundle, path = tmp_path / "recorded.zip", experiment(tmp_path)
+    assert cdner(finished(), "bundle", "pack", bundle, "--experiment", "judged").code == 0
+    store = tmp_path / "new" / "s.duckdb"
+    store.parent.mkdir()
+    unknown = cdner(store, "run", path, *OPTIONS, "--recorded")
+    assert unknown.code == 2
+    assert "No answers are recorded for" in unknown.err
+    monkeypatch.setattr("cdner.cli.run.recorded_answers", lambda: {str(path): bundle})
+    for _ in range(2):  # again finds it all
+        ran = cdner(store, "run", path, *OPTIONS, "--recorded")
+        assert ran.code == 0, ran.err
+        assert calls() == []
+    tables = ("predicted_entity", "fusion_weight", "score")
+    assert dump(store, tables=tables) == dump(finished(), tables=tables)

@@ -67,21 +67,21 @@ def _carry_out(
 ) -> None:
     """Train on the others and store the predictions of the fold, all of them at once. No checkpoint stays."""
     output = context.checkpoint_path(f"{step.spec.run_id}.fold-{fold}")
+    corpus_run = context.input_run(step, "train")
+    sentences = context.corpus_of(corpus_run).sentences
     try:
         _train(step, context, fold=fold, others=others, output=output)
         rows = _predicted(step, context, output, which=which, held_out=held_out)
+        stored_predictions.save_predictions(
+            context.store,
+            step.spec.run_id,
+            rows,
+            corpus_run_id=corpus_run,
+            sentences={position: sentences[position] for position in held_out},
+        )
     finally:
-        context.release()  # the next fold's model must not find this one under its name
+        context.release()
         remove(output)
-    corpus_run = context.input_run(step, "train")
-    sentences = context.corpus_of(corpus_run).sentences
-    stored_predictions.save_predictions(
-        context.store,
-        step.spec.run_id,
-        rows,
-        corpus_run_id=corpus_run,
-        sentences={position: sentences[position] for position in held_out},
-    )
     models.warn_of_too_long(step, context, rows)
 
 

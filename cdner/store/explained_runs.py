@@ -91,7 +91,7 @@ def reasoned_prediction(store: Store, run_id: str) -> Reasoned:
     found = [row for row in _reasoned(store, done=False) if row.run_id == run_id]
     if not found:
         raise UsageError(
-            f"Run {run_id} predicts without reasoning texts, so there is nothing to set beside it. "
+            f"Run {run_id} predicts without reasoning texts of an LLM, so there is nothing to set beside it. "
             "Name a predict run of a setting with reasoning, such as full."
         )
     if not any(row.run_id == run_id for row in _reasoned(store)):
