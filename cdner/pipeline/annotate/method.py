@@ -105,17 +105,12 @@ def load_method(
         "execution": execution,
     }
     asking = None
-    if fuse is not None:
-        _refuse_one_llm_for_two(store, fuse, reasoning, llm)
+    _refuse_options(store, run, fuse, reasoning, llm=llm, encoder=encoder)
     if reasoning is not None:
         settings |= {"corpora": _corpora(store, reasoning), "reason": _llm(reasoning, llm)}
         experiment = Experiment(**settings)
         with open_context(store.path, experiment, progress=progress) as context:
             asking = _asking(reasoning, context)
-    elif llm and fuse is None:
-        raise UsageError(f"Run {run_id} needs no reasoning text, so no LLM: leave --backend and --model off.")
-    if encoder is not None and fuse is None:
-        raise UsageError(f"Run {run_id} shows no labelled mentions to an LLM: leave --encoder off.")
     checkpoint = _checkpoint(store, trained)
     return Method(
         model_run=trained.run_id,
@@ -141,18 +136,31 @@ def _judge(
     return method
 
 
-def _refuse_one_llm_for_two(
-    store: Store, fuse: RunSpec, reasoning: RunSpec | None, given: Mapping[str, str]
+def _refuse_options(
+    store: Store,
+    run: RunSpec,
+    fuse: RunSpec | None,
+    reasoning: RunSpec | None,
+    *,
+    llm: Mapping[str, str],
+    encoder: str | None,
 ) -> None:
-    """--backend and --model name one LLM."""
-    if reasoning is None or not given:
+    """UsageError for options that this run has no use for. --backend and --model name one LLM."""
+    if fuse is None:
+        if llm and reasoning is None:
+            raise UsageError(
+                f"Run {run.run_id} needs no reasoning text, so no LLM: leave --backend and --model off."
+            )
+        if encoder is not None:
+            raise UsageError(f"Run {run.run_id} shows no labelled mentions to an LLM: leave --encoder off.")
         return
-    judge = settings_of(input_of(store, fuse, "verdicts"))
-    texts = settings_of(reasoning)
-    of_texts = (texts["llm"]["backend"], texts.get("weights"))
-    if of_texts != (judge["llm"]["backend"], judge["weights"]):
+    if reasoning is None or not llm:
+        return
+    judge, texts = settings_of(input_of(store, fuse, "verdicts")), settings_of(reasoning)
+    writer = (texts["llm"]["backend"], texts.get("weights"))
+    if writer != (judge["llm"]["backend"], judge["weights"]):
         raise UsageError(
-            f"Run {fuse.run_id} asks two LLMs, {of_texts[1]} for reasoning texts and {judge['weights']} for verdicts: "
+            f"Run {fuse.run_id} asks two LLMs, {writer[1]} for reasoning texts and {judge['weights']} for verdicts: "
             "--backend and --model would replace both. Leave them off."
         )
 
