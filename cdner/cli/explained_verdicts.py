@@ -65,27 +65,13 @@ class Walk:
         total = time.monotonic() - started
         self._print(_print_time, found, reasoned, answers, total)
         return {
-            **self._what_was_used(),
+            **_method_json(method, judge),
+            "tokens": sentence.tokens,
             "reasoning": None if reasoned is None else asdict(reasoned.chain),
             "generated": found.prediction.generated,
             "malformed": found.prediction.malformed,
             "mentions": [_decision_json(sentence, decision, judge) for decision in made],
             "seconds": {"total": round(total, 3)},
-        }
-
-    def _what_was_used(self) -> dict[str, Any]:
-        method, judge = self.method, self.judge
-        return {
-            "target": method.target,
-            "setting": method.setting,
-            "runs": {name: getattr(method, name).run_id for name in ("fuse", "judge", "prediction", "model")},
-            "tokens": self.sentence.tokens,
-            "llm": {"backend": judge.llm.backend, "model": judge.llm.model},
-            "weights": {
-                "backbone": judge.fusion.backbone,
-                "llm": judge.fusion.llm,
-                "biases": dict(zip(judge.types, map(float, judge.fusion.biases), strict=True)),
-            },
         }
 
     def _reasoned(self, weights: str | None) -> Reasoned | None:
@@ -219,6 +205,20 @@ def _neighbours(asked: Asked, judge: JudgeMethod) -> list[dict[str, Any]]:
 
 
 # --- as JSON ---------------------------------------------------------------------------------------------
+
+
+def _method_json(method: FusedMethod, judge: JudgeMethod) -> dict[str, Any]:
+    return {
+        "target": method.target,
+        "setting": method.setting,
+        "runs": {name: getattr(method, name).run_id for name in ("fuse", "judge", "prediction", "model")},
+        "llm": {"backend": judge.llm.backend, "model": judge.llm.model},
+        "weights": {
+            "backbone": judge.fusion.backbone,
+            "llm": judge.fusion.llm,
+            "biases": dict(zip(judge.types, map(float, judge.fusion.biases), strict=True)),
+        },
+    }
 
 
 def _decision_json(sentence: Sentence, decision: Decision, judge: JudgeMethod) -> dict[str, Any]:
