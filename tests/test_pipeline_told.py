@@ -23,8 +23,8 @@ from pipeline_experiments import (
     write_experiment,
 )
 
+from cdner.cli.experiment import compose_experiment
 from cdner.cli.progress import StderrProgress
-from cdner.config import load_experiment
 from cdner.pipeline.context import open_context
 from cdner.pipeline.crossfitting import dealt_folds
 from cdner.pipeline.execute import execute
@@ -33,7 +33,7 @@ from cdner.store import Store
 from cdner.store.runs import OUTPUT_TABLES
 from cdner.types import Sentence
 
-N_TRAIN, N_SCORED, N_FOLDS = 30, 10, 3
+N_TRAIN, N_SCORED, N_FOLDS, EPOCHS = 15, 10, 3, 30
 SETTINGS = ("without_all", "told", "told_fused")
 MORE = f"""
 [judge]
@@ -46,7 +46,7 @@ folds = {N_FOLDS}
 TRAINED = tuple(
     f"--set={section}.{key}"
     for section in ("train_target", "train_augmented")
-    for key in ("epochs=25", "head_rate=5", "select=last")
+    for key in (f"epochs={EPOCHS}", "head_rate=3", "select=last", "batch_size=5", "learning_rate=3e-3")
 )
 SIZES = {"target_train": N_TRAIN, "target_dev": N_SCORED, "target_test": N_SCORED}
 OPTIONS = (
@@ -188,8 +188,8 @@ def test_predictions_out_of_fold_hold_probabilities_as_a_predict_run_does():
 def test_its_progress_says_which_fold_is_trained():
     store, _ = finished()
     lines = (store.parent / "progress").read_text()
-    assert f"{OUT_OF_FOLD}: fold 1 of 3, trained on 20 sentences" in lines
-    assert f"{OUT_OF_FOLD}: fold 3 of 3 (10)" in lines
+    assert f"{OUT_OF_FOLD}: fold 1 of 3, trained on 10 sentences" in lines
+    assert f"{OUT_OF_FOLD}: fold 3 of 3 (5)" in lines
 
 
 def test_sentences_of_one_text_are_in_one_fold():
@@ -317,21 +317,10 @@ def test_no_label_of_dev_or_test_enters_a_text(tmp_path):
             "DELETE FROM gold_entity WHERE run_id IN (SELECT unnest(?))", [imported]
         ).fetchone() or (0,)
     assert n_gone > 10
-    path = experiment(tmp_path)
-    settings = load_experiment(path).model_copy(update={"settings": ("told",), "splits": ("dev", "test")})
-    overrides = {
-        "corpora": settings.corpora.model_copy(update={f"n_{name}": n for name, n in SIZES.items()}),
-        **{
-            section: getattr(settings, section).model_copy(
-                update={"epochs": 25, "head_rate": 5.0, "select": "last"}
-            )
-            for section in ("train_target", "train_augmented")
-        },
-    }
-    with open_context(
-        store, settings.model_copy(update=overrides), progress=StderrProgress(quiet=True)
-    ) as context:
-        plan = build_plan(context.experiment, context)
+    overrides = tuple(option.removeprefix("--set=") for option in OPTIONS)
+    asked = compose_experiment(str(experiment(tmp_path)), {}, overrides)
+    with open_context(store, asked, progress=StderrProgress(quiet=True)) as context:
+        plan = build_plan(asked, context)
         again = [f"{kind}:without_all/{split}" for kind in ("judge", "tell") for split in ("dev", "test")]
         outcomes = {row.label: row.state for row in execute(plan.closure(again), context, force=set(again))}
     assert {label for label, state in outcomes.items() if state == "done"} == set(again)
@@ -392,7 +381,7 @@ def test_listings_scores_and_comparisons_know_the_settings():
     assert [(row["setting"], row["n_texts"]) for row in coverage] == [("told", N_SCORED)]
     assert sql(store, "SELECT DISTINCT backend_family FROM llm_usage") == [("recorded",)]
     (row,) = sql(store, "SELECT n_units, with_reasoning FROM step_duration WHERE step = 'crossfit'")
-    assert row == (N_TRAIN * 25 * (N_FOLDS - 1), False)
+    assert row == (N_TRAIN * EPOCHS * (N_FOLDS - 1), False)
     assert cdner(store, "store", "verify").code == 0
 
 
