@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 from pipeline_experiments import cdner, shared_folder, sql
 
-from cdner.cli.experiment import compose_experiment, find_experiment, shipped_experiments
+from cdner.cli.experiment import (
+    compose_experiment,
+    find_experiment,
+    recorded_answers,
+    shipped_experiments,
+)
 from cdner.cli.progress import StderrProgress
 from cdner.config import FUSED_OF, parse_experiment
 from cdner.matrix import cells
@@ -54,6 +59,26 @@ def test_a_shipped_experiment_plans_without_network_or_store(
     assert {row["state"] for row in plan.rows} == {"absent"}
     assert len({row["run_id"] for row in plan.rows}) == len(plan.rows)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", sorted(recorded_answers()))
+def test_recorded_answers_are_those_of_the_experiment_as_it_ships(name: str, tmp_path: Path) -> None:
+    """Every run of the plan that asks an LLM is in the bundle, under the same id, and the bundle holds no corpus."""
+    store = tmp_path / "s.duckdb"
+    loaded = cdner(store, "bundle", "load", recorded_answers()[name])
+    assert loaded.code == 0, loaded.err
+    plan = cdner(store, "run", name, "--dry-run", "--json")
+    assert plan.code == 0, plan.err
+    asking = {
+        row["run_id"] for row in plan.rows if row["step"].startswith(("judge:", "reason:", "describe:"))
+    }
+    answered = {
+        run_id
+        for (run_id,) in sql(store, "SELECT run_id FROM judged_mention UNION FROM reasoning SELECT run_id")
+    }
+    assert asking
+    assert asking <= answered
+    assert sql(store, "SELECT count(*) FROM sentence") == [(0,)]
 
 
 def test_a_corpus_that_only_the_user_has_is_asked_for(tmp_path: Path) -> None:
