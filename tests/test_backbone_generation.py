@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from cdner.backbone import open_backbone
-from cdner.backbone.generation import Row, StopRule, batches, greedy
+from cdner.backbone.attention import RaggedCache
+from cdner.backbone.generation import Row, StopRule, batches, greedy, streams
 from cdner.backbone.training import TrainableBackbone
 from cdner.config import BackboneChoice
 from cdner.errors import ModelError, UsageError
@@ -83,7 +84,10 @@ def test_equals_transformers_one_by_one(backbone: Any, inputs: list[ModelInput],
         assert (generation.text, generation.n_output_tokens) == _by_transformers(backbone, source, 24)
 
 
-def test_rows_of_a_batch_end_at_different_steps(backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch_size", [2, 3, 10])
+def test_rows_of_a_batch_end_at_different_steps(
+    backbone: Any, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second end token, one that the model does write, as chat models have: rows leave the batch one by one."""
     inputs = INPUTS + UNLIKE
     free = [_ids_by_transformers(backbone, source, 24) for source in inputs]
@@ -91,9 +95,12 @@ def test_rows_of_a_batch_end_at_different_steps(backbone: Any, monkeypatch: pyte
     common = max(ends, key=lambda token: len(ends[token]))
     settings = backbone.model.generation_config
     monkeypatch.setattr(settings, "eos_token_id", [backbone.vocabulary.end_id, common])
-    found = _generate(backbone, inputs, batch_size=10)
+    found = _generate(backbone, inputs, batch_size=batch_size)
     for source, generation in zip(inputs, found, strict=True):
-        assert generation.n_output_tokens == _by_transformers(backbone, source, 24)[1]
+        expected = _ids_by_transformers(backbone, source, 24)
+        written = expected[:-1] if expected[-1] == common else expected
+        assert generation.text == backbone.vocabulary.decode(written)
+        assert generation.n_output_tokens == len(expected)
         assert generation.finish_reason == "stop" or generation.n_output_tokens == 24
     assert len({generation.n_output_tokens for generation in found}) > 2
 
@@ -108,25 +115,41 @@ def test_a_model_that_counts_positions_reads_padded_rows_and_writes_the_same(
 
 
 class _Counting:
-    """Row r writes token 1 r times, then the end token 0, and 1 again if anybody still listens."""
+    """Input r is answered by token 1 r times, then the end token 0, and 1 again if anybody still listens."""
 
     def __init__(self, n_rows: int) -> None:
-        self.rows = list(range(n_rows))
+        self.rows = list(range(n_rows))  # by place, as ``written``
+        self.written = [0] * n_rows
         self.kept: list[int] = []
+        self.joined: list[list[int]] = []
         self.n_steps = 0
 
     def start(self) -> torch.Tensor:
-        ends = torch.tensor([[float(row == self.n_steps), 0.5] for row in self.rows])
         self.n_steps += 1
-        return ends
+        return self._logits(range(len(self.rows)))
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         assert len(tokens) == len(self.rows)
         return self.start()
 
     def keep(self, rows: torch.Tensor) -> None:
-        self.rows = [self.rows[position] for position in rows.tolist()]
+        self.rows = [self.rows[place] for place in rows.tolist()]
+        self.written = [self.written[place] for place in rows.tolist()]
         self.kept.append(len(self.rows))
+
+    def join(self, places: Sequence[int], inputs: Sequence[int]) -> torch.Tensor:
+        assert not self.kept, "rows leave only when none wait"
+        for place, row in zip(places, inputs, strict=True):
+            assert self.written[place] > self.rows[place], "the row there has ended"
+            self.rows[place], self.written[place] = row, 0
+        self.joined.append(list(inputs))
+        return self._logits(places)
+
+    def _logits(self, places: Sequence[int]) -> torch.Tensor:
+        ends = torch.tensor([[float(self.rows[place] == self.written[place]), 0.5] for place in places])
+        for place in places:
+            self.written[place] += 1
+        return ends
 
 
 def test_finished_rows_leave_an_eighth_at_a_time_and_write_nothing_meanwhile() -> None:
@@ -136,6 +159,35 @@ def test_finished_rows_leave_an_eighth_at_a_time_and_write_nothing_meanwhile() -
     assert [row.ids for row in rows] == [[1] * index + [0] for index in range(32)]
     assert decoder.kept == [28, 24, 21, 18, 15, 13, 11, 9, 7, 6, 5, 4, 3, 2, 1]
     assert decoder.n_steps == 32
+
+
+def test_waiting_rows_take_the_places_of_finished_ones_and_the_decoder_stays_full() -> None:
+    decoder, rows = _Counting(8), [Row(index) for index in range(8)]
+    waiting = [Row(index) for index in (0, 0, 3, 9, 1, 4)]
+    rule = StopRule(frozenset({0}), 100, (), lambda ids: "x" * len(ids))
+    found = list(greedy(decoder, rows, rule, waiting=waiting, join=decoder.join))
+    assert sorted(map(id, found)) == sorted(map(id, [*rows, *waiting])), "each row once"
+    assert [row.ids for row in found] == [[1] * row.index + [0] for row in found]
+    # One place of eight is an eighth: it is taken at once, again where the new row ends with its first token.
+    assert decoder.joined == [[0], [0], [3], [9], [1], [4]]
+    assert decoder.kept and decoder.kept[-1] < 8
+
+
+def test_a_row_that_is_full_keeps_its_place_without_harm() -> None:
+    cache = RaggedCache(capacity=3, lengths=torch.tensor([3, 1]))
+    cache.own.append((torch.zeros(2, 1, 3, 1), torch.zeros(2, 1, 3, 1)))
+    keys, _ = cache.append(0, torch.tensor([7.0, 5.0]).view(2, 1, 1, 1), torch.zeros(2, 1, 1, 1))
+    cache.advance(torch.tensor([1, 1]))
+    assert keys[:, 0, :, 0].tolist() == [[0, 0, 7], [0, 5, 0]]
+    assert cache.lengths.tolist() == [3, 2]
+
+
+def test_streams_hold_every_index_once_and_outliers_go_before_on_their_own() -> None:
+    lengths = [3, 50, 7, 7, 20, 1, 90, 2]
+    assert list(streams(lengths, 3, 100)) == [([6], []), ([1, 4], []), ([2, 3, 0], [7, 5])]
+    assert list(streams(lengths[2:6], 3, 100)) == [([2, 0, 1], [3])]
+    assert list(streams([3, 4], 3, 100)) == [([1, 0], [])]
+    assert list(streams([], 3, 100)) == []
 
 
 def test_a_prefix_is_shared_only_when_long_enough(causal: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,9 +55,10 @@ class RaggedCache:
         keys, values = self.own[layer]
         if n_new == 1:
             row = torch.arange(rows, device=key.device)
-            keys[row, :, self.lengths] = key[:, :, 0]
-            values[row, :, self.lengths] = value[:, :, 0]
-            in_use = int(self.lengths.max()) + 1
+            place = self.lengths.clamp(max=self.capacity - 1)  # a full row is done and only still there
+            keys[row, :, place] = key[:, :, 0]
+            values[row, :, place] = value[:, :, 0]
+            in_use = int(place.max()) + 1
         else:  # a prompt: rows start at 0, right padding is overwritten by later tokens
             keys[:, :, :n_new], values[:, :, :n_new] = key, value
             in_use = n_new
@@ -88,12 +89,20 @@ class RaggedCache:
         return RaggedCache(capacity, self.lengths, self.prefix, own)
 
     def advance(self, by: Tensor) -> None:
-        self.lengths = self.lengths + by
+        """By (rows,) tokens. A full row stays full."""
+        self.lengths = (self.lengths + by).clamp(max=self.capacity)
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these (indices in order)."""
         self.lengths = self.lengths[rows]
         self.own = [(key[rows], value[rows]) for key, value in self.own]
+
+    def replace(self, places: Tensor, other: RaggedCache) -> None:
+        """Put the rows of ``other``, which has the same prefix and at most this capacity, in place of rows of this."""
+        self.lengths = self.lengths.index_copy(0, places, other.lengths)
+        for mine, theirs in zip(self.own, other.own, strict=True):
+            for kept, new in zip(mine, theirs, strict=True):
+                kept[places, :, : new.shape[2]] = new
 
     def as_prefix(self) -> list[tuple[Tensor, Tensor]]:
         """The one row of this cache as a prefix for other caches."""

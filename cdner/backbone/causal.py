@@ -17,7 +17,7 @@ from cdner.backbone.attention import RAGGED, RaggedCache, register
 from cdner.backbone.continuations import ContinuationEncoder, Continuations
 from cdner.backbone.embedding import Spans, mean, span_means, stacked
 from cdner.backbone.engines import check_training
-from cdner.backbone.generation import StopRule, outputs
+from cdner.backbone.generation import StopRule, joined_outputs
 from cdner.backbone.inputs import SEPARATOR, Budget, EncodedInput, InputEncoder, causal_input
 from cdner.backbone.loading import LoadedModel, end_ids, load
 from cdner.backbone.packing import EncodedExample, pack
@@ -94,12 +94,11 @@ class CausalBackbone:
         rests = [item.ids[len(prefix) :] for item in encoded]
         with torch.inference_mode():
             shared = self._prefill(prefix) if prefix else []
-        lengths = [len(rest) for rest in rests]
-        return outputs(
-            lambda batch: _CausalDecoder(self, [rests[index] for index in batch], shared, max_new_tokens),
+        return joined_outputs(
+            lambda batch: _CausalDecoder(self, rests, batch, shared, max_new_tokens),
             encoded,
             model=self.model,
-            lengths=lengths,
+            lengths=[len(rest) for rest in rests],
             rule=rule,
             batch_size=batch_size,
             max_tokens=_MAX_BATCH_TOKENS,
@@ -283,32 +282,33 @@ class CausalBackbone:
 
 
 class _CausalDecoder:
-    """A batch of one ``generate`` call behind the call's shared prefix."""
+    """A batch of one ``generate`` call behind the call's shared prefix; ``batch``: who starts, into ``rests``."""
 
     def __init__(
         self,
         backbone: CausalBackbone,
         rests: Sequence[Sequence[int]],
+        batch: Sequence[int],
         shared: list[tuple[Tensor, Tensor]],
         max_new_tokens: int,
     ) -> None:
         self._backbone = backbone
         self._rests = rests
+        self._batch = batch
+        self._shared = shared
         self._device = backbone.device
-        self._cache = RaggedCache(
-            capacity=max(map(len, rests)) + max_new_tokens,
-            lengths=torch.zeros(len(rests), dtype=torch.long, device=self._device),
-            prefix=shared,
-        )
+        longest = max(len(rests[index]) for index in batch)
+        self._cache = self._new_cache(len(batch), longest + max_new_tokens)
 
     def start(self) -> Tensor:
-        lengths = torch.tensor([len(rest) for rest in self._rests], device=self._device)
-        longest = int(lengths.max())
-        padded = [[*rest, *[0] * (longest - len(rest))] for rest in self._rests]
-        hidden = self._backbone.hidden(torch.tensor(padded, device=self._device), self._cache)
-        self._cache.advance(lengths)
-        last = hidden[torch.arange(len(padded), device=self._device), lengths - 1]
-        return self._logits(last)
+        return self._read(self._batch, self._cache)
+
+    def join(self, places: Sequence[int], inputs: Sequence[int]) -> Tensor:
+        longest = max(len(self._rests[index]) for index in inputs)
+        new = self._new_cache(len(inputs), longest + 1)
+        logits = self._read(inputs, new)
+        self._cache.replace(torch.tensor(places, device=self._device), new)
+        return logits
 
     def step(self, tokens: Tensor) -> Tensor:
         hidden = self._backbone.hidden(tokens[:, None], self._cache)
@@ -317,6 +317,21 @@ class _CausalDecoder:
 
     def keep(self, rows: Tensor) -> None:
         self._cache.keep(rows)
+
+    def _new_cache(self, n_rows: int, capacity: int) -> RaggedCache:
+        lengths = torch.zeros(n_rows, dtype=torch.long, device=self._device)
+        return RaggedCache(capacity=capacity, lengths=lengths, prefix=self._shared)
+
+    def _read(self, inputs: Sequence[int], cache: RaggedCache) -> Tensor:
+        """Put inputs into a new cache; the logits behind each."""
+        rests = [self._rests[index] for index in inputs]
+        lengths = torch.tensor([len(rest) for rest in rests], device=self._device)
+        longest = int(lengths.max())
+        padded = [[*rest, *[0] * (longest - len(rest))] for rest in rests]
+        hidden = self._backbone.hidden(torch.tensor(padded, device=self._device), cache)
+        cache.advance(lengths)
+        last = hidden[torch.arange(len(padded), device=self._device), lengths - 1]
+        return self._logits(last)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self._backbone.model.lm_head(hidden)

@@ -1,4 +1,4 @@
-"""Greedy decoding for both families: one loop, rows sorted by length, finished rows dropped.
+"""Greedy decoding for both families: one loop, rows sorted by length, finished rows dropped or replaced.
 
 A family brings a ``StepDecoder`` (what a step costs and caches is its business); this module decides which
 token comes next and when a row is done. Knows nothing of tokenizers but decoding a finished or growing row.
@@ -6,6 +6,7 @@ token comes next and when a row is done. Knows nothing of tokenizers but decodin
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -18,7 +19,7 @@ from cdner.backbone.linear import LaidOut
 from cdner.types import Generation, TokenConstraint
 
 FinishReason = Literal["stop", "length"]
-_LEAVE_TOGETHER = 1 / 8  # of the rows in the decoder
+_MOVE_TOGETHER = 1 / 8  # of the rows in the decoder
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands where a decoded sequence ends inside a character
 
 
@@ -35,6 +36,19 @@ class StepDecoder(Protocol):
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
+        ...
+
+
+# Places of finished rows, and as many of the caller's inputs, which are read there -> (inputs, vocabulary) logits of
+# each one's first output token.
+Join = Callable[[Sequence[int], Sequence[int]], Tensor]
+
+
+class JoiningDecoder(StepDecoder, Protocol):
+    """One whose rows can be replaced while the others go on, by inputs no longer than the longest it began with."""
+
+    def join(self, places: Sequence[int], inputs: Sequence[int]) -> Tensor:
+        """As ``Join`` says."""
         ...
 
 
@@ -81,33 +95,60 @@ class StopRule:
             row.told = text
 
 
-def greedy(decoder: StepDecoder, rows: Sequence[Row], rule: StopRule) -> Iterator[Row]:
+def greedy(
+    decoder: StepDecoder,
+    rows: Sequence[Row],
+    rule: StopRule,
+    *,
+    waiting: Sequence[Row] = (),
+    join: Join | None = None,
+) -> Iterator[Row]:
     """Yield each row as it finishes; at least one token per row is generated.
 
-    Finished rows leave the decoder together, when they are an eighth of what it holds: leaving copies the caches of
-    all that stay, which costs more than to carry one row along for some steps.
+    Rows of ``waiting`` take the places of finished ones through ``join``, so that the decoder stays full. When none
+    wait, finished rows leave it. Both happen when an eighth of the places is free: what a row reads as it joins is a
+    product of its own, and leaving copies the caches of all that stay.
     """
-    active = list(rows)
-    logits = decoder.start()
+    active, queue = list(rows), deque(waiting)
+    tokens, finished = _grown(active, decoder.start(), rule)
+    yield from finished
     while True:
-        tokens = _choose(logits, active)
-        pairs = zip(active, tokens.tolist(), strict=True)
-        growing = [(row, token) for row, token in pairs if row.finish_reason is None]
-        for row, token in growing:
-            row.ids.append(token)
-            if row.constraint is not None and token not in rule.end_ids:
-                row.constraint.advance(token)
-            row.finish_reason = rule.reason(row)
-            rule.tell(row)
-        yield from (row for row, _ in growing if row.finish_reason is not None)
-        going = [position for position, row in enumerate(active) if row.finish_reason is None]
-        if not going:
+        free = [place for place, row in enumerate(active) if row.finish_reason is not None]
+        if len(free) == len(active) and not queue:
             return
-        if len(active) - len(going) >= len(active) * _LEAVE_TOGETHER:
+        if len(free) >= len(active) * _MOVE_TOGETHER:
+            if queue and join is not None:
+                places = free[: len(queue)]
+                new = [queue.popleft() for _ in places]
+                first, finished = _grown(new, join(places, [row.index for row in new]), rule)
+                tokens = tokens.index_copy(0, torch.tensor(places, device=tokens.device), first)
+                for place, row in zip(places, new, strict=True):
+                    active[place] = row
+                yield from finished
+                continue  # a row may finish with its first token
+            going = [place for place, row in enumerate(active) if row.finish_reason is None]
             kept = torch.tensor(going, device=tokens.device)
             decoder.keep(kept)
-            tokens, active = tokens[kept], [active[position] for position in going]
-        logits = decoder.step(tokens)
+            tokens, active = tokens[kept], [active[place] for place in going]
+        tokens, finished = _grown(active, decoder.step(tokens), rule)
+        yield from finished
+
+
+def _grown(rows: Sequence[Row], logits: Tensor, rule: StopRule) -> tuple[Tensor, list[Row]]:
+    """(rows,) next tokens, added to the rows that are not finished; and which rows finish with theirs."""
+    tokens = _choose(logits, rows)
+    finished = []
+    for row, token in zip(rows, tokens.tolist(), strict=True):
+        if row.finish_reason is not None:
+            continue
+        row.ids.append(token)
+        if row.constraint is not None and token not in rule.end_ids:
+            row.constraint.advance(token)
+        row.finish_reason = rule.reason(row)
+        rule.tell(row)
+        if row.finish_reason is not None:
+            finished.append(row)
+    return tokens, finished
 
 
 def _choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
@@ -138,9 +179,56 @@ def outputs(
     laid_out = LaidOut(model, n_rows=min(batch_size, len(inputs)))
     costs = lengths if lengths is not None else [len(source.ids) for source in inputs]
     for batch in batches([cost + rule.max_new_tokens for cost in costs], batch_size, max_tokens):
-        rows = [Row(index, constraints[index] if constraints else None) for index in batch]
+        rows = _rows(batch, constraints)
         for row in _computed(greedy(open_batch(batch), rows, rule), laid_out):
             yield row.index, _generation(row, inputs[row.index], rule)
+
+
+def joined_outputs(
+    open_batch: Callable[[Sequence[int]], JoiningDecoder],
+    inputs: Sequence[EncodedInput],
+    *,
+    rule: StopRule,
+    batch_size: int,
+    max_tokens: int,
+    model: Any,
+    lengths: Sequence[int],
+    constraints: Sequence[TokenConstraint] | None = None,
+) -> Iterator[tuple[int, Generation]]:
+    """As ``outputs``, with one decoder whose rows are replaced as they finish; inputs are read by falling length.
+
+    Where memory limits the rows of the longest inputs, these go before as batches of their own.
+    """
+    laid_out = LaidOut(model, n_rows=min(batch_size, len(inputs)))
+    for first, waiting in streams([n + rule.max_new_tokens for n in lengths], batch_size, max_tokens):
+        decoder = open_batch(first)
+        found = greedy(
+            decoder, _rows(first, constraints), rule, waiting=_rows(waiting, constraints), join=decoder.join
+        )
+        for row in _computed(found, laid_out):
+            yield row.index, _generation(row, inputs[row.index], rule)
+
+
+def _rows(indices: Sequence[int], constraints: Sequence[TokenConstraint] | None) -> list[Row]:
+    return [Row(index, constraints[index] if constraints else None) for index in indices]
+
+
+def streams(
+    lengths: Sequence[int], batch_size: int, max_tokens: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """(indices that start together, indices that join them), by falling length, each index once.
+
+    Batches that ``max_tokens`` makes smaller than ``batch_size`` are joined by none, so that an outlier does not narrow
+    what follows.
+    """
+    order: list[int] = []
+    for batch in batches(lengths, batch_size, max_tokens):
+        if order or len(batch) == batch_size:
+            order += batch
+        else:
+            yield batch, []
+    if order:
+        yield order[:batch_size], order[batch_size:]
 
 
 def batches(lengths: Sequence[int], batch_size: int, max_tokens: int) -> Iterator[list[int]]:
