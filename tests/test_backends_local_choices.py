@@ -236,5 +236,5 @@ def test_choices_that_mean_nothing_are_refused(
 
 
 def test_a_schema_beside_choices_is_refused(tiny_llama: Path) -> None:
-    with pytest.raises(BackendError, match="greedy"):
+    with pytest.raises(BackendError, match="Leave out the schema"):
         list(local(tiny_llama).complete([replace(ask(TEXTS[0]), schema="{}")]))

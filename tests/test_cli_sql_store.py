@@ -238,7 +238,8 @@ def test_models_says_what_is_here_and_what_is_not(cdner, tmp_path, monkeypatch):
     rows = {row["name"]: row for row in json.loads(cdner("models", "--json").out)}
     assert Path(rows["embedded"]["where"]) == folder
     shown = cdner("models").out
-    assert "1.54B" in shown and "3.57 GB" in shown and "93 MB" in shown
+    assert "qwen2.5-coder-1.5b" in shown and "1.54B" in shown and "4.70 GB" in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_models_fetch_states_the_disk_and_brings_each_name(cdner, tiny_shelf):

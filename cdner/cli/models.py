@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
@@ -22,6 +21,7 @@ COLUMNS = (
     *("name", "what", "purpose", "parameters", "licence", "download_bytes", "disk_bytes", "memory_bytes"),
     *("sources", "where"),
 )
+SHOWN = ("name", "for", "size", "licence", "memory", "where")  # what fits a terminal; --json has all
 NOT_FETCHED = "not fetched"
 
 
@@ -47,8 +47,7 @@ def models(ctx: click.Context, output_format: str | None) -> None:
             for server in running_servers()
         ]
         if output_format is None:
-            columns = [name.removesuffix("_bytes") for name in COLUMNS]
-            print_rows(columns, [_readable(row) for row in rows], None)
+            print_rows(SHOWN, [_readable(row) for row in rows], None)
         else:
             print_rows(COLUMNS, rows, output_format)
 
@@ -71,17 +70,15 @@ def _row(model: ShelfModel) -> tuple[Cell, ...]:
 
 
 def _readable(row: tuple[Cell, ...]) -> tuple[Cell, ...]:
-    """As people write it: 1.54B parameters, 3.57 GB, the home folder as ~."""
-    parameters, licence, *sizes = row[3:8]
-    home = f"{Path.home()}{os.sep}"
-    where = str(row[9])
+    """As people write it: 1.54B parameters, 3.57 GB."""
+    name, _, purposes, parameters, licence, _, disk, memory, _, where = row
     return (
-        *row[:3],
+        name,
+        purposes,
         _short(parameters, "", "B"),
         licence,
-        *(_short(size, " ", "GB") for size in sizes),
-        row[8],
-        f"~/{where.removeprefix(home)}" if where.startswith(home) else where,
+        _short(memory, " ", "GB"),
+        "fetched" if where not in (NOT_FETCHED, "available") and disk is not None else where,
     )
 
 

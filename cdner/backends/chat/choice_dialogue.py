@@ -20,6 +20,7 @@ from typing import Any
 
 from cdner.backends.choice_trie import LEAST_LEFT
 from cdner.choices import ChoiceScores, checked_scores, scores_text
+from cdner.errors import BackendError
 from cdner.hashing import canonical_json
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
 
@@ -54,11 +55,13 @@ class _Candidate:
     rest: bytes  # of the choice, behind what is said already
 
 
-class _WithoutFiguresError(Exception):
+class _WithoutFiguresError(BackendError):
     """The server sent no log-probabilities."""
 
 
-class _FailedError(Exception):
+class _FailedError(BackendError):
+    """The dialogue ends with this gap."""
+
     def __init__(self, gap: Gap) -> None:
         super().__init__(gap.reason)
         self.gap = gap
