@@ -48,6 +48,8 @@ TOLD_OF: Mapping[Setting, Setting] = {"told": "without_all"}
 SETTINGS_WITH_TEXTS: tuple[Setting, ...] = (*REASONING_SETTINGS, *TOLD_OF)
 # setting -> the setting whose entities are judged and whose types are fused with the verdicts
 FUSED_OF: Mapping[Setting, Setting] = {"fused": "without_all", "full_fused": "full", "told_fused": "told"}
+# setting -> the setting whose entities an LLM judges for it
+JUDGED_OF: Mapping[Setting, Setting] = {**FUSED_OF, **TOLD_OF}
 PREDICTION_STEPS = ("predict", "extract", "fuse")  # kinds of steps whose output is a setting's predictions
 
 

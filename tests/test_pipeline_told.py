@@ -399,6 +399,33 @@ def test_verbs_judge_train_and_refuse_what_there_is_not(tmp_path):
         assert "'cdner annotate' does not ask for" in refused.err
 
 
+def test_explain_takes_no_told_run_for_another_and_says_what_it_cannot_do():
+    store, _ = finished()
+    explain = ("explain", "--sentence", "Ada met Turing .")
+    refused = cdner(store, *explain, "--run", "told:told_fused/test")
+    assert refused.code == 2 and "is of the setting 'told_fused'" in refused.err
+    assert "Name a run of fused, full_fused" in refused.err
+    refused = cdner(store, *explain, "--run", "told:told/test")
+    assert refused.code == 2 and "predicts without reasoning texts of an LLM" in refused.err
+    absent = cdner(store, *explain, "--setting", "fused", "-e", "told")
+    assert absent.code == 1 and "fuse:fused/" in absent.err
+
+
+def test_the_questions_on_train_can_be_rendered(tmp_path):
+    store, _ = finished()
+    judge = ("prompts", "render", "-e", experiment(tmp_path), *OPTIONS, "--what", "judge", "--split", "train")
+    position, mention = sql(
+        store,
+        "SELECT position, mention FROM predicted_entity"
+        f" WHERE run_id = '{run_of(store, OUT_OF_FOLD)}' ORDER BY position, start_token",
+    )[0]
+    rendered = cdner(store, *judge, "--setting", "told", "--position", position)
+    assert rendered.code == 0, rendered.err
+    assert f"Entity: {mention}\n" in rendered.out
+    refused = cdner(store, *judge, "--setting", "fused")
+    assert refused.code == 2 and "the LLM is asked about dev and test" in refused.err
+
+
 def test_a_bundle_holds_the_texts_and_replays(tmp_path):
     store, _ = finished()
     bundle = tmp_path / "told.zip"

@@ -15,7 +15,7 @@ from cdner.cli.experiment import REPLAY, compose_experiment, shipped_experiments
 from cdner.cli.output import json_text
 from cdner.cli.progress import StderrProgress
 from cdner.cli.runs import experiment_name
-from cdner.config import FUSED_OF, REASONING_SETTINGS, Experiment, Prediction, Setting
+from cdner.config import FUSED_OF, REASONING_SETTINGS, TOLD_OF, Experiment, Prediction, Setting
 from cdner.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from cdner.types import ReasoningChain, Sentence
 
 Made = TypeVar("Made")
+
+# Fused settings that can be explained: judged models that read no told verdicts, which a new sentence does not have.
+EXPLAINED_FUSED = tuple(setting for setting, judged in FUSED_OF.items() if judged not in TOLD_OF)
 
 
 @click.command("explain")
@@ -46,7 +49,7 @@ Made = TypeVar("Made")
 )
 @click.option(
     "--setting",
-    type=click.Choice((*REASONING_SETTINGS, *FUSED_OF)),
+    type=click.Choice((*REASONING_SETTINGS, *EXPLAINED_FUSED)),
     help="Which setting's reasoning and model, or whose verdicts.  [default: full]",
 )
 @click.option(
@@ -222,6 +225,11 @@ def _chosen_run(
         raise UsageError("--run says it all: leave --experiment and --setting off.")
     run_id = find_prediction_run(store, run)
     found = fused_prediction(store, run_id) or reasoned_prediction(store, run_id)
+    if found.setting not in (*REASONING_SETTINGS, *EXPLAINED_FUSED):
+        raise UsageError(
+            f"Run {run_id} is of the setting '{found.setting}', whose model reads verdicts on the mentions of another "
+            f"model: that is not explained. Name a run of {', '.join(EXPLAINED_FUSED)} or of a setting with reasoning."
+        )
     if target not in (None, found.target):
         raise UsageError(f"--target {target}: run {found.run_id} predicts {found.target}.")
     return found

@@ -11,7 +11,7 @@ from cdner.cli.experiment import compose_experiment, experiment_option, experime
 from cdner.cli.groups import CommandGroup
 from cdner.cli.output import format_options, json_text, print_rows, visible
 from cdner.cli.progress import StderrProgress
-from cdner.config import FUSED_OF, REASONING_SETTINGS, Setting
+from cdner.config import JUDGED_OF, REASONING_SETTINGS, TOLD_OF, Setting
 from cdner.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def list_templates(output_format: str | None) -> None:
 @experiment_options
 @click.option(
     "--setting",
-    type=click.Choice((*REASONING_SETTINGS, *FUSED_OF)),
+    type=click.Choice((*REASONING_SETTINGS, *JUDGED_OF)),
     help="Which setting's prompt.  [default: full; fused with --what judge]",
 )
 @click.option(
@@ -111,12 +111,12 @@ def _setting(what: str, setting: str | None, split: str, mention: int | None) ->
     """UsageError for what is not asked about this setting or split."""
     if mention is not None and what != "judge":
         raise UsageError("--mention is for --what judge.")
-    if what in ("extract", "judge") and split == "train":
+    if split == "train" and (what == "extract" or (what == "judge" and setting not in TOLD_OF)):
         raise UsageError(f"--what {what}: the LLM is asked about dev and test.")
     if what == "extract":
         return "llm_only"
     usual = "fused" if what == "judge" else "full"
-    known = FUSED_OF if what == "judge" else REASONING_SETTINGS
+    known = JUDGED_OF if what == "judge" else REASONING_SETTINGS
     if setting is not None and setting not in known:
         raise UsageError(f"--what {what} has no setting '{setting}'. It has {', '.join(known)}.")
     return setting or usual
@@ -125,7 +125,7 @@ def _setting(what: str, setting: str | None, split: str, mention: int | None) ->
 def _label(what: str, setting: str, split: str) -> str:
     if what == "describe":
         return "describe:target"
-    named = FUSED_OF[cast(Setting, setting)] if what == "judge" else setting
+    named = JUDGED_OF[cast(Setting, setting)] if what == "judge" else setting
     return f"{what}:{named}/{split}"
 
 

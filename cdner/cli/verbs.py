@@ -14,10 +14,9 @@ from cdner.cli.experiment import compose_experiment, experiment_option, experime
 from cdner.cli.output import format_options, print_rows
 from cdner.cli.progress import StderrProgress
 from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plans
-from cdner.config import FUSED_OF, REASONING_SETTINGS, TOLD_OF, Setting, prediction_step
+from cdner.config import JUDGED_OF, REASONING_SETTINGS, Setting, prediction_step
 from cdner.errors import UsageError
 
-JUDGED_OF = {**FUSED_OF, **TOLD_OF}  # setting -> the setting whose entities are judged for it
 RUN_COLUMNS = ("step", "run_id", "state", "seconds")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from cdner.config import FUSED_OF, Setting
+from cdner.config import FUSED_OF, TOLD_OF, Setting
 from cdner.errors import InputError, UsageError, unknown_name
 from cdner.store.connection import Store
 
@@ -123,23 +123,27 @@ def _reasoned(store: Store, *, done: bool = True) -> list[Reasoned]:
 
 def _fused(store: Store, *, done: bool = True) -> list[Reasoned]:
     """The latest first. A fuse run's settings do not say whose entities are judged: its predictions do."""
+    (told,) = TOLD_OF
     with store.reading() as connection:
         rows = connection.execute(
             """
-            SELECT made.run_id, any_value(texts.settings ->> 'setting'), any_value(corpus.domain),
+            SELECT made.run_id,
+                   any_value(if(texts.step = 'tell', $told, texts.settings ->> 'setting')),
+                   any_value(corpus.domain),
                    list(DISTINCT experiment) FILTER (experiment IS NOT NULL)
             FROM latest_attempt AS made
             JOIN run_input AS judged ON judged.run_id = made.run_id AND judged.position = 0
             JOIN prediction_corpus ON prediction_corpus.run_id = judged.input_run_id
             JOIN corpus ON corpus.run_id = corpus_run_id
             LEFT JOIN run_input ON run_input.run_id = judged.input_run_id
-            LEFT JOIN run AS texts ON texts.run_id = run_input.input_run_id AND texts.step = 'reason'
+            LEFT JOIN run AS texts
+                   ON texts.run_id = run_input.input_run_id AND texts.step IN ('reason', 'tell')
             LEFT JOIN experiment_run ON experiment_run.run_id = made.run_id
             WHERE made.step = 'fuse' AND (made.status = 'done' OR NOT $done)
             GROUP BY made.run_id, made.finished_utc
             ORDER BY made.finished_utc DESC NULLS LAST, made.run_id
             """,
-            {"done": done},
+            {"done": done, "told": told},
         ).fetchall()
     names = {judged: setting for setting, judged in FUSED_OF.items()}
     return [
