@@ -165,6 +165,7 @@ def test_a_report_without_verdicts_has_no_such_section(found):
 
 
 def test_the_closing_table_compares_with_the_fused_setting(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow terminal cuts the names of types
     monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
     ran = cdner(store, "--quiet", "run", experiment(tmp_path), *OPTIONS)
     assert ran.code == 0, ran.err
