@@ -187,7 +187,7 @@ def load_judge(
     llm: Mapping[str, str],
     encoder: str | None,
 ) -> tuple[JudgeMethod, list[str]]:
-    """Of a finished fuse run; also what is no longer as it was when its weights were fitted, in words.
+    """The judge of a finished fuse run, and a line for each thing that has changed since its weights were fitted.
 
     ``domain``: the target's label set. ``llm``: another "backend" or "model" for the verdicts; ``encoder``: the folder
     of an encoder that the run knows by its checksum alone.

@@ -72,7 +72,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _listen(receiver: Connection, heard: Tell, *, until: float) -> str | None:
-    """The failure, "" at the end of what is told, None when the time is over."""
+    """The failure as one line; "" when the part has reported everything; None when its time is over."""
     while receiver.poll(max(0.0, until - time.monotonic())):
         try:
             kind, value = json.loads(receiver.recv_bytes())

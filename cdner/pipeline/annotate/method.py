@@ -171,7 +171,7 @@ def _refuse_idle_options(
 def _judge(
     store: Store, fuse: RunSpec, *, llm: Mapping[str, str], encoder: str | None, progress: Progress
 ) -> JudgeMethod:
-    """What has changed since the weights were fitted is told."""
+    """The judge of a fuse run. Warns of everything that has changed since the weights were fitted."""
     target = settings_of(input_of(store, fuse, "corpus"))["domain"]
     with open_context(store.path, Experiment(name="annotate"), progress=progress) as context:
         domain = context.domain(target, "target")
