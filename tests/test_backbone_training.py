@@ -377,6 +377,21 @@ def test_a_run_killed_in_its_third_epoch_resumes_to_the_same_bits(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["resumed", "whole"]
 
 
+def test_what_a_writer_of_the_state_left_when_it_was_killed_goes_with_the_state(
+    opened: Open, tmp_path: Path
+) -> None:
+    """Killed while the state of the last epoch but one was put in place: no later epoch writes the state again."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for kind in ("old", "new"):
+        left = tmp_path / f"..out.training.{ended.pid}.{kind}"
+        left.mkdir()
+        (left / "last.safetensors").write_bytes(b"half")
+    one_epoch = PLAIN.model_copy(update={"epochs": 1})
+    fit(opened(), EXAMPLES, [], settings=one_epoch, output=tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_state_of_another_run_is_not_resumed(opened: Open, tmp_path: Path) -> None:
     settings = PLAIN.model_copy(update={"epochs": 3})
 

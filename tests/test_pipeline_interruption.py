@@ -32,6 +32,7 @@ from pipeline_experiments import (
 
 from cdner.cli import take_signals
 from cdner.pipeline import execute as execution
+from cdner.store import Store
 
 KILLS = (
     DieAt("cdner.store.corpora", "replace_run", n=2),  # inside the import's transaction
@@ -64,6 +65,32 @@ def same_results(store: Path, unbroken: Path) -> None:
 
 def _columns(store: Path, table: str) -> list[str]:
     return [row[0] for row in sql(store, f"DESCRIBE {table}")]
+
+
+@pytest.mark.slow
+def test_what_is_trained_and_stored_is_not_trained_again(tmp_path: Path) -> None:
+    """Killed between the checkpoint's row and the end of the run; a second training would move the folder away."""
+    store, log = tmp_path / "s.duckdb", tmp_path / "log"
+    command = ("run", write_experiment(tmp_path), "--until", "train:source")
+    killed = start_cdner(
+        store, *command, log=log, patch=DieAt("cdner.store.models", "save_checkpoint", after=True)
+    )
+    assert ended(killed) == -signal.SIGKILL, log.read_text()
+    trained = dump(store, tables=("checkpoint", "train_log"))
+    resumed = start_cdner(store, *command, log=log, patch=DieAt("cdner.backbone.training", "fit"))
+    assert ended(resumed) == 0, log.read_text()
+    assert dump(store, tables=("checkpoint", "train_log")) == trained
+    # Weights that are not the stored ones are trained again.
+    (weights,) = (tmp_path / "checkpoints").rglob("*.safetensors")
+    weights.write_bytes(weights.read_bytes() + b"x")
+    with Store(store).transaction() as connection:
+        connection.execute(
+            "UPDATE attempt SET status = 'failed' WHERE run_id IN (SELECT run_id FROM checkpoint)"
+        )
+    again = start_cdner(store, *command, log=log)
+    assert ended(again) == 0, log.read_text()
+    assert cdner(store, "store", "verify").code == 0
+    assert dump(store, tables=("checkpoint",))["checkpoint"] == trained["checkpoint"]
 
 
 @pytest.mark.slow

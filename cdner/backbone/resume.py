@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from cdner.config import BackboneChoice, Training
 from cdner.errors import ModelError
 from cdner.hashing import content_hash
 from cdner.types import EpochLog
+from cdner.unfinished import remove, settle
 
 _STATE, _LAST, _BEST = "state.json", "last.safetensors", "best.safetensors"
 
@@ -128,9 +128,9 @@ def load_state(folder: Path, identity: str) -> TrainingState | None:
 
 
 def discard(folder: Path) -> None:
-    """Remove the state of a finished run."""
-    if folder.is_dir():
-        shutil.rmtree(folder)
+    """Remove the state of a finished run, and what killed writers of it left beside it: nobody writes it again."""
+    settle(folder)
+    remove(folder)
 
 
 def _stored_best_epoch(folder: Path) -> int | None:

@@ -38,7 +38,13 @@ TOO_LONG = "too_long"  # malformed: the sentence is longer than the model's wind
 
 
 def train(step: Step, context: Context) -> None:
-    """M_src, M_tgt or M_aug; resumes from the last epoch's training state."""
+    """M_src, M_tgt or M_aug; resumes from the last epoch's training state.
+
+    A run that was killed after its checkpoint was stored has nothing left to train: training again would take the
+    stored checkpoint's place for a moment, and a second kill in that moment would leave the store without it.
+    """
+    if _is_trained(step, context):
+        return
     settings = cast(Mapping[str, Any], step.spec.settings)
     sentences = _sentences(step, context, "train", settings["n_train"])
     _remember_sample(step, context)
@@ -52,6 +58,17 @@ def train(step: Step, context: Context) -> None:
         on_epoch=lambda log: stored_models.save_epoch(context.store, step.spec.run_id, log),
     )
     stored_models.save_checkpoint(context.store, step.spec.run_id, result)
+
+
+def _is_trained(step: Step, context: Context) -> bool:
+    """Whether the run's checkpoint is stored and its weights are the ones that were stored."""
+    from cdner.backbone.checkpoint import weights_sha256
+
+    checkpoint = stored_models.find_checkpoint(context.store, step.spec.run_id)
+    if checkpoint is None:
+        return False
+    folder = stored_models.checkpoint_directory(context.store, checkpoint)
+    return any(folder.glob("*.safetensors")) and weights_sha256(folder) == checkpoint.weights_sha256
 
 
 def fit_base(

@@ -48,15 +48,21 @@ def save_training_sentences(store: Store, run_id: str, corpus_run_id: str, posit
         replace_run(connection, "training_sentence", columns, run_id, rows)
 
 
-def load_checkpoint(store: Store, run_id: str) -> Checkpoint:
-    """StoreError when the run has no checkpoint."""
+def find_checkpoint(store: Store, run_id: str) -> Checkpoint | None:
+    """None when the run has no checkpoint."""
     with store.reading() as connection:
         row = connection.execute(
             "SELECT path, weights_sha256, best_epoch FROM checkpoint WHERE run_id = ?", [run_id]
         ).fetchone()
-    if row is None:
+    return None if row is None else Checkpoint(*row)
+
+
+def load_checkpoint(store: Store, run_id: str) -> Checkpoint:
+    """StoreError when the run has no checkpoint."""
+    checkpoint = find_checkpoint(store, run_id)
+    if checkpoint is None:
         raise StoreError(f"Run {run_id} has no checkpoint in {store.path}.")
-    return Checkpoint(*row)
+    return checkpoint
 
 
 def checkpoint_directory(store: Store, checkpoint: Checkpoint) -> Path:
