@@ -189,6 +189,9 @@ class Extraction(Settings):
     max_tokens: NonNegativeInt = 0  # of reasoning and entities together; 0 = reason.max_tokens
 
 
+_BEFORE = {"neighbours_of": "mention"}
+
+
 class Judging(Settings):
     """The LLM's verdicts: its probabilities over the types of one mention (ours, not the paper's)."""
 
@@ -201,6 +204,9 @@ class Judging(Settings):
     )
     n_rivals: PositiveInt = 4
     neighbours: NonNegativeInt = 5  # labelled mentions of train shown with each question, the nearest last
+    # sentence: all mentions of a sentence are asked about behind the whole sentence and the same labelled mentions,
+    # which an LLM that keeps what it has read reads once
+    neighbours_of: Literal["mention", "sentence"] = "mention"
     encoder: str = "backbone"  # what finds the nearest: a model, or the source model of the experiment
     sentence_weight: NonNegativeFloat = 0.5  # cosine of mentions + this times the cosine of sentences
     words_around: PositiveInt = 20  # of the sentence, before and after the mention
@@ -212,8 +218,13 @@ class Judging(Settings):
     seed: NonNegativeInt = 0
 
     def identity(self) -> Json:
-        """What decides about the questions; the LLM and the encoder stand beside it, by their weights."""
-        return cast(Json, self.model_dump(mode="json", exclude={"backend", "model", "encoder", "seed"}))
+        """What decides about the questions; the LLM and the encoder stand beside it, by their weights.
+
+        Settings that came later are left out where they are as before, so that run ids stay what they were.
+        """
+        excluded = {"backend", "model", "encoder", "seed"}
+        excluded |= {name for name, before in _BEFORE.items() if getattr(self, name) == before}
+        return cast(Json, self.model_dump(mode="json", exclude=excluded))
 
 
 class Crossfit(Settings):

@@ -126,6 +126,44 @@ def test_a_request_alone_is_answered_like_one_among_others(tiny_llama: Path) -> 
         assert alone.log_probs == pytest.approx(found.log_probs, abs=2e-4)
 
 
+LONG = "Tomas Reyl of the Harbour Club never saw Port Vanter , and Mira Olsen left Brackwater on Monday ."
+
+
+def test_what_prompts_share_is_read_once(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions about mentions of one sentence: the sentence once, then the end of each prompt."""
+    from cdner.backbone import next_tokens
+
+    rows: list[int] = []
+    usual = next_tokens.PackedRow.of
+
+    def counted(*arguments: Any) -> next_tokens.PackedRow:
+        row = usual(*arguments)
+        rows.append(row.ids.shape[1])
+        return row
+
+    monkeypatch.setattr(next_tokens.PackedRow, "of", counted)
+    mentions = ("Mira Olsen", "Port Vanter", "Mira", "Mira Olsen")  # one twice, one the beginning of others
+    requests = [ask(TEXTS[1]), *(ask(f"{LONG} Entity: {mention}") for mention in mentions)]
+    requests[2] = ask(f"{LONG} Entity: {mentions[1]}", CHOICES[:3])
+    found = scores(local(tiny_llama), requests)
+    for request, of_request in zip(requests, found, strict=True):
+        assert of_request.log_probs == pytest.approx(slow_twin(tiny_llama, request), abs=2e-4)
+    (together,) = rows
+    rows.clear()
+
+    def each_alone(prompts: Any, asked: Any, *, most: int) -> list[next_tokens.Joined]:
+        return [next_tokens.Joined.of({n: prompt}, asked) for n, prompt in enumerate(prompts)]
+
+    monkeypatch.setattr(next_tokens, "joined", each_alone)
+    scores(local(tiny_llama), requests)
+    backbone: Any = open_backbone(BackboneChoice(family="causal", model=str(tiny_llama)), device="cpu")
+    n_sentence = len(backbone.tokenizer(LONG)["input_ids"])
+    assert sum(rows) - together >= 3 * n_sentence
+    monkeypatch.undo()
+    cached = sorted(outcome.cached_tokens for _, outcome in local(tiny_llama).complete(requests))  # type: ignore[union-attr]
+    assert cached[0] == 0 and cached[2] >= cached[1] + n_sentence  # three of the four found the sentence read
+
+
 def test_each_request_has_its_own_choices(tiny_llama: Path) -> None:
     requests = [ask(TEXTS[0], CHOICES[:2]), ask(TEXTS[0], (" club",)), ask(TEXTS[1], CHOICES[4:])]
     found = scores(local(tiny_llama), requests)

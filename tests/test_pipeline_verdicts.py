@@ -274,6 +274,42 @@ def test_a_share_asks_about_the_least_sure_ones_by_devs_quantile(tmp_path):
         assert 0 < len(asked) < len(how_sure(split))
 
 
+def test_mentions_of_a_sentence_can_be_asked_about_behind_the_same_words(tmp_path, monkeypatch):
+    from cdner.pipeline import judging
+
+    monkeypatch.setattr(judging, "LIKENESS_AT_ONCE", 1)  # no part of the search cuts a sentence
+    store = copy_of(finished(), tmp_path / "together")
+    ran = cdner(store, "run", experiment(tmp_path, neighbours_of="sentence"), *OPTIONS)
+    assert ran.code == 0, ran.err
+    shown = sql(
+        store,
+        """
+        SELECT position, count(DISTINCT start_token), count(DISTINCT shown)
+        FROM (
+            SELECT position, start_token, list((train_position, train_start_token, train_end_token) ORDER BY place) AS shown
+            FROM shown_mention
+        """
+        f"    WHERE run_id = '{run_of(store, 'judge:without_all/test')}' GROUP BY ALL) GROUP BY position",
+    )
+    assert max(n_mentions for _, n_mentions, _ in shown) > 1
+    assert {n_lists for *_, n_lists in shown} == {1}
+    heads = sql(
+        store,
+        """
+        SELECT asked.position, prompt_text.text, gold.text
+        FROM judged_mention AS asked
+        JOIN request_message AS message USING (request_id) JOIN prompt_text USING (text_id)
+        JOIN run_input AS read ON read.run_id = asked.run_id AND read.position = 1
+        JOIN corpus_sentence AS place ON place.run_id = read.input_run_id AND place.position = asked.position
+        JOIN sentence AS gold USING (sentence_id)
+        """
+        f" WHERE asked.run_id = '{run_of(store, 'judge:without_all/test')}' AND message.role = 'user'",
+    )
+    same = {(position, text.rpartition("\nEntity: ")[0]) for position, text, _ in heads}
+    assert len(same) == len({position for position, *_ in heads})
+    assert all(text.rpartition("\nEntity: ")[0].endswith(f"Sentence: {whole}") for _, text, whole in heads)
+
+
 def test_rivals_are_the_types_that_are_taken_for_the_predicted_one(tmp_path):
     store = copy_of(finished(), tmp_path / "rivals")
     ran = cdner(store, "run", experiment(tmp_path, candidates="rivals", n_rivals=2), *OPTIONS)

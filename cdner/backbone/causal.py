@@ -142,23 +142,26 @@ class CausalBackbone:
 
     def next_token_log_probs(
         self, prompts: Sequence[Sequence[int]], asked: Sequence[next_tokens.Asked]
-    ) -> Iterator[tuple[int, next_tokens.Found]]:
-        """Yields (index into prompts, path -> token id -> natural logarithm of its probability), pass by pass.
+    ) -> Iterator[tuple[int, next_tokens.Found, int]]:
+        """Yields (index into prompts, path -> token id -> natural logarithm of its probability, number of the prompt's
+        first tokens that were read with another prompt), pass by pass.
 
         ``asked``: for each prompt, which paths of tokens behind it (``()``: the prompt itself), and behind each path
         the ids of the tokens whose probability is wanted. A prompt with its longest path must fit into ``window``.
-        The longest common token prefix of all prompts is computed once per call, so give all prompts at once.
+        The longest common token prefix of all prompts is computed once per call, and what some of them share beyond it
+        once for these, so give all prompts at once.
         """
         prefix = common_prefix([tuple(prompt) for prompt in prompts])
-        questions = [
-            next_tokens.Question(tuple(prompt[len(prefix) :]), paths)
-            for prompt, paths in zip(prompts, asked, strict=True)
-        ]
+        own = [tuple(prompt[len(prefix) :]) for prompt in prompts]
+        room = _PASS_TOKENS[self.device.type]
+        groups = next_tokens.joined(own, asked, most=room)
         with torch.inference_mode():
             shared = self._prefill(prefix) if prefix else []
-        for batch in _passes([question.n_tokens for question in questions], _PASS_TOKENS[self.device.type]):
-            found = next_tokens.answers(self.model, [questions[index] for index in batch], shared)
-            yield from zip(batch, found, strict=True)
+        for batch in _passes([group.question.n_tokens for group in groups], room):
+            found = next_tokens.answers(self.model, [groups[number].question for number in batch], shared)
+            for number, values in zip(batch, found, strict=True):
+                for index, of_prompt, n_shared in groups[number].apart(values, asked):
+                    yield index, of_prompt, (len(prefix) if index else 0) + n_shared
 
     def render_chat(self, messages: Sequence[Message], *, continued: bool = False) -> str:
         """The chat template with the generation prompt: ``Segment(text, special=True)`` for ``generate``.

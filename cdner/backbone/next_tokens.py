@@ -48,6 +48,61 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """Prompts that begin alike as one question: what they share is its own tokens, the rest of each is a branch."""
+
+    question: Question
+    members: tuple[tuple[int, Path], ...]  # (index of the prompt, its tokens behind the shared ones)
+
+    @classmethod
+    def of(cls, members: Mapping[int, Path], asked: Sequence[Asked]) -> Joined:
+        """``members``: index -> tokens of the prompt, at least one of them. ``asked``: by index, as for the prompts."""
+        n_shared = n_common(min(members.values()), max(members.values()))
+        rests = tuple((index, prompt[n_shared:]) for index, prompt in members.items())
+        wanted: dict[Path, set[int]] = {}
+        for index, rest in rests:
+            for path, tokens in asked[index].items():
+                wanted.setdefault(rest + path, set()).update(tokens)
+        own = next(iter(members.values()))[:n_shared]
+        return cls(Question(own, {path: sorted(tokens) for path, tokens in wanted.items()}), rests)
+
+    def apart(self, found: Found, asked: Sequence[Asked]) -> Iterator[tuple[int, Found, int]]:
+        """(index of the prompt, what was asked behind it, how many of its tokens the prompts before it had read)."""
+        n_shared = 0
+        for index, rest in self.members:
+            own = {
+                path: {token: found[rest + path][token] for token in tokens}
+                for path, tokens in asked[index].items()
+            }
+            yield index, own, n_shared
+            n_shared = len(self.question.own)
+
+
+def joined(prompts: Sequence[Path], asked: Sequence[Asked], *, most: int) -> list[Joined]:
+    """All prompts, each in one of the questions; in their order where none begins like another.
+
+    ``prompts``: the tokens of each, at least one. Prompts go together when they share at least half of the longer one's
+    tokens, and as long as their question has at most ``most`` tokens.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: prompts[index])
+    groups: list[dict[int, Path]] = []
+    n_tokens = 0
+    for index in order:
+        prompt = prompts[index]
+        last = next(iter(groups[-1].values())) if groups else ()
+        n_shared = n_common(last, prompt)
+        n_more = len(prompt) - n_shared + sum(map(len, asked[index]))
+        if 2 * n_shared >= max(len(last), len(prompt), 1) and n_tokens + n_more <= most:
+            groups[-1][index] = prompt
+            n_tokens += n_more
+        else:
+            groups.append({index: prompt})
+            n_tokens = len(prompt) + sum(map(len, asked[index]))
+    groups.sort(key=min)
+    return [Joined.of(group, asked) for group in groups]
+
+
+@dataclass(frozen=True, slots=True)
 class _Part:
     """Where a question stands in the row, and who sees whom in it."""
 
@@ -89,6 +144,12 @@ class PackedRow:
             prefix=prefix,
             places=tuple(places),
         )
+
+
+def n_common(one: Path, other: Path) -> int:
+    """How many first tokens two sequences share."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def register() -> None:
@@ -161,10 +222,10 @@ def _visible(n_prefix: int, n_own: int, nodes: Sequence[Path], index: Mapping[Pa
     n = n_own + len(nodes)
     seen = torch.ones(n, n, dtype=torch.bool).tril()
     if nodes:
-        seen[n_own:, n_own:] = False
-        for path in nodes:
-            for length in range(1, len(path) + 1):
-                seen[index[path], index[path[:length]]] = True
+        seen[n_own:] = False
+        for path in nodes:  # shorter ones first, so that the row of the path before is there
+            seen[index[path]] = seen[index[path[:-1]]]
+            seen[index[path], index[path]] = True
     return torch.cat((torch.ones(n, n_prefix, dtype=torch.bool), seen), dim=1)
 
 

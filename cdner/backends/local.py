@@ -56,7 +56,7 @@ class ChatBackbone(Protocol):
 
     def next_token_log_probs(
         self, prompts: Sequence[Sequence[int]], asked: Sequence[Mapping[Path, Sequence[int]]]
-    ) -> Iterator[tuple[int, Mapping[Path, Mapping[int, float]]]]: ...
+    ) -> Iterator[tuple[int, Mapping[Path, Mapping[int, float]], int]]: ...
 
     def schema_constraint(self, schema: str) -> TokenConstraint: ...
 
@@ -139,11 +139,10 @@ class LocalBackend:
                     index,
                     Gap(f"prompt of {lengths[index]} tokens, the model has room for {backbone.window}"),
                 )
-        n_shared = _common_length([list(asked[index].prompt) for index in fitting])
         found = backbone.next_token_log_probs(
             [asked[index].prompt for index in fitting], [asked[index].trie.asked for index in fitting]
         )
-        for position, known in found:
+        for position, known, n_shared in found:
             question = asked[fitting[position]]
             scores = ChoiceScores(question.trie.log_probs(known), "logits")
             yield (
@@ -152,7 +151,7 @@ class LocalBackend:
                     text=scores_text(scores),
                     finish_reason="stop",
                     input_tokens=len(question.prompt),
-                    cached_tokens=n_shared if position else 0,
+                    cached_tokens=n_shared,
                     output_tokens=0,
                 ),
             )

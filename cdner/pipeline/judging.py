@@ -286,13 +286,25 @@ def _shown(
     encoder = _encoder(step, context)
     train = embedded(known, encoder)
     found: dict[MentionKey, list[Shown]] = {}
-    for start in range(0, len(mentions), LIKENESS_AT_ONCE):
-        part = {mention: candidates[mention] for mention in mentions[start : start + LIKENESS_AT_ONCE]}
-        settings = context.experiment.judge
-        found |= nearest_labelled(part, sentences, encoder, known=train, settings=settings)
+    settings = context.experiment.judge
+    for part in _of_whole_sentences(mentions, LIKENESS_AT_ONCE):
+        asked = {mention: candidates[mention] for mention in part}
+        found |= nearest_labelled(asked, sentences, encoder, known=train, settings=settings)
         context.progress.advance(len(part))
     stored_verdicts.save_shown(context.store, step.spec.run_id, found)
     return stored_before | found
+
+
+def _of_whole_sentences(mentions: Sequence[MentionKey], size: int) -> Iterator[list[MentionKey]]:
+    """Parts of ``size`` mentions, or more where a sentence would be cut. ``mentions``: in the corpus's order."""
+    part: list[MentionKey] = []
+    for mention in mentions:
+        if len(part) >= size and mention.position != part[-1].position:
+            yield part
+            part = []
+        part.append(mention)
+    if part:
+        yield part
 
 
 def _encoder(step: Step, context: Context) -> Encoder:

@@ -92,18 +92,30 @@ def nearest_labelled(
     vectors = mention_vectors(mentions, sentences, encoder)
     scores = likeness(vectors, known.vectors, sentence_weight=settings.sentence_weight)
     found: dict[MentionKey, list[Shown]] = {}
-    for row, mention in enumerate(mentions):
+    for position, rows in _questions(mentions, settings):
+        required = [name for row in rows for name in candidates[mentions[row]]]
         chosen = nearest(
-            scores[row],
+            scores[rows],
             known.mentions,
-            sentence_text=sentences[mention.position].text,
+            sentence_text=sentences[position].text,
             k=settings.neighbours,
-            required_types=candidates[mention] if settings.candidates == "rivals" else (),
+            required_types=required if settings.candidates == "rivals" else (),
         )
-        found[mention] = [
-            Shown(_key(known.mentions[index]), round(float(scores[row, index]), 4)) for index in chosen
-        ]
+        for row in rows:
+            found[mentions[row]] = [
+                Shown(_key(known.mentions[index]), round(float(scores[row, index]), 4)) for index in chosen
+            ]
     return found
+
+
+def _questions(mentions: Sequence[MentionKey], settings: Judging) -> list[tuple[int, list[int]]]:
+    """(position, indices of the mentions that are shown the same): each mention alone, or those of a sentence."""
+    if settings.neighbours_of == "mention":
+        return [(mention.position, [row]) for row, mention in enumerate(mentions)]
+    rows_of: dict[int, list[int]] = {}
+    for row, mention in enumerate(mentions):
+        rows_of.setdefault(mention.position, []).append(row)
+    return list(rows_of.items())
 
 
 def _key(mention: LabelledMention) -> MentionKey:

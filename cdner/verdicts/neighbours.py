@@ -53,20 +53,25 @@ def nearest(
     k: int,
     required_types: Sequence[str] = (),
 ) -> list[int]:
-    """Indices into ``known`` of the mentions to show, the nearest last.
+    """Indices into ``known`` of the mentions to show with each of m mentions of one sentence, the nearest last.
 
-    ``scores``: (n_known,) likeness to the mention asked about. Mentions of a sentence with the same text are never
-    shown: they would give the answer away. Of each required type at least one is among them where train has one; there
-    are then more than ``k`` only if more types than that are required. Equal scores: the earlier mention is nearer.
+    ``scores``: (m, n_known) likeness to the mentions asked about. In turn each of them adds the known one nearest to it
+    that is not chosen yet, until ``k`` are chosen; they are ordered by the likeness to any. Mentions of a sentence with
+    the same text are never shown: they would give the answer away. Of each required type at least one is among them
+    where train has one; there are then more than ``k`` only if more types than that are required. Equal scores: the
+    earlier mention is nearer.
     """
-    order = [
-        int(index)
-        for index in np.argsort(-scores, kind="stable")
-        if known[index].sentence_text != sentence_text
-    ]
+    best = scores.max(axis=0)
+    allowed = np.array([item.sentence_text != sentence_text for item in known], dtype=bool)
+    order = [int(index) for index in np.argsort(-best, kind="stable") if allowed[index]]
     chosen: list[int] = []
     for entity_type in dict.fromkeys(required_types):
         chosen += [index for index in order if known[index].entity.type == entity_type][:1]
-    others = [index for index in order if index not in chosen]
-    shown = {*chosen, *others[: max(0, k - len(chosen))]}
-    return [index for index in reversed(order) if index in shown]
+    taken = set(chosen)
+    of_mention = [iter([int(i) for i in np.argsort(-row, kind="stable") if allowed[i]]) for row in scores]
+    while len(taken) < min(k, len(order)):
+        for nearest_first in of_mention:
+            index = next((index for index in nearest_first if index not in taken), None)
+            if index is not None and len(taken) < k:
+                taken.add(index)
+    return [index for index in reversed(order) if index in taken]

@@ -71,7 +71,10 @@ def question_request(
         _shown(sentence, entity.start, entity.end, settings.words_around_neighbour, answers[entity.type])
         for sentence, entity in question.neighbours
     ]
-    asked = _shown(question.sentence, question.start, question.end, settings.words_around, "")
+    # Where the mentions of a sentence are read together, they stand behind the same words.
+    is_whole = settings.neighbours_of == "sentence"
+    around = len(question.sentence.tokens) if is_whole else settings.words_around
+    asked = _shown(question.sentence, question.start, question.end, around, "")
     restricted = len(question.candidates) < len(domain.types)
     listed = [answers[name] for name in question.candidates] if restricted else []
     user = call_macro(template, "question", {}, shown, asked, listed)
