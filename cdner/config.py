@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cdner.errors import UsageError
 from cdner.hashing import Json
@@ -203,9 +203,11 @@ class Judging(Settings):
         "all"  # rivals: the predicted type and those v_conf says it is taken for
     )
     n_rivals: PositiveInt = 4
-    neighbours: NonNegativeInt = 5  # labelled mentions of train shown with each question, the nearest last
-    # sentence: all mentions of a sentence are asked about behind the whole sentence and the same labelled mentions,
-    # which an LLM that keeps what it has read reads once
+    neighbours: NonNegativeInt = (
+        5  # labelled mentions or sentences of train shown with each question, nearest last
+    )
+    # sentence: whole sentences of train with all their mentions, the same ones for all mentions of a sentence, which is
+    # shown whole: an LLM that keeps what it has read reads them once
     neighbours_of: Literal["mention", "sentence"] = "mention"
     encoder: str = "backbone"  # what finds the nearest: a model, or the source model of the experiment
     sentence_weight: NonNegativeFloat = 0.5  # cosine of mentions + this times the cosine of sentences
@@ -216,6 +218,12 @@ class Judging(Settings):
     )
     answer: Literal["name", "letter"] = "name"  # letter: for servers that give few log-probabilities
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _template_shows_sentences(self) -> Judging:
+        if self.neighbours_of == "sentence" and self.template == "judge.v1":
+            raise ValueError("neighbours_of = 'sentence' takes template = 'judge.v2' or a later one")
+        return self
 
     def identity(self) -> Json:
         """What decides about the questions; the LLM and the encoder stand beside it, by their weights.
@@ -381,6 +389,10 @@ def _first_problem(error: ValidationError) -> str:
         return f"unknown key '{key}'.{guess} Known: {', '.join(sorted(known))}."
     if problem["type"] == "missing":  # its input is the whole table
         return f"'{key}' is missing."
+    if (
+        problem["type"] == "value_error"
+    ):  # one of our own validators, which names the settings; its input is a table
+        return f"'{key}': {problem['ctx']['error']}."
     return f"'{key}': {problem['msg']} (got {problem['input']!r})."
 
 

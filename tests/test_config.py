@@ -157,6 +157,13 @@ def test_wrong_value_is_refused_with_its_place_and_itself(section: str, key: str
     assert "(got " in message
 
 
+def test_settings_that_do_not_go_together_are_refused_in_words() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_experiment({"name": "x", "judge": {"neighbours_of": "sentence"}}, where="x.toml")
+    said = "'judge': neighbours_of = 'sentence' takes template = 'judge.v2' or a later one"
+    assert str(caught.value) == f"x.toml: {said}."
+
+
 def test_value_where_a_section_belongs_is_refused() -> None:
     assert "'corpora': " in _refused(corpora="ai")
     assert "'corpora': " in _refused(corpora=[{"target": "ai"}])

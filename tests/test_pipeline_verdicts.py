@@ -279,7 +279,7 @@ def test_mentions_of_a_sentence_can_be_asked_about_behind_the_same_words(tmp_pat
 
     monkeypatch.setattr(judging, "LIKENESS_AT_ONCE", 1)  # no part of the search cuts a sentence
     store = copy_of(finished(), tmp_path / "together")
-    ran = cdner(store, "run", experiment(tmp_path, neighbours_of="sentence"), *OPTIONS)
+    ran = cdner(store, "run", experiment(tmp_path, neighbours_of="sentence", template="judge.v2"), *OPTIONS)
     assert ran.code == 0, ran.err
     shown = sql(
         store,

@@ -14,7 +14,6 @@ from cdner.verdicts import Question, fixed_part, question_request
 from cdner.verdicts.questions import answer_names
 
 DOMAIN = prompts.load_domain("ai")
-TEMPLATE = prompts.load_template("judge.v1")
 NEIGHBOUR = (Sentence(("Ada", "Lovelace", "wrote", "Lisp", "code")), Entity(3, 4, "programlang"))
 ASKED = Sentence(("The", "Kuutar", "robot", "won", "."), (Entity(1, 2, "product"),))
 
@@ -24,8 +23,9 @@ DEFAULTS = Judging()
 
 def request(settings: Judging = DEFAULTS, question: Question | None = None):
     question = question or Question(ASKED, 1, 2, (NEIGHBOUR,), DOMAIN.types)
-    fixed = fixed_part(TEMPLATE, DOMAIN, settings)
-    return question_request(TEMPLATE, fixed, question, domain=DOMAIN, settings=settings, llm=Llm())
+    template = prompts.load_template(settings.template)
+    fixed = fixed_part(template, DOMAIN, settings)
+    return question_request(template, fixed, question, domain=DOMAIN, settings=settings, llm=Llm())
 
 
 def test_the_question_is_what_the_experiment_of_the_design_asked():
@@ -37,6 +37,37 @@ def test_the_question_is_what_the_experiment_of_the_design_asked():
     assert (assistant.role, assistant.content) == ("assistant", "Type:")
     for entry in DOMAIN.entries:
         assert f"- {entry.phrase}: {entry.definition}\n" in system.content
+
+
+def test_sentences_are_shown_whole_with_all_their_entities():
+    ada, kuutar = NEIGHBOUR[0], Sentence(("Kuutar", *(["is"] * 30), "new"))
+    shown = (
+        (kuutar, Entity(0, 1, "product")),
+        (ada, Entity(0, 2, "person")),
+        (ada, Entity(3, 4, "programlang")),
+    )
+    settings = Judging(
+        template="judge.v2", neighbours_of="sentence", words_around=1, words_around_neighbour=1
+    )
+    _, user, assistant = request(settings, Question(ASKED, 1, 2, shown, DOMAIN.types)).messages
+    assert user.content == (
+        f"Sentence: {kuutar.text}\nEntity: Kuutar\nType: product\n\n"
+        "Sentence: Ada Lovelace wrote Lisp code\nEntity: Ada Lovelace\nType: person\n"
+        "Entity: Lisp\nType: programming language\n\n"
+        "Sentence: The Kuutar robot won .\nEntity: Kuutar"
+    )
+    assert assistant.content == "Type:"
+
+
+def test_the_second_template_asks_about_single_mentions_as_the_first_one_does():
+    assert request(Judging(template="judge.v2")) == request()
+    with pytest.raises(ValueError, match=r"judge\.v2"):
+        Judging(neighbours_of="sentence")
+
+
+def test_run_ids_know_nothing_of_settings_that_came_later_and_are_as_before():
+    assert "neighbours_of" not in Judging().identity()
+    assert Judging(template="judge.v2", neighbours_of="sentence").identity()["neighbours_of"] == "sentence"
 
 
 def test_the_choices_are_the_candidates_in_order_each_with_a_space():

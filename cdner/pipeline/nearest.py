@@ -15,7 +15,7 @@ from cdner.corpora.sampling import chosen_positions
 from cdner.hashing import Json
 from cdner.store.verdicts import MentionKey, Shown
 from cdner.types import Corpus, Encoder, Entity, Sentence
-from cdner.verdicts import LabelledMention, Mentions, nearest
+from cdner.verdicts import LabelledMention, Mentions, nearest, nearest_sentences
 from cdner.verdicts.neighbours import likeness, unit_rows
 
 
@@ -91,13 +91,18 @@ def nearest_labelled(
     mentions = list(candidates)
     vectors = mention_vectors(mentions, sentences, encoder)
     scores = likeness(vectors, known.vectors, sentence_weight=settings.sentence_weight)
+    of_sentence = settings.neighbours_of == "sentence"
+    rows_of: dict[int, list[int]] = {}  # the mentions that are shown the same
+    for row, mention in enumerate(mentions):
+        rows_of.setdefault(mention.position if of_sentence else row, []).append(row)
     found: dict[MentionKey, list[Shown]] = {}
-    for position, rows in _questions(mentions, settings):
+    for rows in rows_of.values():
         required = [name for row in rows for name in candidates[mentions[row]]]
-        chosen = nearest(
-            scores[rows],
+        choose = nearest_sentences if of_sentence else nearest
+        chosen = choose(
+            scores[rows] if of_sentence else scores[rows[0]],
             known.mentions,
-            sentence_text=sentences[position].text,
+            sentence_text=sentences[mentions[rows[0]].position].text,
             k=settings.neighbours,
             required_types=required if settings.candidates == "rivals" else (),
         )
@@ -106,16 +111,6 @@ def nearest_labelled(
                 Shown(_key(known.mentions[index]), round(float(scores[row, index]), 4)) for index in chosen
             ]
     return found
-
-
-def _questions(mentions: Sequence[MentionKey], settings: Judging) -> list[tuple[int, list[int]]]:
-    """(position, indices of the mentions that are shown the same): each mention alone, or those of a sentence."""
-    if settings.neighbours_of == "mention":
-        return [(mention.position, [row]) for row, mention in enumerate(mentions)]
-    rows_of: dict[int, list[int]] = {}
-    for row, mention in enumerate(mentions):
-        rows_of.setdefault(mention.position, []).append(row)
-    return list(rows_of.items())
 
 
 def _key(mention: LabelledMention) -> MentionKey:

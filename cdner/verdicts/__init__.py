@@ -6,7 +6,7 @@ informative where the backbone's are not. Pure: takes and returns values, knows 
 
 from cdner.verdicts.candidates import candidates_by_prediction
 from cdner.verdicts.fusion import Fusion, decide, fit_fusion
-from cdner.verdicts.neighbours import LabelledMention, Mentions, nearest
+from cdner.verdicts.neighbours import LabelledMention, Mentions, nearest, nearest_sentences
 from cdner.verdicts.questions import Question, choices_of, fixed_part, question_maker, question_request
 from cdner.verdicts.telling import told_verdicts
 
@@ -21,6 +21,7 @@ __all__ = [
     "fit_fusion",
     "fixed_part",
     "nearest",
+    "nearest_sentences",
     "question_maker",
     "question_request",
     "told_verdicts",

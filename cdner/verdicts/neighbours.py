@@ -53,25 +53,62 @@ def nearest(
     k: int,
     required_types: Sequence[str] = (),
 ) -> list[int]:
-    """Indices into ``known`` of the mentions to show with each of m mentions of one sentence, the nearest last.
+    """Indices into ``known`` of the mentions to show, the nearest last.
 
-    ``scores``: (m, n_known) likeness to the mentions asked about. In turn each of them adds the known one nearest to it
-    that is not chosen yet, until ``k`` are chosen; they are ordered by the likeness to any. Mentions of a sentence with
-    the same text are never shown: they would give the answer away. Of each required type at least one is among them
-    where train has one; there are then more than ``k`` only if more types than that are required. Equal scores: the
-    earlier mention is nearer.
+    ``scores``: (n_known,) likeness to the mention asked about. Mentions of a sentence with the same text are never
+    shown: they would give the answer away. Of each required type at least one is among them where train has one; there
+    are then more than ``k`` only if more types than that are required. Equal scores: the earlier mention is nearer.
     """
-    best = scores.max(axis=0)
-    allowed = np.array([item.sentence_text != sentence_text for item in known], dtype=bool)
-    order = [int(index) for index in np.argsort(-best, kind="stable") if allowed[index]]
+    order = [
+        int(index)
+        for index in np.argsort(-scores, kind="stable")
+        if known[index].sentence_text != sentence_text
+    ]
     chosen: list[int] = []
     for entity_type in dict.fromkeys(required_types):
         chosen += [index for index in order if known[index].entity.type == entity_type][:1]
-    taken = set(chosen)
-    of_mention = [iter([int(i) for i in np.argsort(-row, kind="stable") if allowed[i]]) for row in scores]
-    while len(taken) < min(k, len(order)):
-        for nearest_first in of_mention:
-            index = next((index for index in nearest_first if index not in taken), None)
-            if index is not None and len(taken) < k:
-                taken.add(index)
-    return [index for index in reversed(order) if index in taken]
+    others = [index for index in order if index not in chosen]
+    shown = {*chosen, *others[: max(0, k - len(chosen))]}
+    return [index for index in reversed(order) if index in shown]
+
+
+def nearest_sentences(
+    scores: FloatArray,
+    known: Sequence[LabelledMention],
+    *,
+    sentence_text: str,
+    k: int,
+    required_types: Sequence[str] = (),
+) -> list[int]:
+    """Indices into ``known`` of all mentions of the ``k`` sentences to show with one sentence, the nearest sentence last.
+
+    ``scores``: (m, n_known) likeness to the m mentions of the sentence that are asked about. A mention is as like a
+    sentence as it is like the mention there that is most like it. In turn each mention adds the sentence most like it
+    that is not chosen yet; the chosen ones are ordered by the sum over all mentions. Sentences with the text of the one
+    that is asked about are never shown. Of each required type at least one mention is shown where train has one; there
+    are then more than ``k`` sentences only if these types need more. Equal likeness: the earlier sentence is nearer.
+    """
+    rows_of: dict[int, list[int]] = {}
+    for index, item in enumerate(known):
+        if item.sentence_text != sentence_text:
+            rows_of.setdefault(item.position, []).append(index)
+    if not rows_of:
+        return []
+    positions = sorted(rows_of)
+    to_sentence = np.stack([scores[:, rows_of[position]].max(axis=1) for position in positions], axis=1)
+    chosen: list[int] = []  # columns of ``to_sentence``
+    by_sum = [int(column) for column in np.argsort(-to_sentence.sum(axis=0), kind="stable")]
+    for entity_type in dict.fromkeys(required_types):
+        has_it = [
+            column
+            for column in by_sum
+            if any(known[index].entity.type == entity_type for index in rows_of[positions[column]])
+        ]
+        if not set(has_it) & set(chosen):
+            chosen += has_it[:1]
+    preferred = [list(map(int, np.argsort(-row, kind="stable"))) for row in to_sentence]
+    for turn in range(len(positions) * len(preferred)):
+        if len(chosen) >= k:
+            break
+        chosen += [column for column in preferred[turn % len(preferred)] if column not in chosen][:1]
+    return [index for column in reversed(by_sum) if column in chosen for index in rows_of[positions[column]]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from string import ascii_uppercase
 
 from cdner.config import Judging, Llm
@@ -39,6 +40,19 @@ class _Shown:
     mention: str
     answer: str  # "" where it is asked for
 
+    @property
+    def entities(self) -> tuple[_Shown, ...]:
+        """Of the text around it: itself."""
+        return (self,)
+
+
+@dataclass(frozen=True, slots=True)
+class _ShownSentence:
+    """A labelled sentence as the template sees it (from judge.v2 on)."""
+
+    text: str
+    entities: tuple[_Shown, ...]
+
 
 def fixed_part(template: Template, domain: Domain, settings: Judging) -> Message:
     """The system message, equal for every mention of a domain."""
@@ -67,14 +81,17 @@ def question_request(
 ) -> ReasoningRequest:
     """The request about one mention. Its choices are those of ``choices_of``."""
     answers = answer_names(domain, settings)
-    shown = [
-        _shown(sentence, entity.start, entity.end, settings.words_around_neighbour, answers[entity.type])
-        for sentence, entity in question.neighbours
-    ]
-    # Where the mentions of a sentence are read together, they stand behind the same words.
-    is_whole = settings.neighbours_of == "sentence"
-    around = len(question.sentence.tokens) if is_whole else settings.words_around
-    asked = _shown(question.sentence, question.start, question.end, around, "")
+    shown: Sequence[_Shown | _ShownSentence]
+    if settings.neighbours_of == "sentence":
+        shown = _shown_sentences(question.neighbours, answers)
+        around = len(question.sentence.tokens)  # all mentions of it stand behind the same words
+    else:
+        shown = [
+            _shown(sentence, entity, settings.words_around_neighbour, answers[entity.type])
+            for sentence, entity in question.neighbours
+        ]
+        around = settings.words_around
+    asked = _shown(question.sentence, Entity(question.start, question.end, ""), around, "")
     restricted = len(question.candidates) < len(domain.types)
     listed = [answers[name] for name in question.candidates] if restricted else []
     user = call_macro(template, "question", {}, shown, asked, listed)
@@ -109,12 +126,25 @@ def answer_names(domain: Domain, settings: Judging) -> Mapping[str, str]:
     return {name: name if phrase in twice else phrase for name, phrase in phrases.items()}
 
 
-def _shown(sentence: Sentence, start: int, end: int, words_around: int, answer: str) -> _Shown:
+def _shown_sentences(
+    neighbours: Sequence[tuple[Sentence, Entity]], answers: Mapping[str, str]
+) -> list[_ShownSentence]:
+    """Each sentence once, with those of its entities that follow one another in ``neighbours``."""
+    found = []
+    for _, together in groupby(neighbours, key=lambda pair: id(pair[0])):
+        pairs = list(together)
+        sentence = pairs[0][0]
+        entities = tuple(_shown(sentence, entity, 0, answers[entity.type]) for _, entity in pairs)
+        found.append(_ShownSentence(one_line(sentence.tokens), entities))
+    return found
+
+
+def _shown(sentence: Sentence, entity: Entity, words_around: int, answer: str) -> _Shown:
     """The words around a mention, on one line: a line break in a token must not look like a field of the question."""
-    first, last = max(0, start - words_around), end + words_around
+    first, last = max(0, entity.start - words_around), entity.end + words_around
     return _Shown(
         one_line(sentence.tokens[first:last]),
-        one_line(sentence.tokens[start:end]),
+        one_line(sentence.tokens[entity.start : entity.end]),
         answer,
     )
 
