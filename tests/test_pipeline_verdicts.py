@@ -286,7 +286,8 @@ def test_mentions_of_a_sentence_can_be_asked_about_behind_the_same_words(tmp_pat
         """
         SELECT position, count(DISTINCT start_token), count(DISTINCT shown)
         FROM (
-            SELECT position, start_token, list((train_position, train_start_token, train_end_token) ORDER BY place) AS shown
+            SELECT position, start_token,
+                   list((train_position, train_start_token, train_end_token) ORDER BY place) AS shown
             FROM shown_mention
         """
         f"    WHERE run_id = '{run_of(store, 'judge:without_all/test')}' GROUP BY ALL) GROUP BY position",

@@ -80,7 +80,7 @@ def nearest_sentences(
     k: int,
     required_types: Sequence[str] = (),
 ) -> list[int]:
-    """Indices into ``known`` of all mentions of the ``k`` sentences to show with one sentence, the nearest sentence last.
+    """Indices into ``known`` of all mentions of the ``k`` sentences to show with one sentence, the nearest one last.
 
     ``scores``: (m, n_known) likeness to the m mentions of the sentence that are asked about. A mention is as like a
     sentence as it is like the mention there that is most like it. In turn each mention adds the sentence most like it
