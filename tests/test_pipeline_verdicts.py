@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -155,6 +156,64 @@ def test_scores_and_comparison_know_the_setting():
     assert compared.code == 0, compared.err
     assert cdner(store, "errors", "--experiment", "judged", "--setting", "fused", "--split", "test").code == 0
     assert cdner(store, "sql", "@verdict_right", "--experiment", "judged", "--json").rows
+
+
+def closing(store: Path, folder: Path) -> str:
+    """What a run prints at its end, with runs of blanks as one."""
+    ran = cdner(store, "run", experiment(folder), *OPTIONS)
+    assert ran.code == 0, ran.err
+    return " ".join(ran.out.replace("│", " ").split())
+
+
+def test_the_end_of_a_run_says_which_differences_are_more_than_chance(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    said = closing(copy_of(finished(), tmp_path / "copy"), tmp_path)
+    for split in ("dev", "test"):
+        sides = [f"judged:{setting}/{split}" for setting in ("without_all", "fused")]
+        compared = json.loads(cdner(finished(), "compare", *sides, "--json").out)["f1"]
+        (row,) = [row for row in compared if row["metric"] == "strict"]
+        figures = " ".join(f"{100 * row[name]:+.2f}" for name in ("difference", "low", "high"))
+        assert f"fused {split} {figures} {row['p_value']:.4f}" in said
+
+
+def test_the_end_of_a_run_shows_a_sentence_that_is_corrected(tmp_path, monkeypatch):
+    """The types are ours: before, those of one sentence are wrong; after, all are right."""
+    monkeypatch.setenv("COLUMNS", "120")
+    store = copy_of(finished(), tmp_path / "copy")
+    before, after = (run_of(store, label) for label in ("predict:without_all/test", "fuse:fused/test"))
+    mentions = sql(
+        store,
+        f"""
+        SELECT mention.position, mention.start_token, mention.end_token, gold.entity_type, gold.mention
+        FROM predicted_entity AS mention
+        JOIN run_input AS read ON read.run_id = mention.run_id
+        JOIN gold_entity AS gold ON gold.run_id = read.input_run_id AND gold.position = mention.position
+             AND gold.start_token = mention.start_token AND gold.end_token = mention.end_token
+        WHERE mention.run_id = '{before}' ORDER BY ALL
+        """,
+    )
+    place, first, last, gold_type, words = mentions[-1]
+    assert mentions[0][0] != place
+    wrong = next(name for name in TYPES if name != gold_type)
+    with Store(store).transaction() as connection:
+        for position, start, end, right, _ in mentions:
+            for run in (before, after):
+                name = wrong if (run, position) == (before, place) else right
+                connection.execute(
+                    "UPDATE predicted_entity SET entity_type = ?"
+                    " WHERE run_id = ? AND position = ? AND start_token = ? AND end_token = ?",
+                    [name, run, position, start, end],
+                )
+    said = closing(store, tmp_path)
+    judged = run_of(store, "judge:without_all/test")
+    ((name, share),) = sql(
+        store,
+        f"SELECT entity_type, probability FROM verdict WHERE run_id = '{judged}' AND rank = 1"
+        f" AND position = {place} AND start_token = {first} AND end_token = {last}",
+    )
+    decided = f"{words}: {wrong} before, {gold_type} after; the LLM says {name} {share:.2f}, "
+    assert decided in said, said[-900:]
+    assert said.count(" before, ") == sum(row[0] == place for row in mentions)
 
 
 def test_the_views_agree_with_the_tables():

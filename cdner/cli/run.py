@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cdner.cli.closing import print_closing
 from cdner.cli.experiment import (
     compose_experiment,
     experiment_options,
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
     from cdner.pipeline.context import Context
     from cdner.pipeline.execute import Outcome
     from cdner.pipeline.plan import Plan
-
-_SHOWN = {
-    "P": "strict_precision",
-    "R": "strict_recall",
-    "F1": "strict_f1",
-    "span F1": "span_f1",
-    "macro F1": "macro_f1",
-}
 
 
 @click.command("run")
@@ -167,35 +160,16 @@ def _print_steps(outcomes: Sequence[Outcome], output_format: str | None) -> None
 def _print_outcomes(
     plan: Plan, context: Context, outcomes: Sequence[Outcome], *, output_format: str | None
 ) -> None:
-    """The scores and what changed; of a plan cut before any score the executed steps."""
-    from cdner.pipeline.summary import compared_setting, confusion_changes, setting_scores
+    """The scores and what they mean; of a plan cut before any score the executed steps."""
+    from cdner.pipeline.summary import setting_scores
 
-    experiment = plan.experiment
     columns, scores = setting_scores(plan, context)
     if not scores:
         _print_steps(outcomes, output_format)
-        return
-    if output_format:
+    elif output_format:
         print_rows(columns, scores, output_format)
-        return
-    names = f"{experiment.name}: {experiment.corpora.source} -> {experiment.corpora.target}"
-    _print_scores(columns, scores, title=f"{names}, percent, exact spans and types (P, R, F1)")
-    columns, changes = confusion_changes(plan, context)
-    if changes:
-        click.echo()
-        after = compared_setting(experiment)
-        title = f"Most confused pairs (right span, wrong type): before = without_all, after = {after}"
-        print_table([name.replace("_", " ") for name in columns], changes, title=title)
-
-
-def _print_scores(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str) -> None:
-    """What fits 80 columns; --json and --csv have every score, ``cdner evaluate`` the run ids."""
-    cells = [dict(zip(columns, row, strict=True)) for row in rows]
-    table = [
-        [cell["setting"], cell["split"], *(f"{cell[name]:6.2f}" for name in _SHOWN.values())]
-        for cell in cells
-    ]
-    print_table(("setting", "split", *_SHOWN), table, title=title)
+    else:
+        print_closing(plan, context, columns, scores)
 
 
 def _until(until: str, labels: list[str]) -> list[str]:
