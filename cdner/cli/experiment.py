@@ -24,7 +24,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _FLAGS: dict[str, tuple[tuple[str, ...], type, str]] = {
     "--source": (("corpora.source",), str, "Source domain."),
     "--target": (("corpora.target",), str, "Target domain."),
-    "--backend": (("reason.backend", "describe.backend"), str, "LLM backend; 'replay' asks only the store."),
+    "--backend": (
+        ("reason.backend", "describe.backend"),
+        str,
+        "LLM backend; 'auto' takes what this machine can run, 'replay' asks only the store.",
+    ),
     "--model": (("reason.model", "describe.model"), str, "LLM model."),
     "--base-url": (
         ("execution.base_urls",),
@@ -164,7 +168,25 @@ def compose_experiment(
                 f"{section}.backend = '{REPLAY}': replay is a way to run, not who wrote the texts. Name the "
                 f"backend that wrote them and run with --backend {REPLAY} (execution.replay = true)."
             )
-    return experiment
+    return _with_chosen_llm(experiment)
+
+
+def _with_chosen_llm(experiment: Experiment) -> Experiment:
+    """Put an LLM of this machine wherever the backend is "auto", and say which, in one line."""
+    from cdner.backends.automatic import AUTO, choose_llm
+
+    asked = [name for name in ("reason", "describe") if getattr(experiment, name).backend == AUTO]
+    judge = experiment.judge
+    if not asked and judge.backend != AUTO:
+        return experiment
+    chosen = choose_llm(experiment.execution)
+    changes: dict[str, Any] = {name: chosen.of(getattr(experiment, name)) for name in asked}
+    if judge.backend == AUTO:
+        changes["judge"] = judge.model_copy(
+            update={"backend": chosen.backend, "model": judge.model or chosen.model}
+        )
+    click.echo(f"LLM: {chosen.backend}, {chosen.model} ({chosen.why}).", err=True)
+    return experiment.model_copy(update=changes)
 
 
 def _assign(table: dict[str, Any], key: str, value: object) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from cdner.backends.automatic import available_memory
 from cdner.backends.vllm_server.devices import read_devices
 from cdner.pipeline.doctor.finding import Examined, Finding, ok, problem, warning
 from cdner.resources import cache_root
@@ -71,22 +72,13 @@ def _complaint(need: Requirement) -> str:
 def memory(wanted: float = MEMORY_WANTED) -> Finding:
     """``wanted``: GiB that should be free."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
-    free = _available() or total
+    free = available_memory() / GIB
     found = f"{free:.1f} of {total:.1f} GiB free"
     if free >= wanted:
         return ok("memory", found)
     return warning(
         "memory", found, f"End other programs, or take a smaller backbone: {wanted:g} GiB are comfortable."
     )
-
-
-def _available() -> float:
-    """GiB that can be had without swapping (proc(5)); 0 where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:")), 0.0)
 
 
 def load(average: float | None = None, n_cores: int | None = None) -> Finding:
