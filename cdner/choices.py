@@ -55,6 +55,18 @@ def _log_probability(figure: object) -> float | None:
     return None if math.isnan(figure) or figure > 1e-6 or math.isinf(figure) else min(float(figure), 0.0)
 
 
+def chosen_scores(n_chosen: Sequence[int], *, n_invalid: int = 0) -> ChoiceScores:
+    """Of a server that was asked to choose, once or several times. ``n_chosen``: how often it chose each.
+
+    One more choosing is shared equally between all choices: what was never chosen is not impossible, and what was
+    chosen once is not certain.
+    """
+    k, n = len(n_chosen), sum(n_chosen)
+    return ChoiceScores(
+        tuple(math.log((count + 1 / k) / (n + 1)) for count in n_chosen), "sampled", n_invalid
+    )
+
+
 def scores_text(scores: ChoiceScores) -> str:
     """As a completion's text: canonical JSON, each figure to four decimals: more is noise of the number format."""
     return canonical_json(

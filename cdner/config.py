@@ -189,7 +189,7 @@ class Extraction(Settings):
     max_tokens: NonNegativeInt = 0  # of reasoning and entities together; 0 = reason.max_tokens
 
 
-_BEFORE = {"neighbours_of": "mention"}
+_BEFORE = {"neighbours_of": "mention", "n_choosings": 1}
 
 
 class Judging(Settings):
@@ -217,6 +217,9 @@ class Judging(Settings):
         1.0  # of the mentions are asked about: those least sure on dev's scale
     )
     answer: Literal["name", "letter"] = "name"  # letter: for servers that give few log-probabilities
+    n_choosings: PositiveInt = (
+        1  # a server without log-probabilities chooses so often, at temperature 1 if repeated
+    )
     seed: NonNegativeInt = 0
 
     @model_validator(mode="after")

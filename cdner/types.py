@@ -242,6 +242,7 @@ class Sampling:
     # Not empty: no text is written. The completion's text holds the log-probability of each choice as the next text
     # (``cdner.choices``); a last message of the assistant is continued.
     choices: tuple[str, ...] = ()
+    n_choosings: int = 1  # how often a server that sends no log-probabilities is asked to choose
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -249,7 +250,9 @@ def test_a_server_that_drops_them_is_asked_to_choose_and_says_so_once(
         found = list(client(server).complete([ask(), ask(text="Another one .")]))
     for _, answer in found:
         assert isinstance(answer, Completion)
-        assert read_scores(answer.text, n_choices=4) == ChoiceScores((None, None, 0.0, None), "sampled")
+        found_scores = read_scores(answer.text, n_choices=4)
+        assert found_scores.origin == "sampled"
+        assert probabilities(found_scores) == [0.125, 0.125, 0.625, 0.125]
     assert len([record for record in caplog.records if "log-probabilities" in record.message]) == 1
     assert len(server.seen) == 3  # the first request alone tries it
     schema = server.seen[1]["response_format"]["json_schema"]["schema"]
@@ -260,7 +263,28 @@ def test_a_server_that_drops_them_is_asked_to_choose_and_says_so_once(
 @pytest.mark.parametrize("text", ["place", " place\n", '"place"', '{"choice": " place "}'])
 def test_a_bare_name_is_understood(server: ChatServer, text: str) -> None:
     server.reply = choosing(text)
-    assert scores(server, ask()).log_probs == (None, 0.0, None, None)
+    figures = [value or 0.0 for value in scores(server, ask()).log_probs]
+    assert figures[1] == max(figures) > math.log(0.5) > sorted(figures)[-2]
+
+
+def test_choosing_several_times_gives_shares(server: ChatServer) -> None:
+    """Three times another seed at temperature 1; an answer that is none of the choices is counted and no vote."""
+    answers = iter(["place", "place", "a boat", "person"])
+
+    def reply(asked: str, attempt: int) -> Reply:
+        return choosing("x" if asked == "Type:" else next(answers))(asked, attempt)
+
+    server.reply = reply
+    request = ask()
+    request = replace(request, sampling=replace(request.sampling, n_choosings=4, seed=7))
+    found = scores(server, request)
+    names = [choice.strip() for choice in CHOICES]
+    votes = {"place": 2, "person": 1}
+    expected = [(votes.get(name, 0) + 1 / 4) / 4 for name in names]
+    assert probabilities(found) == expected
+    assert (found.origin, found.n_invalid) == ("sampled", 1)
+    asked = [(body["seed"], body["temperature"]) for body in server.seen[1:]]
+    assert asked == [(7, 1.0), (8, 1.0), (9, 1.0), (10, 1.0)]
 
 
 @pytest.mark.parametrize("text", ["a place", '{"choice": "club"}', '{"choice": 3}', "[]", "{", "[" * 99999])

@@ -202,6 +202,8 @@ def _sampling(sampling: Sampling) -> Json:
     values["top_p"] = float(sampling.top_p)
     if not sampling.choices:  # requests made before there were choices keep their identity
         del values["choices"]
+    if sampling.n_choosings == 1:  # likewise
+        del values["n_choosings"]
     return cast(Json, values)
 
 

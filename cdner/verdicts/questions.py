@@ -101,6 +101,7 @@ def question_request(
             max_tokens=llm.max_tokens,
             seed=llm.seed,
             choices=choices_of(question.candidates, domain=domain, settings=settings),
+            n_choosings=settings.n_choosings,
         ),
     )
 

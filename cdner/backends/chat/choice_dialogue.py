@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cdner.backends.choice_trie import LEAST_LEFT
-from cdner.choices import ChoiceScores, checked_scores, scores_text
+from cdner.choices import ChoiceScores, checked_scores, chosen_scores, scores_text
 from cdner.errors import BackendError
 from cdner.hashing import canonical_json
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
@@ -197,21 +197,28 @@ class ChoiceDialogue:
             return None
 
     def _chosen(self) -> Generator[ReasoningRequest, Heard, Completion | Gap]:
-        """By schema: the one that it chooses."""
-        messages, choices = self._question.messages, self._question.sampling.choices
+        """By schema: how often it chooses each. An answer that is none of them is counted; all of them are a gap."""
+        messages, asked = self._question.messages, self._question.sampling
         before = messages[:-1] if messages[-1].role == "assistant" else messages
-        names = [choice.strip() for choice in choices]
+        names = [choice.strip() for choice in asked.choices]
         room = ROOM_FOR_JSON + max(len(name.encode("utf-8", "surrogatepass")) for name in names)
-        seed = self._question.sampling.seed
-        outcome, _ = yield ReasoningRequest(before, Sampling(room, seed=seed), _schema(names))
-        if isinstance(outcome, Gap):
-            return outcome
-        self._heard.append(outcome)
-        chosen = _name_in(outcome.text)
-        if chosen not in names:
-            return Gap(f"none of the choices was chosen: {' '.join(outcome.text.split())[:80]!r}")
-        figures = tuple(0.0 if name == chosen else None for name in names)
-        return self._completion(ChoiceScores(figures, "sampled", self._n_invalid))
+        n_chosen = dict.fromkeys(names, 0)
+        for number in range(asked.n_choosings):
+            sampling = Sampling(
+                room, temperature=1.0 if asked.n_choosings > 1 else 0.0, seed=asked.seed + number
+            )
+            outcome, _ = yield ReasoningRequest(before, sampling, _schema(names))
+            if isinstance(outcome, Gap):
+                return outcome
+            self._heard.append(outcome)
+            chosen = _name_in(outcome.text)
+            if chosen in n_chosen:
+                n_chosen[chosen] += 1
+            else:
+                self._n_invalid += 1
+        if not any(n_chosen.values()):
+            return Gap(f"none of the choices was chosen: {' '.join(self._heard[-1].text.split())[:80]!r}")
+        return self._completion(chosen_scores(list(n_chosen.values()), n_invalid=self._n_invalid))
 
     def _completion(self, scores: ChoiceScores) -> Completion:
         """All that was heard for it, summed."""
@@ -339,6 +346,6 @@ def _say_once_that_there_are_none(manner: ServerManner) -> None:
     if manner.has_log_probs is None:
         manner.has_log_probs = False
         _log.warning(
-            "The server sends no log-probabilities: it is asked to choose instead, and the chosen type has no rivals' "
-            "figures beside it."
+            "The server sends no log-probabilities: it is asked to choose instead, and how often it chooses a type "
+            "stands for its probability (judge.n_choosings)."
         )
