@@ -368,6 +368,11 @@ def test_mentions_of_a_sentence_can_be_asked_about_behind_the_same_words(tmp_pat
     same = {(position, text.rpartition("\nEntity: ")[0]) for position, text, _ in heads}
     assert len(same) == len({position for position, *_ in heads})
     assert all(text.rpartition("\nEntity: ")[0].endswith(f"Sentence: {whole}") for _, text, whole in heads)
+    # Fewer mentions are asked about in the same words.
+    n_before = len(calls())
+    fewer = experiment(tmp_path, neighbours_of="sentence", template="judge.v2", share=0.4)
+    assert cdner(store, "run", fewer, *OPTIONS).code == 0
+    assert len(calls()) == n_before > 0
 
 
 def test_rivals_are_the_types_that_are_taken_for_the_predicted_one(tmp_path):

@@ -110,12 +110,17 @@ class Questioner:
     def questions(self, sentences: Sequence[Sentence], predictions: Sequence[Prediction]) -> list[Asked]:
         """One for each mention to ask about, in text order."""
         method = self._method
-        candidates = {
-            MentionKey(position, entity.start, entity.end): method.candidates[entity.type]
-            for position, prediction in enumerate(predictions)
-            for entity in _unsure(prediction, method.threshold)
-        }
-        shown = self._shown(candidates, dict(enumerate(sentences)))
+        asked, all_predicted = (
+            {
+                MentionKey(position, entity.start, entity.end): method.candidates[entity.type]
+                for position, prediction in enumerate(predictions)
+                for entity in _unsure(prediction, threshold)
+            }
+            for threshold in (method.threshold, None)
+        )
+        positions = {mention.position for mention in asked}
+        around = {key: names for key, names in all_predicted.items() if key.position in positions}
+        shown = self._shown(around, dict(enumerate(sentences)))
         return [
             Asked(
                 mention,
@@ -123,7 +128,7 @@ class Questioner:
                 tuple(items),
                 self._request(sentences[mention.position], mention, names, items),
             )
-            for mention, names in candidates.items()
+            for mention, names in asked.items()
             for items in [shown.get(mention, [])]
         ]
 

@@ -159,14 +159,17 @@ def questions_about(step: Step, context: Context, position: int) -> dict[Mention
     shown: dict[MentionKey, list[Shown]] = {}
     if known:
         shown = stored_verdicts.load_shown(context.store, step.spec.run_id)
-        unknown = {mention: names for mention, names in candidates.items() if mention not in shown}
+        unknown = [mention for mention in candidates if mention not in shown]
         if unknown:
             encoder = _encoder(step, context)
+            predicted = _predicted_mentions(step, context)
+            around = _candidates(step, context, _in_their_sentences(unknown, predicted))
             sentences = _sentences(step, context, unknown)
             settings = context.experiment.judge
-            shown |= nearest_labelled(
-                unknown, sentences, encoder, known=embedded(known, encoder), settings=settings
+            found = nearest_labelled(
+                around, sentences, encoder, known=embedded(known, encoder), settings=settings
             )
+            shown |= {mention: found[mention] for mention in unknown}
     requests = _requests(step, context, candidates, known=known, shown=shown)
     return dict(zip(candidates, requests, strict=True))
 
@@ -222,11 +225,7 @@ def asked_mentions(step: Step, context: Context) -> dict[MentionKey, str]:
     With ``judge.share`` below 1: those whose probability is at most that share's quantile on dev.
     """
     run_id = context.input_run(step, "predictions")
-    mentions = {
-        MentionKey(position, entity.start, entity.end): entity.type
-        for position, prediction in stored_predictions.load_predictions(context.store, run_id).items()
-        for entity in prediction.entities
-    }
+    mentions = _predicted_mentions(step, context)
     share = context.experiment.judge.share
     if share == 1:
         return mentions
@@ -234,6 +233,16 @@ def asked_mentions(step: Step, context: Context) -> dict[MentionKey, str]:
     threshold = share_threshold(context.store, dev_run, share)
     how_sure = _how_sure(context.store, run_id)
     return {key: name for key, name in mentions.items() if how_sure.get(key, 0.0) <= threshold}
+
+
+def _predicted_mentions(step: Step, context: Context) -> dict[MentionKey, str]:
+    """All of them, asked about or not, each with its predicted type."""
+    run_id = context.input_run(step, "predictions")
+    return {
+        MentionKey(position, entity.start, entity.end): entity.type
+        for position, prediction in stored_predictions.load_predictions(context.store, run_id).items()
+        for entity in prediction.entities
+    }
 
 
 def share_threshold(store: Store, dev_run: str, share: float) -> float:
@@ -281,18 +290,31 @@ def _shown(
     mentions = [mention for mention in candidates if mention not in stored_before]
     if not mentions:
         return stored_before
-    sentences = _sentences(step, context, mentions)
     context.progress.start(f"{step.label}: nearest labelled mentions", len(mentions))
     encoder = _encoder(step, context)
     train = embedded(known, encoder)
+    predicted = _predicted_mentions(step, context)
     found: dict[MentionKey, list[Shown]] = {}
-    settings = context.experiment.judge
     for part in _of_whole_sentences(mentions, LIKENESS_AT_ONCE):
-        asked = {mention: candidates[mention] for mention in part}
-        found |= nearest_labelled(asked, sentences, encoder, known=train, settings=settings)
+        around = _candidates(step, context, _in_their_sentences(part, predicted))
+        settings = context.experiment.judge
+        sentences = _sentences(step, context, part)
+        shown = nearest_labelled(around, sentences, encoder, known=train, settings=settings)
+        found |= {mention: shown[mention] for mention in part}
         context.progress.advance(len(part))
     stored_verdicts.save_shown(context.store, step.spec.run_id, found)
     return stored_before | found
+
+
+def _in_their_sentences(
+    mentions: Sequence[MentionKey], predicted: Mapping[MentionKey, str]
+) -> dict[MentionKey, str]:
+    """All mentions predicted in these mentions' sentences, each with its predicted type.
+
+    What is shown with a sentence depends on all of them, so that it is the same whichever of them are asked about.
+    """
+    positions = {mention.position for mention in mentions}
+    return {mention: name for mention, name in predicted.items() if mention.position in positions}
 
 
 def _of_whole_sentences(mentions: Sequence[MentionKey], size: int) -> Iterator[list[MentionKey]]:
