@@ -154,7 +154,18 @@ def test_scores_and_comparison_know_the_setting():
     assert {row["setting"] for row in ran.rows} >= {"fused", "without_all"}
     compared = cdner(store, "compare", "judged:without_all/test", "judged:fused/test", "--resamples", "100")
     assert compared.code == 0, compared.err
-    assert cdner(store, "errors", "--experiment", "judged", "--setting", "fused", "--split", "test").code == 0
+    for setting, run in (("fused", "fuse:fused/test"), ("without_all", "predict:without_all/test")):
+        where = ("--experiment", "judged", "--setting", setting, "--split", "test", "--kind", "spurious")
+        listed = [
+            (row["position"], row["mention"], row["probability"], row["runner_up"])
+            for row in cdner(store, "errors", *where, "--limit", "999", "--json").rows
+        ]
+        known = sql(
+            store,
+            "SELECT position, mention, round(probability, 3), runner_up FROM predicted_entity"
+            f" WHERE run_id = '{run_of(store, run)}'",
+        )
+        assert listed and set(listed) <= set(known)
     assert cdner(store, "sql", "@verdict_right", "--experiment", "judged", "--json").rows
 
 

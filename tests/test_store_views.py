@@ -194,7 +194,9 @@ def test_most_confused_counts_pairs_and_their_share_of_the_gold_type(predicted):
 def test_errors_are_listed_by_kind_and_filtered_by_type(predicted):
     store, run_id, _, _ = predicted
     columns, everything = list_errors(store, run_id, kind="type", limit=1000)
-    assert columns == ("position", "gold_type", "predicted_type", "mention", "sentence_text")
+    assert columns == (
+        *("position", "gold_type", "predicted_type", "probability", "runner_up", "mention", "sentence_text"),
+    )
     _, actors = list_errors(store, run_id, kind="type", gold="actor", predicted="misc", limit=1000)
     assert actors == [row for row in everything if row[1:3] == ("actor", "misc")]
     assert actors

@@ -12,15 +12,25 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 FIRST_WINDOW, WIDER = 10_000, 4  # positions; each window is so many times as wide as the one before
-# kind -> (view, its columns)
+# kind -> (view, its columns); how sure the model is stands beside the types of predicted spans, where it said so
+_SURE = ("probability", "runner_up")
 _VIEWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "type": ("type_error", ("position", "gold_type", "predicted_type", "mention", "sentence_text")),
+    "type": ("type_error", ("position", "gold_type", "predicted_type", *_SURE, "mention", "sentence_text")),
     "missed": ("missed_entity", ("position", "gold_type", "mention", "is_boundary", "sentence_text")),
-    "spurious": ("spurious_entity", ("position", "predicted_type", "mention", "sentence_text")),
+    "spurious": ("spurious_entity", ("position", "predicted_type", *_SURE, "mention", "sentence_text")),
     "boundary": (
         "boundary_error",
         ("position", "gold_type", "mention", "predicted_type", "predicted_mention", "sentence_text"),
     ),
+}
+
+_OF_MODEL = {
+    name: f"""(
+        SELECT {said} FROM predicted_entity AS own WHERE own.run_id = found.run_id AND own.position = found.position
+        AND own.start_token = found.start_token AND own.end_token = found.end_token
+        AND own.entity_type = found.predicted_type
+    )"""  # noqa: S608 our own names
+    for name, said in (("probability", "round(probability, 3)"), ("runner_up", "runner_up"))
 }
 
 
@@ -49,8 +59,9 @@ def list_errors(
             raise UsageError(f"Errors of kind '{kind}' have no {column.replace('_', ' ')}.")
         conditions.append(f"{column} = ?")
         values.append(value)
+    shown = [f"{_OF_MODEL[name]} AS {name}" if name in _OF_MODEL else name for name in columns]
     statement = (
-        f"SELECT {', '.join(columns)} FROM {view} WHERE {' AND '.join(conditions)}"  # noqa: S608 our own names
+        f"SELECT {', '.join(shown)} FROM {view} AS found WHERE {' AND '.join(conditions)}"  # noqa: S608 our own names
         " AND position >= ? AND position < ? ORDER BY position, start_token LIMIT ?"
     )
     rows: list[tuple[Any, ...]] = []
