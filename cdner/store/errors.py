@@ -24,14 +24,7 @@ _VIEWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 
-_OF_MODEL = {
-    name: f"""(
-        SELECT {said} FROM predicted_entity AS own WHERE own.run_id = found.run_id AND own.position = found.position
-        AND own.start_token = found.start_token AND own.end_token = found.end_token
-        AND own.entity_type = found.predicted_type
-    )"""  # noqa: S608 our own names
-    for name, said in (("probability", "round(probability, 3)"), ("runner_up", "runner_up"))
-}
+_OF_MODEL = {"probability": "round(own.probability, 3)", "runner_up": "own.runner_up"}
 
 
 def list_errors(
@@ -59,17 +52,28 @@ def list_errors(
             raise UsageError(f"Errors of kind '{kind}' have no {column.replace('_', ' ')}.")
         conditions.append(f"{column} = ?")
         values.append(value)
-    shown = [f"{_OF_MODEL[name]} AS {name}" if name in _OF_MODEL else name for name in columns]
-    statement = (
-        f"SELECT {', '.join(shown)} FROM {view} AS found WHERE {' AND '.join(conditions)}"  # noqa: S608 our own names
-        " AND position >= ? AND position < ? ORDER BY position, start_token LIMIT ?"
-    )
+    shown = [f"{_OF_MODEL[name]} AS {name}" if name in _OF_MODEL else f"found.{name}" for name in columns]
+    # The run's own rows of a window are looked up by constants: a join by columns would read all runs' rows.
+    own = "SELECT * FROM predicted_entity WHERE run_id = ? AND position >= ? AND position < ?"
+    own_type = "predicted_type" if "predicted_type" in columns else "gold_type"
+    statement = f"""
+        WITH found AS MATERIALIZED (
+            SELECT * FROM {view} WHERE {" AND ".join(conditions)}
+            AND position >= ? AND position < ? ORDER BY position, start_token LIMIT ?
+        )
+        SELECT {", ".join(shown)} FROM found LEFT JOIN ({own}) AS own
+        ON own.position = found.position AND own.start_token = found.start_token
+           AND own.end_token = found.end_token AND own.entity_type = found.{own_type}
+        ORDER BY found.position, found.start_token
+    """  # noqa: S608 our own names
     rows: list[tuple[Any, ...]] = []
     with store.reading() as connection:
         for first, beyond in _windows(connection, run_id):
             if len(rows) >= limit:
                 break
-            rows += connection.execute(statement, [*values, first, beyond, limit - len(rows)]).fetchall()
+            window = [first, beyond]
+            given = [*values, *window, limit - len(rows), run_id, *window]
+            rows += connection.execute(statement, given).fetchall()
     return columns, rows
 
 
