@@ -1,7 +1,7 @@
 """Every command in the README is run, in its order, in one folder, by the shell a reader would use.
 
-The main job runs on the real embedded model with its sizes cut down through an environment variable, because the
-commands after it look at what it stored. ``scripts/test`` is the command that runs this file.
+The main job runs whole, on the real embedded model and with the recorded words of an LLM, which belong to its sizes;
+the commands after it look at what it stored. ``scripts/test`` is the command that runs this file.
 """
 
 from __future__ import annotations
@@ -15,20 +15,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SMALL = {
-    "corpora.n_source_train": 16,
-    "corpora.n_source_dev": 8,
-    "corpora.n_target_train": 16,
-    "corpora.n_target_dev": 8,
-    "corpora.n_target_test": 6,
-    "train_target.epochs": 1,
-    "train_augmented.epochs": 1,
-    "evidence.max_new_tokens": 24,
-    "predict.max_new_tokens": 24,
-    "describe.max_tokens": 16,
-    "reason.max_tokens": 24,
-    "reason.n_examples": 1,
-}
 
 
 def _commands() -> list[str]:
@@ -49,17 +35,12 @@ def test_continuous_integration_runs_the_readmes_test_command():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_command_of_the_readme_succeeds(tmp_path: Path, request: pytest.FixtureRequest):
-    for made in ("demo.zip", "report.html"):
+    for made in ("quickstart.zip", "report.html"):
         request.addfinalizer((ROOT / made).unlink)
     environment = {
         **os.environ,
         "CDNER_STORE": str(tmp_path / "cdner.duckdb"),
         "CDNER_QUIET": "1",
-        # Sizes only; the options of every verb read them from the environment.
-        **{
-            f"CDNER_{verb}_OVERRIDES": " ".join(f"{key}={value}" for key, value in SMALL.items())
-            for verb in ("RUN", "QUANTIFY", "PROMPTS_RENDER")
-        },
     }
     for command in _commands():
         if command == "scripts/test":

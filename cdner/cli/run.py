@@ -72,14 +72,18 @@ def run(
     if experiment_name is None:
         raise UsageError(f"Which experiment? Shipped: {', '.join(shipped_experiments())}; or a TOML file.")
     experiment = compose_experiment(experiment_name, flags, overrides)
-    if recorded:
-        experiment = _with_recorded_answers(experiment, experiment_name, ctx.obj["store"])
+    answers = _recorded_answers(experiment_name) if recorded else None
+    if answers:
+        execution = experiment.execution.model_copy(update={"replay": True})
+        experiment = experiment.model_copy(update={"execution": execution})
     quiet = ctx.obj["quiet"]
     with (
         StderrProgress(quiet=quiet) as progress,
         open_context(ctx.obj["store"], experiment, progress=progress, corpora_from=corpora_from) as context,
     ):
         planned = _planned(experiment, context, until)
+        if answers:
+            _load_answers(answers, planned, quiet=quiet)
         if dry_run:
             print_plans(planned, output_format)
             return
@@ -96,23 +100,25 @@ def run(
         _print_outcomes(*planned[0], outcomes, output_format=output_format)
 
 
-def _with_recorded_answers(experiment: Experiment, name: str, store: Path) -> Experiment:
-    """The experiment as a replay; what an LLM answered when it was recorded is in the store afterwards.
-
-    UsageError for an experiment that comes without a recording.
-    """
-    from cdner.pipeline.bundles import load_bundle
-    from cdner.store import Store
-
+def _recorded_answers(name: str) -> Path:
+    """The bundle that comes with an experiment. UsageError for one without."""
     recordings = recorded_answers()
     if name not in recordings:
         raise UsageError(
             f"No answers are recorded for '{name}'. Recorded: {', '.join(recordings) or 'none'}. "
             "Leave --recorded off to ask the LLM."
         )
-    load_bundle(Store(store), recordings[name])
-    execution = experiment.execution.model_copy(update={"replay": True})
-    return experiment.model_copy(update={"execution": execution})
+    return recordings[name]
+
+
+def _load_answers(file: Path, planned: Sequence[tuple[Plan, Context]], *, quiet: bool) -> None:
+    """Load a bundle behind the corpora whose sentences its prompts leave out."""
+    from cdner.pipeline.bundles import load_bundle
+
+    for plan, own in planned:
+        imports = [step.label for step in plan.steps if step.kind == "import"]
+        execute_and_account(plan.closure(imports), own, quiet=quiet)
+    load_bundle(planned[0][1].store, file)
 
 
 def _planned(experiment: Experiment, context: Context, until: str | None) -> list[tuple[Plan, Context]]:

@@ -109,7 +109,7 @@ def reason(step: Step, context: Context) -> None:
         return
     template = prompts.load_template(context.experiment.reason.template)
     stored.save_template(context.store, template.name, template.text)
-    n_sentences, gaps = 0, []
+    n_sentences, gaps = len(_recorded_positions(step, context)), []
     for window in request_windows(step, context):
         rows = _reasoned(step, context, window)
         stored.save_reasoning(context.store, step.spec.run_id, rows)
@@ -194,10 +194,16 @@ def description_requests_of(context: Context) -> tuple[ReasoningRequest, ...]:
 
 
 def request_windows(step: Step, context: Context) -> Iterator[RequestWindow]:
-    """The requests of a reason or extract step in its sentences' order. A batch is one window: it takes a day."""
+    """The requests of a reason or extract step in its sentences' order. A batch is one window: it takes a day.
+
+    A replay keeps the texts that the run has already, from a bundle: a model trained on another processor may confuse
+    other types, and would have asked in other words.
+    """
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus_run = context.input_run(step, "corpus")
     positions = context.positions(corpus_run, settings["n"])
+    recorded = _recorded_positions(step, context)
+    positions = [position for position in positions if position not in recorded]
     ask_about = request_maker(
         context,
         setting=settings["setting"],
@@ -212,6 +218,13 @@ def request_windows(step: Step, context: Context) -> Iterator[RequestWindow]:
         n_before += len(window)
         requests = ask_about([sentence.text for sentence in sentences])
         yield RequestWindow(window, sentences, requests, which if len(window) < len(positions) else "")
+
+
+def _recorded_positions(step: Step, context: Context) -> set[int]:
+    """The sentences that are not asked about because a replay has their text."""
+    if step.kind != "reason" or not context.experiment.execution.replay:
+        return set()
+    return stored.reasoned_positions(context.store, step.spec.run_id)
 
 
 def requests_about(

@@ -179,6 +179,12 @@ def load_reasoning(
     return {row[0]: ReasoningChain(row[1], row[2], json.loads(row[3])) for row in rows if row[4] is None}
 
 
+def reasoned_positions(store: Store, run_id: str) -> set[int]:
+    """The positions that have a reasoning text."""
+    rows = rows_of_run(store, "reasoning", ("position", "gap_reason"), run_id, order="position")
+    return {position for position, reason in rows if reason is None}
+
+
 def load_gaps(store: Store, run_id: str) -> dict[int, str]:
     """Position -> why its reasoning is missing."""
     rows = rows_of_run(store, "reasoning", ("position", "gap_reason"), run_id, order="position")
