@@ -38,9 +38,7 @@ def print_closing(
     compared = differences(plan, context)
     if compared:
         click.echo()
-        title = (
-            "Difference in F1 from without_all, with its 95 % interval (paired resamples of the sentences)"
-        )
+        title = "Difference in F1 from without_all (95 % interval)"
         print_table(
             ("setting", "split", "difference", "from", "to", "p"),
             [(setting, split, *_percents(difference)) for setting, split, difference in compared],
