@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,26 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy: read only."""
     return copy_of(finished(), tmp_path_factory.mktemp("elsewhere"))
+
+
+@pytest.fixture(scope="module", params=["mention", "sentence"])
+def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each mention with its own evidence, or the mentions of a sentence with the same. Read only."""
+    copied = copy_of(finished(), tmp_path_factory.mktemp(request.param))
+    if request.param == "sentence":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(CALLS, str(copied.parent / "calls"))
+            together = experiment(copied.parent, neighbours_of="sentence", template="judge.v2")
+            ran = cdner(copied, "run", together, *OPTIONS)
+        assert ran.code == 0, ran.err
+    return copied
+
+
+@pytest.fixture
+def either_rows(either: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"tokens": s.tokens}) + "\n" for s in stored(either)[0]))
+    return path
 
 
 def stored(store: Path):
@@ -65,7 +86,10 @@ def written(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def test_sentences_of_the_corpus_get_the_types_and_probabilities_of_the_experiment(store, rows, tmp_path):
+def test_sentences_of_the_corpus_get_the_types_and_probabilities_of_the_experiment(
+    either, either_rows, tmp_path
+):
+    store, rows = either, either_rows
     for run in ("judged:fused", "judged:fused/test", "judged:fused/dev"):
         out = tmp_path / run.replace("/", "-")
         ran = cdner(store, "--quiet", "annotate", rows, out, "--run", run, "--block-size", 7)
@@ -204,7 +228,8 @@ def explained(store: Path, *options: object) -> dict[str, object]:
     return json.loads(ran.out)
 
 
-def test_a_test_sentence_is_explained_by_what_the_experiment_has_stored(store):
+def test_a_test_sentence_is_explained_by_what_the_experiment_has_stored(either):
+    store = either
     sentences, predictions = stored(store)
     at = max(range(len(predictions)), key=lambda index: len(predictions[index].entities))
     text = " ".join(sentences[at].tokens)
@@ -249,6 +274,24 @@ def test_an_own_sentence_is_asked_about_once_and_is_in_no_result(store, tmp_path
     with Store(copied).reading() as connection, Store(store).reading() as untouched:
         assert select(connection) == select(untouched)
     assert cdner(copied, "store", "verify").code == 0
+
+
+def test_evidence_that_mentions_share_is_printed_once(either):
+    sentences, predictions = stored(either)
+    at = max(range(len(predictions)), key=lambda index: len(predictions[index].entities))
+    n_mentions = len(predictions[at].entities)
+    assert n_mentions > 1
+    text = " ".join(sentences[at].tokens)
+    said = cdner(either, "explain", "--tokens", "--sentence", text, "--setting", "fused", "-e", "judged").out
+    found = explained(either, "--tokens", "--sentence", text, "--setting", "fused", "-e", "judged")
+    shown = [
+        [{**one, "likeness": None} for one in mention["verdict"]["neighbours"]]
+        for mention in found["mentions"]
+    ]
+    n_same = sum(one == before for before, one in pairwise(shown))
+    assert said.count("Labelled mentions: the same") == n_same
+    assert said.count("likeness") == n_mentions - n_same
+    assert n_same == n_mentions - 1 or "sentence" not in either.parent.name
 
 
 def test_the_steps_are_printed_for_each_mention_and_the_prompt_only_when_asked_for(store):

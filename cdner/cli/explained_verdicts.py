@@ -59,8 +59,16 @@ class Walk:
             lambda: [steps.judge_about(one, judge, method, context) for one in asked],
         )
         made = steps.decisions(sentence, found.prediction, answers, judge)
+        shown_before: object = None
         for decision in made:
-            self._print(_print_decision, sentence, decision, judge, whole_prompt=self.whole_prompt)
+            shown = decision.judged and [item.mention for item in decision.judged.asked.shown]
+            self._print(
+                _print_decision,
+                *(sentence, decision, judge),
+                whole_prompt=self.whole_prompt,
+                same_evidence=bool(shown) and shown == shown_before,
+            )
+            shown_before = shown
         self._print(_print_summary, sentence, made)
         total = time.monotonic() - started
         self._print(_print_time, found, reasoned, answers, total)
@@ -118,20 +126,28 @@ def _print_found(sentence: Sentence, found: Found) -> None:
 
 
 def _print_decision(
-    sentence: Sentence, decision: Decision, judge: JudgeMethod, *, whole_prompt: bool
+    sentence: Sentence,
+    decision: Decision,
+    judge: JudgeMethod,
+    *,
+    whole_prompt: bool,
+    same_evidence: bool,
 ) -> None:
+    """``same_evidence``: the same labelled mentions as with the mention before, whose table stands there."""
     explained.print_title(visible(_mention(sentence, decision)))
     click.echo(f"Model: {_first(decision.p_backbone)}")
     if decision.judged is None:
         click.echo("LLM: not asked, the model is sure enough (judge.share)")
     else:
-        _print_judged(decision.judged, judge, whole_prompt=whole_prompt)
+        _print_judged(decision.judged, judge, whole_prompt=whole_prompt, same_evidence=same_evidence)
     click.echo(f"Fused: {_first(decision.p_fused)}")
 
 
-def _print_judged(judged: Judged, judge: JudgeMethod, *, whole_prompt: bool) -> None:
+def _print_judged(judged: Judged, judge: JudgeMethod, *, whole_prompt: bool, same_evidence: bool) -> None:
     neighbours = _neighbours(judged.asked, judge)
-    if neighbours:
+    if same_evidence:
+        click.echo(f"Labelled mentions: the same {len(neighbours)}")
+    elif neighbours:
         rows = [(one["likeness"], one["type"], one["mention"], one["around"]) for one in reversed(neighbours)]
         print_table(("likeness", "type", "labelled mention", "in train"), rows)
     if whole_prompt:
