@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from golden import assert_golden
 from pipeline_experiments import cdner, shared_folder, sql
 
 from cdner.cli.experiment import (
@@ -51,6 +52,8 @@ def test_a_shipped_experiment_plans_without_network_or_store(
     only = cells(experiment)[0].name  # of a single cell no name is printed
     planned = Counter((row.get("experiment", only), row["step"]) for row in plan.rows)
     assert max(planned.values()) == 1
+    ids = [[row.get("experiment", only), row["step"], row["run_id"]] for row in plan.rows]
+    assert_golden("run ids", {" ".join((name, *profile)): sorted(ids)})
     for cell in cells(experiment):
         for setting in cell.settings:
             trained = FUSED_OF.get(setting, setting)  # the setting whose model's entities are fused
