@@ -59,16 +59,7 @@ class Walk:
             lambda: [steps.judge_about(one, judge, method, context) for one in asked],
         )
         made = steps.decisions(sentence, found.prediction, answers, judge)
-        shown_before: object = None
-        for decision in made:
-            shown = decision.judged and [item.mention for item in decision.judged.asked.shown]
-            self._print(
-                _print_decision,
-                *(sentence, decision, judge),
-                whole_prompt=self.whole_prompt,
-                same_evidence=bool(shown) and shown == shown_before,
-            )
-            shown_before = shown
+        self._print(_print_decisions, sentence, made, judge, whole_prompt=self.whole_prompt)
         self._print(_print_summary, sentence, made)
         total = time.monotonic() - started
         self._print(_print_time, found, reasoned, answers, total)
@@ -123,6 +114,17 @@ def _print_found(sentence: Sentence, found: Found) -> None:
     explained.print_title("Entities of the model")
     print_rich(explained.marked(sentence, found.prediction.entities))
     explained.print_malformed("The model", found)
+
+
+def _print_decisions(
+    sentence: Sentence, made: Sequence[Decision], judge: JudgeMethod, *, whole_prompt: bool
+) -> None:
+    shown_before: object = None
+    for decision in made:
+        shown = decision.judged and [item.mention for item in decision.judged.asked.shown]
+        same_evidence = bool(shown) and shown == shown_before
+        _print_decision(sentence, decision, judge, whole_prompt=whole_prompt, same_evidence=same_evidence)
+        shown_before = shown
 
 
 def _print_decision(
