@@ -202,8 +202,8 @@ def request_windows(step: Step, context: Context) -> Iterator[RequestWindow]:
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus_run = context.input_run(step, "corpus")
     positions = context.positions(corpus_run, settings["n"])
-    recorded = _recorded_positions(step, context)
-    positions = [position for position in positions if position not in recorded]
+    if recorded := _recorded_positions(step, context):
+        positions = [position for position in positions if position not in recorded]
     ask_about = request_maker(
         context,
         setting=settings["setting"],
