@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,16 @@ _PREVIEW_COLUMNS = (
 _SHOWN_COLUMNS = (*("step", "run_id", "state", "llm calls", "tokens in", "out", "cost", "time"),)
 
 
+@contextlib.contextmanager
+def _opened_once(context: Context) -> Iterator[None]:
+    """The store open for all questions of a plan: hundreds of times opening it take minutes."""
+    if not context.store.path.exists():
+        yield
+        return
+    with context.store.reading():
+        yield
+
+
 def print_plans(plans: Sequence[tuple[Plan, Context]], output_format: str | None) -> None:
     """Every step with what it would ask of an LLM, on stdout; what cannot work here as warnings on stderr.
 
@@ -41,7 +52,9 @@ def print_plans(plans: Sequence[tuple[Plan, Context]], output_format: str | None
     warnings: dict[str, None] = {}
     for plan, context in plans:
         named = (plan.experiment.name,) if names else ()
-        for step in preview(plan, context):
+        with _opened_once(context):
+            steps = preview(plan, context)
+        for step in steps:
             time = step.seconds if output_format else _duration(step)
             row = (*named, step.label, step.run_id, step.state, *shown(step.forecast), time)
             rows.setdefault(step.run_id, row)
