@@ -10,7 +10,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -50,6 +50,7 @@ SETTINGS_WITH_TEXTS: tuple[Setting, ...] = (*REASONING_SETTINGS, *TOLD_OF)
 FUSED_OF: Mapping[Setting, Setting] = {"fused": "without_all", "full_fused": "full", "told_fused": "told"}
 # setting -> the setting whose entities an LLM judges for it
 JUDGED_OF: Mapping[Setting, Setting] = {**FUSED_OF, **TOLD_OF}
+TEXT_FAMILIES = ("causal", "seq2seq")  # backbones that write text; they have no head over tags
 PREDICTION_STEPS = ("predict", "extract", "fuse")  # kinds of steps whose output is a setting's predictions
 
 
@@ -131,15 +132,25 @@ class Prediction(Settings):
         "torch"  # ct2: CTranslate2, in float32; it decodes freely only
     )
     confidence: bool = False  # also the probability of each type for every predicted entity; torch only
+    # Of taggers only. sequence (auto): the most probable tags that are BIO, of a whole sentence together; each: the
+    # most probable tag of each word, where an I- that continues nothing starts an entity.
+    tags: Literal["auto", "sequence", "each"] = "auto"
 
-    def identity(self) -> Json:
-        """Without ``engine`` where it is torch, and without ``confidence`` where there is none.
+    @classmethod
+    def of_run(cls, stored: Mapping[str, Any]) -> Self:
+        """From ``identity_of``: what a run does not say is what was done before there was a choice."""
+        return cls.model_validate({"tags": "each", **stored})
+
+    def identity_of(self, family: str) -> Json:
+        """Without ``engine`` where it is torch, ``confidence`` where there is none, ``tags`` where each is read alone.
 
         Runs made before there were these keep their identity. The others belong to it: ct2 adds in another order, so
-        a near-tie may fall otherwise; int8 rounds weights.
+        a near-tie may fall otherwise; int8 rounds weights. ``family``: of the backbone; those that write text have no
+        tags.
         """
         dumped = self.model_dump(mode="json")
-        defaults = {"engine": "torch", "confidence": False}
+        dumped["tags"] = "each" if family in TEXT_FAMILIES or self.tags == "each" else "sequence"
+        defaults = {"engine": "torch", "confidence": False, "tags": "each"}
         return cast(Json, {key: value for key, value in dumped.items() if defaults.get(key) != value})
 
 

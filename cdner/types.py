@@ -111,7 +111,7 @@ class Tagging:
 
     entities: tuple[Entity, ...]
     type_probabilities: tuple[Mapping[str, float], ...]  # as in ``Prediction``
-    n_orphans: int  # I- tags that continue no entity, read as B-
+    n_orphans: int  # words whose own most probable tag is an I- that continues no entity
     n_input_tokens: int
     n_truncated_tokens: int
 
@@ -370,9 +370,12 @@ class Tagger(Encoder, Protocol):
         texts: Sequence[ModelInput],
         *,
         types: Sequence[str],
+        each: bool,
         batch_size: int,
     ) -> Iterator[tuple[int, Tagging]]:
         """Yields (index into sentences, what it finds), in any order. ``texts[i]`` is read beside sentence i.
+
+        The most probable tags of a whole sentence that are BIO, or with ``each`` of each word by itself.
 
         ModelError where it was trained for other types, InputTooLongError for a sentence longer than its window.
         """

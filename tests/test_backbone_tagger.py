@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from cdner.backbone import open_backbone
 from cdner.backbone.tag_head import head_name, types_of
-from cdner.backbone.tag_probabilities import read_tags
+from cdner.backbone.tag_probabilities import best_sequence, read_tags
 from cdner.backbone.training import fit
 from cdner.config import BackboneChoice, Training
 from cdner.errors import InputError, InputTooLongError, ModelError, UsageError
+from cdner.spans import bio_to_entities
 from cdner.types import Entity, Segment, Sentence, Tagger, TaggingExample, TextGenerator
 
 TYPES = ("person", "place", "club")
@@ -75,8 +77,11 @@ def _encoded(backbone: Any) -> list[Any]:
     ]
 
 
-def _tagged(backbone: Any, sentences: list[Sentence], *, batch_size: int = 16, text: Any = ()) -> list[Any]:
-    found = dict(backbone.tag(sentences, [text] * len(sentences), types=TYPES, batch_size=batch_size))
+def _tagged(
+    backbone: Any, sentences: list[Sentence], *, each: bool = True, batch_size: int = 16, text: Any = ()
+) -> list[Any]:
+    texts = [text] * len(sentences)
+    found = dict(backbone.tag(sentences, texts, types=TYPES, each=each, batch_size=batch_size))
     return [found[index] for index in range(len(sentences))]
 
 
@@ -215,18 +220,50 @@ def test_orphans_are_read_as_a_start_and_counted() -> None:
     scores = np.log(np.full((6, 5), 0.1))
     for word, tag in enumerate(wanted):
         scores[word, labels.index(tag)] = math.log(0.6)
-    entities, probabilities, n_orphans = read_tags(scores, labels, ("b", "a"))
+    entities, probabilities, n_orphans = read_tags(scores, labels, ("b", "a"), each=True)
     assert entities == (Entity(0, 2, "a"), Entity(3, 4, "b"), Entity(4, 5, "a"), Entity(5, 6, "b"))
     assert n_orphans == 3
     assert probabilities[0] == pytest.approx({"b": 2 / 9, "a": 7 / 9})
 
 
+def test_the_whole_sequence_keeps_a_span_whose_words_disagree_on_the_type() -> None:
+    labels = ["O", "B-a", "I-a", "B-b", "I-b"]
+    shares = [[0.1, 0.5, 0.0, 0.4, 0.0], [0.1, 0.0, 0.4, 0.0, 0.5], [0.9, 0.1, 0.0, 0.0, 0.0]]
+    scores = np.log(np.array(shares) + 1e-9)
+    alone, _, n_alone = read_tags(scores, labels, ("a", "b"), each=True)
+    entities, probabilities, n_orphans = read_tags(scores, labels, ("a", "b"), each=False)
+    assert alone == (Entity(0, 1, "a"), Entity(1, 2, "b"))
+    assert entities == (Entity(0, 2, "a"),), "0.5 x 0.4 twice; the label that comes first wins"
+    assert n_alone == n_orphans == 1
+    assert probabilities[0] == pytest.approx({"a": 0.5, "b": 0.5}, abs=1e-6)
+
+
+def test_the_best_sequence_is_the_best_of_all_that_are_bio() -> None:
+    labels = ["I-b", "O", "B-a", "I-a", "B-b"]
+    chance = np.random.default_rng(4)
+    n_overruled = 0
+    for n_words in (1, 2, 3, 4, 5):
+        for _ in range(12):
+            scores = np.log(chance.dirichlet([0.4] * 5, n_words) + 1e-9)
+            found = best_sequence(scores, labels)
+            allowed = [
+                tags
+                for tags in product(range(5), repeat=n_words)
+                if bio_to_entities([labels[tag] for tag in tags])[1] == 0
+            ]
+            totals = [sum(scores[word, tag] for word, tag in enumerate(tags)) for tags in allowed]
+            assert bio_to_entities([labels[tag] for tag in found])[1] == 0
+            assert sum(scores[np.arange(n_words), found]) == pytest.approx(max(totals))
+            n_overruled += bool((found != scores.argmax(-1)).any())
+    assert 10 < n_overruled < 60
+
+
 def test_batches_equal_one_by_one(opened: Open) -> None:
     backbone = _ready(opened(), seed=1)
     sentences = [sentence for sentence in SENTENCES for _ in range(2)]
-    together = _tagged(backbone, sentences, batch_size=4, text=TEXT)
+    together = _tagged(backbone, sentences, each=False, batch_size=4, text=TEXT)
     for sentence, found in zip(sentences, together, strict=True):
-        (alone,) = _tagged(backbone, [sentence], batch_size=1, text=TEXT)
+        (alone,) = _tagged(backbone, [sentence], each=False, batch_size=1, text=TEXT)
         assert (alone.entities, alone.n_orphans, alone.n_input_tokens) == (
             found.entities,
             found.n_orphans,

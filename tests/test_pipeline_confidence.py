@@ -15,8 +15,11 @@ ON = ("--set", "predict.confidence=true")
 
 
 def test_only_a_prediction_that_says_how_sure_it_is_has_another_identity() -> None:
-    assert Prediction(confidence=False).identity() == {"decoding": "free", "max_new_tokens": 256}
-    assert Prediction(confidence=True).identity() == {**Prediction().identity(), "confidence": True}
+    assert Prediction(confidence=False).identity_of("causal") == {"decoding": "free", "max_new_tokens": 256}
+    assert Prediction(confidence=True).identity_of("causal") == {
+        **Prediction().identity_of("causal"),
+        "confidence": True,
+    }
 
 
 @pytest.mark.parametrize("family", ["causal", "seq2seq"])

@@ -14,8 +14,11 @@ from cdner.pipeline.doctor import models
 
 def test_only_an_engine_that_is_not_torch_is_in_the_identity() -> None:
     before = {"decoding": "free", "max_new_tokens": 256}
-    assert Prediction().identity() == before
-    hashes = {content_hash(Prediction(engine=engine).identity()) for engine in ("torch", "ct2", "ct2-int8")}
+    assert Prediction().identity_of("causal") == before
+    hashes = {
+        content_hash(Prediction(engine=engine).identity_of("causal"))
+        for engine in ("torch", "ct2", "ct2-int8")
+    }
     assert len(hashes) == 3
     read = parse_experiment({"name": "x", "predict": {"engine": "ct2"}}, where="here")
     assert (read.predict.engine, read.evidence.engine) == ("ct2", "torch")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 
-from cdner.config import Training
+from cdner.config import TEXT_FAMILIES, Training
 from cdner.errors import UsageError
 
 TORCH = "torch"
@@ -17,7 +17,6 @@ COMPUTE_TYPES: Mapping[str, str] = {
     "ct2-int8": "int8_float32",
 }  # engine -> CTranslate2's name
 CT2_FAMILIES = ("causal", "seq2seq")
-TEXT_FAMILIES = ("causal", "seq2seq")  # these write text; they have no head over tags
 
 
 def ct2_is_installed() -> bool:

@@ -62,12 +62,12 @@ class TaggerBackbone:
         texts: Sequence[ModelInput],
         *,
         types: Sequence[str],
+        each: bool = False,
         batch_size: int,
     ) -> Iterator[tuple[int, Tagging]]:
         """An iterator of (index into sentences, what is found); the longest sentences come first.
 
-        Each word gets its most probable tag; orphan I- tags are read as B- (``cdner.spans.bio_to_entities``). What
-        the probabilities over types are: ``cdner.backbone.tag_probabilities``.
+        How tags and the probabilities over types are read: ``cdner.backbone.tag_probabilities``.
         """
         if set(types) != set(self.types):
             known = f"for the types {', '.join(self.types)}" if self.types else "for no types"
@@ -79,10 +79,10 @@ class TaggerBackbone:
             self._inputs.encode(sentence, text, soft=self.max_input_tokens, index=index)
             for index, (sentence, text) in enumerate(zip(sentences, texts, strict=True))
         ]
-        return self._tagged(read, types=types, batch_size=batch_size)
+        return self._tagged(read, types=types, each=each, batch_size=batch_size)
 
     def _tagged(
-        self, read: Sequence[TaggerInput], *, types: Sequence[str], batch_size: int
+        self, read: Sequence[TaggerInput], *, types: Sequence[str], each: bool, batch_size: int
     ) -> Iterator[tuple[int, Tagging]]:
         labels = _labels(self.model.config)
         for batch in batches([len(one.ids) for one in read], batch_size, _MAX_BATCH_TOKENS):
@@ -90,7 +90,7 @@ class TaggerBackbone:
                 found = self._scores([read[index] for index in batch])
                 scores = [rows.double().log_softmax(-1).cpu().numpy() for rows in found]
             for index, log_probabilities in zip(batch, scores, strict=True):
-                entities, probabilities, n_orphans = read_tags(log_probabilities, labels, types)
+                entities, probabilities, n_orphans = read_tags(log_probabilities, labels, types, each=each)
                 yield (
                     index,
                     Tagging(

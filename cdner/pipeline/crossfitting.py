@@ -103,7 +103,7 @@ def _predicted(
 ) -> list[stored_predictions.Predicted]:
     settings = cast(Mapping[str, Any], step.spec.settings)
     sentences = context.corpus_of(context.input_run(step, "train")).sentences
-    prediction = PredictionSettings.model_validate(settings["predict"])
+    prediction = PredictionSettings.of_run(settings["predict"])
     model = context.predictor(prediction, checkpoint)
     context.progress.start(which, len(held_out))
     rows: list[stored_predictions.Predicted] = []

@@ -120,8 +120,8 @@ def method_experiment(method: Method, execution: Execution) -> Experiment:
         name="explain",
         corpora=Corpora(source=method.source, target=method.target),
         backbone=BackboneChoice.model_validate(settings_of(method.augmented_model)["backbone"]),
-        predict=Prediction.model_validate(settings_of(method.prediction)["predict"]),
-        evidence=Prediction.model_validate(settings_of(method.coarse_prediction)["predict"]),
+        predict=Prediction.of_run(settings_of(method.prediction)["predict"]),
+        evidence=Prediction.of_run(settings_of(method.coarse_prediction)["predict"]),
         reason=Reasoning.model_validate(
             {"retries": 0, **settings_of(method.reasoning)["llm"]}
         ),  # 0 is left out

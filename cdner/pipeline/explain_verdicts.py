@@ -84,7 +84,7 @@ def fused_experiment(method: FusedMethod, execution: Execution) -> Experiment:
         name="explain",
         corpora=Corpora(target=method.target),
         backbone=BackboneChoice.model_validate(settings_of(method.model)["backbone"]),
-        predict=Prediction.model_validate(settings_of(method.prediction)["predict"]),
+        predict=Prediction.of_run(settings_of(method.prediction)["predict"]),
         execution=execution.model_copy(update={"batch": False}),
     )
 

@@ -153,7 +153,7 @@ def predict(step: Step, context: Context) -> None:
     n_left = len(positions) - stored_predictions.count_predictions(context.store, step.spec.run_id)
     if not n_left:
         return
-    prediction = PredictionSettings.model_validate(settings["predict"])
+    prediction = PredictionSettings.of_run(settings["predict"])
     backbone = context.predictor(prediction, cast(Path, _checkpoint(step, context, "model")))
     context.progress.start(step.label, n_left)
     for window in windows(positions, PREDICTED):
@@ -186,7 +186,7 @@ def _predict_window(
         [chains.get(position) for position in positions],
         types=tuple(settings["types"]),
         context=context,
-        settings=PredictionSettings.model_validate(settings["predict"]),
+        settings=PredictionSettings.of_run(settings["predict"]),
         keep=keep,
         tell=lambda said: context.progress.start(f"{step.label}: {said}"),
         skip_too_long=True,

@@ -159,7 +159,7 @@ class _Builder:
         if training.select == "dev_metric":
             settings["predict"] = self.experiment.predict.model_copy(
                 update={"engine": "torch", "confidence": False}
-            ).identity()
+            ).identity_of(self.experiment.backbone.family)
         return settings
 
     def _add_source_model(self) -> str:
@@ -229,7 +229,11 @@ class _Builder:
 
     def _predict_settings(self, prediction: Prediction, types: Domain, split: Split) -> dict[str, Json]:
         n = self._sample(split)
-        return {"predict": prediction.identity(), "types": list(types.types), "n": n}
+        return {
+            "predict": prediction.identity_of(self.experiment.backbone.family),
+            "types": list(types.types),
+            "n": n,
+        }
 
     def add_extraction(self, split: Split) -> str:
         """The LLM's own entities, asked for with the whole method's prompt (table 7)."""
@@ -289,7 +293,7 @@ class _Builder:
         settings: dict[str, Json] = {
             **cast(Mapping[str, Json], trained.spec.settings),
             "crossfit": self.experiment.crossfit.identity(),
-            "predict": self.experiment.predict.identity(),
+            "predict": self.experiment.predict.identity_of(self.experiment.backbone.family),
         }
         return self._add(f"crossfit:{setting}/train", settings, trained.inputs, setting=setting)
 

@@ -69,7 +69,7 @@ def _check_training(step: Step, context: Context) -> None:
 def _check_prediction(step: Step, context: Context) -> None:
     _check_backbone(step, context)
     settings = cast(Mapping[str, Any], step.spec.settings)["predict"]
-    prediction = Prediction.model_validate(settings)
+    prediction = Prediction.of_run(settings)
     family = context.experiment.backbone.family
     check_engine(
         prediction.engine, family=family, decoding=prediction.decoding, confidence=prediction.confidence

@@ -30,7 +30,7 @@ from cdner.types import (
 )
 
 _JUDGED_TOGETHER = 64  # sentences: what a kill may lose beside those of a batch
-ORPHAN_TAGS = "orphan_tags"  # malformed: I- tags that continue no entity, read as B-
+ORPHAN_TAGS = "orphan_tags"  # malformed: words whose own best tag is an I- that continues no entity
 
 Chains = Sequence[ReasoningChain | None]  # one for each sentence
 Found = tuple[int, Prediction, Generation]  # index into the sentences, what is predicted, how
@@ -51,9 +51,9 @@ class Way(Protocol):
 def way_of(
     model: TextGenerator | Tagger, types: tuple[str, ...], *, settings: PredictionSettings, batch_size: int
 ) -> Way:
-    """``settings`` are for models that write text: a tagger needs no budget and finds nothing ungrounded."""
+    """Of ``settings`` a tagger takes ``tags`` alone: it needs no budget and finds nothing ungrounded."""
     if isinstance(model, Tagger):
-        return _AsTags(model, types, batch_size=batch_size)
+        return _AsTags(model, types, each=settings.tags == "each", batch_size=batch_size)
     return _AsText(model, types, settings=settings, batch_size=batch_size)
 
 
@@ -136,8 +136,8 @@ class _AsText:
 class _AsTags:
     told = ""
 
-    def __init__(self, model: Tagger, types: tuple[str, ...], *, batch_size: int) -> None:
-        self._model, self._types, self._batch_size = model, types, batch_size
+    def __init__(self, model: Tagger, types: tuple[str, ...], *, each: bool, batch_size: int) -> None:
+        self._model, self._types, self._each, self._batch_size = model, types, each, batch_size
 
     def examples(self, sentences: Sequence[Sentence], chains: Chains) -> list[TaggingExample]:
         return [
@@ -147,7 +147,9 @@ class _AsTags:
 
     def predict(self, sentences: Sequence[Sentence], chains: Chains) -> Iterator[Found]:
         texts = [reasoning_text(chain) for chain in chains]
-        tagged = self._model.tag(sentences, texts, types=self._types, batch_size=self._batch_size)
+        tagged = self._model.tag(
+            sentences, texts, types=self._types, each=self._each, batch_size=self._batch_size
+        )
         for index, tagging in tagged:
             yield index, *self._found(sentences[index], tagging)
 

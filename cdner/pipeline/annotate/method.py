@@ -11,8 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdner.backbone.engines import TEXT_FAMILIES, check_engine
-from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Reasoning, Setting
+from cdner.backbone.engines import check_engine
+from cdner.config import (
+    TEXT_FAMILIES,
+    BackboneChoice,
+    Corpora,
+    Execution,
+    Experiment,
+    Prediction,
+    Reasoning,
+    Setting,
+)
 from cdner.errors import InputError, UsageError
 from cdner.hashing import Json
 from cdner.pipeline.context import Context, open_context
@@ -62,7 +71,7 @@ class Method:
             "model": {"run_id": self.model_run, "weights_sha256": self.weights_sha256},
             "dtype": self.experiment.backbone.dtype,
             "types": list(self.types),
-            "predict": self.experiment.predict.identity(),
+            "predict": self.experiment.predict.identity_of(self.experiment.backbone.family),
             "reasoning": None,
         }
         if self.asking is not None:
@@ -96,7 +105,8 @@ def load_method(
     run = input_of(store, named, "predictions") if fuse else named
     trained, reasoning = _model_and_texts(store, run)
     # A train run has decoding settings where its epochs were chosen by predictions, else the defaults hold.
-    predict = Prediction.model_validate(settings_of(run).get("predict", {}))
+    stored = settings_of(run).get("predict")
+    predict = Prediction() if stored is None else Prediction.of_run(stored)
     settings: dict[str, Any] = {
         "name": "annotate",
         "backbone": BackboneChoice.model_validate(settings_of(trained)["backbone"]),
