@@ -168,16 +168,23 @@ def test_settings_of_taggers_are_refused_for_models_that_write_before_anything_r
     assert "The setting head_rate of training is for taggers; the backbone family is 'seq2seq'" in ran.err
 
 
-def test_annotate_and_explain_and_export_take_a_tagger(finished: Path, tmp_path: Path) -> None:
+def test_annotate_and_explain_and_export_take_a_tagger_and_read_tags_as_the_run_does(
+    finished: Path, tmp_path: Path
+) -> None:
     store = copy_of(finished, tmp_path / "copy")
-    [(run_id, corpus_run)] = sql(
-        store,
-        "SELECT of_run.run_id, of_run.corpus_run_id FROM prediction_corpus AS of_run"
-        " JOIN predicted_entity AS entity ON entity.run_id = of_run.run_id"
-        " JOIN experiment_run AS label ON label.run_id = of_run.run_id"
-        " WHERE label.label NOT LIKE '%full%' AND label.label NOT LIKE '%initial%'"
-        " AND label.label NOT LIKE '%backward%' GROUP BY ALL ORDER BY count(*) DESC, 1 LIMIT 1",
-    )
+    experiment = write_experiment(tmp_path, "tagger", name="learned", settings=("without_source",))
+    learned = ("--set=corpora.n_target_train=40", "--set=train_target.epochs=40")  # finds something
+    run_ids = []
+    for tags in ("sequence", "each"):
+        ran = cdner(store, "run", experiment, *learned, f"--set=predict.tags={tags}")
+        assert ran.code == 0, ran.err
+        labelled = "label = 'predict:without_source/test' AND experiment = 'learned'"
+        [(run_id,)] = sql(store, f"SELECT run_id FROM experiment_run WHERE {labelled}")
+        run_ids.append(run_id)
+    whole, run_id = run_ids
+    assert run_id != whole
+    [(corpus_run,)] = sql(store, f"SELECT corpus_run_id FROM prediction_corpus WHERE run_id = '{run_id}'")
+    assert load_predictions(Store(store), run_id) != load_predictions(Store(store), whole)
     predictions = load_predictions(Store(store), run_id)
     sentences = load_corpus(Store(store), corpus_run).sentences
     rows = tmp_path / "rows.jsonl"
