@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cdner.errors import UsageError
 from cdner.hashing import Json
@@ -63,6 +63,10 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
+# setting that there was -> what to do instead
+REMOVED: Mapping[str, str] = {
+    "execution.in_process": "vLLM runs as a server, which cdner starts and stops by itself: leave it out.",
+}
 
 
 class Settings(BaseModel):
@@ -125,12 +129,14 @@ class Training(Settings):
         return cast(Json, {key: value for key, value in dumped.items() if defaults.get(key) != value})
 
 
+_CT2 = "the engine 'ct2' (CTranslate2 in float32), which is gone: it was slower than torch."
+_INT8 = {"ct2-int8": "int8"}  # what runs call an engine -> what it is called
+
+
 class Prediction(Settings):
     decoding: Literal["free", "grounded"] = "free"
     max_new_tokens: PositiveInt = 256
-    engine: Literal["torch", "ct2", "ct2-int8"] = (
-        "torch"  # ct2: CTranslate2, in float32; it decodes freely only
-    )
+    engine: Literal["torch", "int8"] = "torch"  # int8: CTranslate2; it decodes freely only
     confidence: bool = False  # also the probability of each type for every predicted entity; torch only
     # Of taggers only. sequence (auto): the most probable tags that are BIO, of a whole sentence together; each: the
     # most probable tag of each word, where an I- that continues nothing starts an entity.
@@ -139,16 +145,28 @@ class Prediction(Settings):
     @classmethod
     def of_run(cls, stored: Mapping[str, Any]) -> Self:
         """From ``identity_of``: what a run does not say is what was done before there was a choice."""
-        return cls.model_validate({"tags": "each", **stored})
+        engine = stored.get("engine", "torch")
+        if engine == "ct2":
+            raise UsageError(f"The predictions were made with {_CT2} Make them again with --engine torch.")
+        return cls.model_validate({"tags": "each", **stored, "engine": _INT8.get(engine, engine)})
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _engine_of_before(cls, engine: object) -> object:
+        if engine == "ct2":
+            raise ValueError(f"{_CT2} Leave it out, or say 'int8'")
+        if engine == "ct2-int8":
+            raise ValueError("'ct2-int8' is called 'int8' now")
+        return engine
 
     def identity_of(self, family: str) -> Json:
         """Without ``engine`` where it is torch, ``confidence`` where there is none, ``tags`` where each is read alone.
 
-        Runs made before there were these keep their identity. The others belong to it: ct2 adds in another order, so
-        a near-tie may fall otherwise; int8 rounds weights. ``family``: of the backbone; those that write text have no
-        tags.
+        Runs made before there were these keep their identity. The others belong to it: int8 rounds weights. ``family``:
+        of the backbone; those that write text have no tags.
         """
         dumped = self.model_dump(mode="json")
+        dumped["engine"] = {now: then for then, now in _INT8.items()}.get(self.engine, self.engine)
         dumped["tags"] = "each" if family in TEXT_FAMILIES or self.tags == "each" else "sequence"
         defaults = {"engine": "torch", "confidence": False, "tags": "each"}
         return cast(Json, {key: value for key, value in dumped.items() if defaults.get(key) != value})
@@ -273,7 +291,6 @@ class Execution(Settings):
     concurrency: PositiveInt = 8
     timeout_seconds: PositiveFloat = 120.0
     base_urls: tuple[str, ...] = ()  # OpenAI-compatible servers of the LLM, used side by side
-    in_process: bool = False  # vLLM: vllm.LLM in this process instead of a server
     vllm_python: str = ""  # interpreter of the environment with vLLM; "" = this one, then the one on PATH
     vllm_args: tuple[str, ...] = ()  # handed to vLLM's server as they are
     gpu_memory: NonNegativeFloat = 0.0  # GiB for vLLM on a GPU; 0 = computed from what is free
@@ -396,6 +413,8 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
+    if key in REMOVED:
+        return f"'{key}' is no setting any more. {REMOVED[key]}"
     if problem["type"] == "extra_forbidden":
         known = _keys_at(path[:-1])
         near = difflib.get_close_matches(path[-1], known, n=1)

@@ -61,7 +61,7 @@ def engines(checkpoints: dict[str, tuple[BackboneChoice, Path]]) -> dict[str, tu
     return {
         family: (
             open_backbone(choice, device="cpu", checkpoint=checkpoint),
-            open_converted(family, checkpoint, engine="ct2", device="cpu"),
+            open_converted(family, checkpoint, device="cpu", compute_type="float32"),
         )
         for family, (choice, checkpoint) in checkpoints.items()
     }
@@ -140,7 +140,7 @@ def test_an_output_that_ends_at_once_is_empty_and_one_that_never_ends_is_cut(
     (changed / "config.json").write_text(json.dumps(config))
     opened = (
         open_backbone(choice, device="cpu", checkpoint=changed),
-        open_converted(family, changed, engine="ct2"),
+        open_converted(family, changed, compute_type="float32"),
     )
     by_torch, by_ct2 = _both({family: opened}, family, INPUTS)
     assert by_ct2 == by_torch
@@ -170,7 +170,7 @@ def test_threads_change_no_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    several = open_converted("causal", checkpoints["causal"][1], engine="ct2", device="cpu")
+    several = open_converted("causal", checkpoints["causal"][1], device="cpu", compute_type="float32")
     given = {"max_new_tokens": 16, "batch_size": 1}
     assert _all(several.generate(INPUTS, **given), 6) == _all(
         engines["causal"][1].generate(INPUTS, **given), 6
@@ -182,7 +182,7 @@ def test_int8_writes_from_the_same_conversion(
     checkpoints: dict[str, tuple[BackboneChoice, Path]], family: str
 ) -> None:
     checkpoint = checkpoints[family][1]
-    engine = open_converted(family, checkpoint, engine="ct2-int8", device="cpu")
+    engine = open_converted(family, checkpoint, device="cpu")
     found = _all(engine.generate(INPUTS, max_new_tokens=12, batch_size=6), 6)
     assert all(output.n_output_tokens for output in found)
     assert len(list(checkpoint.parent.glob(f"{checkpoint.name}.ct2-*"))) == 1
@@ -197,7 +197,7 @@ def test_adapters_are_merged_before_they_are_converted(tiny_llama: Path, tmp_pat
     )
     opened = (
         open_backbone(choice, device="cpu", checkpoint=trained.checkpoint),
-        open_converted("causal", trained.checkpoint, engine="ct2"),
+        open_converted("causal", trained.checkpoint, compute_type="float32"),
     )
     by_torch, by_ct2 = _both({"causal": opened}, "causal", INPUTS)
     assert by_ct2 == by_torch
@@ -239,7 +239,7 @@ def test_what_an_engine_cannot_do_is_known_before_anything_is_loaded(
     monkeypatch.setattr("cdner.backbone.engines.ct2_is_installed", lambda: installed)
     check_engine("torch", family=family, decoding=decoding)
     with pytest.raises(UsageError, match=complaint):
-        check_engine("ct2", family=family, decoding=decoding)
+        check_engine("int8", family=family, decoding=decoding)
 
 
 # --- the conversion --------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_a_conversion_that_is_killed_leaves_nothing_that_is_taken_for_one(
     assert process.exitcode == -signal.SIGKILL
     (left,) = (path.name for path in tmp_path.iterdir() if path != checkpoint)
     assert left.startswith(".causal.ct2-"), "hidden: cdner doctor says what to do with it"
-    engine = open_converted("causal", checkpoint, engine="ct2")
+    engine = open_converted("causal", checkpoint, compute_type="float32")
     assert _all(engine.generate(INPUTS[:1], max_new_tokens=4, batch_size=1), 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["causal", conversion_path(checkpoint).name]
 
@@ -324,7 +324,7 @@ def test_a_model_the_converter_does_not_know_and_a_broken_conversion_are_said(
     checkpoint = _copy(checkpoints["causal"][1], tmp_path)
     (converted(checkpoint) / "model.bin").write_bytes(b"no model")
     with pytest.raises(ModelError, match="Delete the folder to have it converted again"):
-        open_converted("causal", checkpoint, engine="ct2")
+        open_converted("causal", checkpoint, compute_type="float32")
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "model_type": "olmo"}))
     with pytest.raises(ModelError, match="CTranslate2 cannot convert"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,13 +79,6 @@ def test_an_address_that_is_none_is_refused_when_opened() -> None:
 def test_an_environment_without_vllm_is_named_when_opened(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"--vllm-python names .*nowhere.*cannot be run"):
         open_backend(EMBEDDED, Execution(vllm_python=str(tmp_path / "nowhere")))
-
-
-def test_in_process_needs_vllm_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "vllm" else found(name))
-    with pytest.raises(BackendError, match="--in-process needs vLLM in the environment that runs cdner"):
-        open_backend(EMBEDDED, Execution(in_process=True))
 
 
 def test_the_embedded_model_must_be_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_version_names_the_program(capsys):
         (["models", "fetch", "embeded"], "Did you mean 'embedded'?"),
         (["import", "crossner", "--domain", "politcs"], "Did you mean 'politics'?"),
         (["errors", "x", "--kind", "typ"], "'type'"),
+        (["run", "demo", "--in-process"], "--in-process is no option any more. vLLM runs as a server"),
     ],
 )
 def test_an_unknown_name_gets_a_suggestion_on_one_line_and_exit_code_2(arguments, wanted, capsys):

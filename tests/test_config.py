@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from cdner import config
 from cdner.config import (
     REASONING_SETTINGS,
+    REMOVED,
     Confusion,
     Experiment,
     Llm,
@@ -113,6 +114,12 @@ def test_unknown_key_suggests_the_nearest_in_every_section(section: str) -> None
     for key in known:
         message = _refused(**{section: {f"{key}x": 1}})
         assert f"unknown key '{section}.{key}x'. Did you mean '{key}'? Known: {', '.join(known)}." in message
+
+
+def test_a_removed_setting_says_what_to_do_instead() -> None:
+    for key, instead in REMOVED.items():
+        section, _, name = key.partition(".")
+        assert f"'{key}' is no setting any more. {instead}" in _refused(**{section: {name: True}})
 
 
 def test_unknown_key_far_from_all_gets_no_suggestion() -> None:

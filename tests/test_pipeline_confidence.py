@@ -110,7 +110,7 @@ def test_an_engine_that_cannot_say_is_refused_before_anything_is_trained(
     monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
     experiment = write_experiment(tmp_path, "causal", settings=["without_source"])
     verb = ("predict", "-e", experiment, "--setting", "without_source", "--split", "test")
-    refused = cdner(tmp_path / "s.duckdb", *verb, "--decoding", "free", "--engine", "ct2", *ON)
+    refused = cdner(tmp_path / "s.duckdb", *verb, "--decoding", "free", "--engine", "int8", *ON)
     assert refused.code == 2
     assert "does not say how sure" in refused.err
     assert not (tmp_path / "checkpoints").exists()

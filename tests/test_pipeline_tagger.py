@@ -150,14 +150,14 @@ def test_decoding_and_budget_make_no_difference_to_a_tagger(finished: Path, tmp_
     assert load_predictions(Store(store), free) == load_predictions(Store(store), grounded)
 
 
-def test_ct2_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_int8_is_refused_in_one_line(tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path, "tagger", settings=("without_source",))
-    ran = cdner(tmp_path / "s.duckdb", "run", experiment, "--engine", "ct2")
+    ran = cdner(tmp_path / "s.duckdb", "run", experiment, "--engine", "int8")
     assert ran.code == 2
     assert (
         ran.err.strip()
         .splitlines()[-1]
-        .endswith("The engine 'ct2' runs causal and seq2seq backbones, not 'tagger'. Use --engine torch.")
+        .endswith("The engine 'int8' runs causal and seq2seq backbones, not 'tagger'. Use --engine torch.")
     )
 
 

@@ -18,7 +18,7 @@ import torch
 from cdner.backbone.causal import common_prefix
 from cdner.backbone.checkpoint import read_card
 from cdner.backbone.ct2_conversion import converted
-from cdner.backbone.engines import COMPUTE_TYPES, check_engine
+from cdner.backbone.engines import INT8, check_engine
 from cdner.backbone.generation import batches
 from cdner.backbone.inputs import (
     SEPARATOR,
@@ -90,7 +90,7 @@ class Ct2Engine:
         batch_size: int,
         constraints: Sequence[TokenConstraint] | None = None,
     ) -> Iterator[tuple[int, Generation]]:
-        """Greedy, rows of similar length together; the texts torch writes in float32, near-ties aside.
+        """Greedy, rows of similar length together; with float32 weights the texts torch writes, near-ties aside.
 
         ModelError if an input cannot fit, UsageError for constraints.
         """
@@ -216,13 +216,15 @@ _ARCHITECTURES: Mapping[str, tuple[str, Callable[[Converted], Architecture]]] = 
 }
 
 
-def open_converted(family: str, checkpoint: Path, *, engine: str, device: str = "auto") -> Ct2Engine:
+def open_converted(
+    family: str, checkpoint: Path, *, device: str = "auto", compute_type: str = "int8_float32"
+) -> Ct2Engine:
     """Load the converted form of a checkpoint, which is made where it is not there yet.
 
-    ``engine``: a key of ``COMPUTE_TYPES``. UsageError for a family or a package that is not there, ModelError for what
-    cannot be converted or loaded.
+    ``compute_type``: as CTranslate2 calls it. UsageError for a family or a package that is not there, ModelError for
+    what cannot be converted or loaded.
     """
-    check_engine(engine, family=family, decoding="free")
+    check_engine(INT8, family=family, decoding="free")
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     folder = converted(checkpoint)
@@ -232,9 +234,7 @@ def open_converted(family: str, checkpoint: Path, *, engine: str, device: str = 
     config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     vocabulary = TokenizerVocabulary(tokenizer)
     model = Converted(
-        run=_loaded(
-            class_name, folder, device=device, compute_type=COMPUTE_TYPES[engine], n_parallel=n_parallel
-        ),
+        run=_loaded(class_name, folder, device=device, compute_type=compute_type, n_parallel=n_parallel),
         n_parallel=n_parallel,
         config=config,
         vocabulary=vocabulary,

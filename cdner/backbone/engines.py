@@ -1,21 +1,16 @@
 """What a family can do: which engine runs its checkpoints, and which settings of training are for it.
 
-Engines are torch itself, or CTranslate2 in one of its number formats. Imports neither.
+Engines are torch itself, or CTranslate2 with int8 weights. Imports neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.util import find_spec
 
 from cdner.config import TEXT_FAMILIES, Training
 from cdner.errors import UsageError
 
-TORCH = "torch"
-COMPUTE_TYPES: Mapping[str, str] = {
-    "ct2": "float32",
-    "ct2-int8": "int8_float32",
-}  # engine -> CTranslate2's name
+TORCH, INT8 = "torch", "int8"
 CT2_FAMILIES = ("causal", "seq2seq")
 
 

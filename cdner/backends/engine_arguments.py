@@ -1,7 +1,6 @@
 """What vLLM is started with: safe defaults per device, and what the user says on top, which wins.
 
-One list of command line arguments serves the server and the engine in process alike. Pure: starts nothing, asks no
-machine; knows neither prompts nor servers.
+Pure: starts nothing, asks no machine; knows neither prompts nor servers.
 """
 
 from __future__ import annotations

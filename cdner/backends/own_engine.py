@@ -1,4 +1,4 @@
-"""A vLLM engine of cdner's own, as a server or in this process: started at the first request with room for the prompts.
+"""A vLLM server of cdner's own: started at the first request with room for the prompts.
 
 Prompts are measured with the model's tokenizer first, because an engine is started for prompts of a certain length
 and takes memory for it. Knows neither HTTP nor what a prompt means.
@@ -20,7 +20,7 @@ from cdner.types import Completion, Gap, ReasoningRequest
 
 
 class Engine(Protocol):
-    """What is started: a server with its client, or ``vllm.LLM``."""
+    """What is started: a server with its client."""
 
     @property
     def installation(self) -> VllmInstallation: ...

@@ -1,4 +1,4 @@
-"""vLLM under one name, wherever it runs: at given addresses, in this process, kept by ``cdner serve``, or started here.
+"""vLLM under one name, wherever it runs: at given addresses, kept by ``cdner serve``, or started here.
 
 Where it runs is in no identity: what one way has answered, the others find in the store. Knows no prompts.
 """
@@ -6,14 +6,12 @@ Where it runs is in no identity: what one way has answered, the others find in t
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from cdner.backbone.identity import weights_identity
 from cdner.backbone.shelf import model_location
 from cdner.backends.chat import ChatClient, Server, command_budget
-from cdner.backends.in_process import InProcessEngine, check_importable
 from cdner.backends.openai import check_base_url, read_key
 from cdner.backends.own_engine import OwnEngine
 from cdner.backends.prices import price_of
@@ -103,14 +101,6 @@ def _place(llm: Llm, execution: Execution) -> Place:
         key = os.environ.get(KEY_VARIABLE, "").strip() or read_key(required=False)
         return _elsewhere([Server(base_url, key) for base_url in execution.base_urls], llm, execution)
     location = model_location(llm.model)
-    if execution.in_process:
-        check_importable()
-        here = find_vllm(execution.model_copy(update={"vllm_python": sys.executable}))
-        return OwnEngine(
-            InProcessEngine(here, location=location, execution=execution),
-            model=llm.model,
-            execution=execution,
-        )
     kept = None if execution.vllm_args else running_server(location)
     if kept is not None:
         return _elsewhere([Server(kept.base_url, kept.api_key)], llm, execution, called=kept.served_name)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from cdner.config import Experiment, load_experiment, parse_experiment, read_table
+from cdner.config import REMOVED, Experiment, load_experiment, parse_experiment, read_table
 from cdner.errors import UsageError, unknown_name
 from cdner.matrix import with_profile
 from cdner.resources import resource_root
@@ -35,7 +35,6 @@ _FLAGS: dict[str, tuple[tuple[str, ...], type, str]] = {
         tuple,
         "OpenAI-compatible server of the LLM; several share the work.",
     ),
-    "--in-process": (("execution.in_process",), bool, "vLLM in this process instead of a server."),
     "--vllm-python": (("execution.vllm_python",), str, "Interpreter of the environment with vLLM."),
     "--vllm-arg": (("execution.vllm_args",), tuple, "Handed to vLLM's server, e.g. --vllm-arg=--seed=1."),
     "--gpu-memory": (("execution.gpu_memory",), float, "GiB for vLLM on a GPU; 0 = computed."),
@@ -56,7 +55,7 @@ _FLAGS: dict[str, tuple[tuple[str, ...], type, str]] = {
     "--engine": (
         ("predict.engine",),
         str,
-        "torch, ct2 (CTranslate2, float32) or ct2-int8; ct2 decodes freely.",
+        "torch, or int8 (CTranslate2), which decodes freely.",
     ),
     "--alpha": (("confusion.alpha",), float, "Weight of u_hie (eq. 9)."),
     "--beta": (("confusion.beta",), float, "Weight of u_sim (eq. 9)."),
@@ -66,8 +65,27 @@ _FLAGS: dict[str, tuple[tuple[str, ...], type, str]] = {
 }
 
 
+# option that there was -> the setting whose removal says what to do instead
+_REMOVED = {"--in-process": "execution.in_process"}
+
+
+def _refuse_removed(_context: click.Context, option: click.Parameter, given: bool) -> None:
+    if given:
+        name = option.opts[0]
+        raise UsageError(f"{name} is no option any more. {REMOVED[_REMOVED[name]]}")
+
+
 def experiment_options(command: Command) -> Command:
     """Add the experiment options; the command gets ``experiment`` and ``corpora_from``."""
+    for option in _REMOVED:
+        command = click.option(
+            option,
+            is_flag=True,
+            hidden=True,
+            expose_value=False,
+            callback=_refuse_removed,
+            help="Removed.",
+        )(command)
     for option in reversed(_FLAGS):
         keys, kind, text = _FLAGS[option]
         name = option.removeprefix("--").replace("-", "_")

@@ -183,7 +183,7 @@ class Context:
         device = self.experiment.execution.device
         opened = self._opened_once(
             content_hash([engine, choice.family, str(checkpoint)]),
-            lambda: open_converted(choice.family, checkpoint, engine=engine, device=device),
+            lambda: open_converted(choice.family, checkpoint, device=device),
         )
         return cast(TextGenerator, opened)
 

@@ -95,9 +95,9 @@ def wordnet(asked: Examined) -> Finding:
 
 
 def ct2() -> Finding:
-    """The package behind --engine ct2."""
+    """The package behind --engine int8."""
     if not ct2_is_installed():
-        return warning("ctranslate2", "absent; only --engine ct2 needs it", "pip install 'cdner[ct2]'")
+        return warning("ctranslate2", "absent; only --engine int8 needs it", "pip install 'cdner[ct2]'")
     return ok("ctranslate2", version("ctranslate2"))
 
 
