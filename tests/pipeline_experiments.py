@@ -25,6 +25,7 @@ from typing import Any
 
 from fixtures.tiny_models import write_tiny_bert, write_tiny_llama, write_tiny_t5
 
+from cdner.backends.chat.budget import Budget
 from cdner.backends.scripted import ScriptedBackend, written
 from cdner.choices import ChoiceScores, scores_text
 from cdner.cli import run_cli
@@ -52,7 +53,7 @@ N_TYPES = 11  # of film
 # --- the LLM ---------------------------------------------------------------------------------------------
 
 
-def open_backend(llm: Llm, execution: Execution) -> ScriptedBackend:
+def open_backend(llm: Llm, _execution: Execution, _budget: Budget) -> ScriptedBackend:
     """The factory behind the entry point "recorded"."""
     return ScriptedBackend(_answer, model=llm.model)
 

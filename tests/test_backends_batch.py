@@ -20,6 +20,7 @@ from cdner.backends.batch import backend as backend_module
 from cdner.backends.batch import server as server_module
 from cdner.backends.batch.backend import MAX_ROUNDS
 from cdner.backends.batch.rows import portions, request_line
+from cdner.backends.chat import Budget
 from cdner.config import Execution, Llm
 from cdner.errors import BackendError, UsageError
 from cdner.store import Store, batches
@@ -75,7 +76,7 @@ def backend_for(
 ) -> BatchBackend:
     settings = Execution(base_urls=(api.url,), timeout_seconds=10.0, batch=True, **execution)
     ledger = BatchLedger(store, "openai", MODEL)
-    return open_batch(LLM, settings, ledger=ledger, progress=spoken or Spoken())
+    return open_batch(LLM, settings, Budget.of(settings), ledger=ledger, progress=spoken or Spoken())
 
 
 def complete(
@@ -150,7 +151,10 @@ def test_no_requests_need_no_server(store: Store, monkeypatch: pytest.MonkeyPatc
     with store.transaction():
         pass
     execution = Execution(base_urls=("http://127.0.0.1:9/v1",), batch=True)
-    assert list(open_batch(LLM, execution, ledger=ledger, progress=Spoken()).complete([])) == []
+    assert (
+        list(open_batch(LLM, execution, Budget.of(execution), ledger=ledger, progress=Spoken()).complete([]))
+        == []
+    )
 
 
 def test_a_batch_holds_no_more_than_it_may() -> None:
@@ -528,14 +532,16 @@ def test_a_batch_the_server_does_not_know_is_an_error_that_says_the_way_out(
 def test_only_openai_has_batches(store: Store, name: str) -> None:
     ledger = BatchLedger(store, name, "m")
     with pytest.raises(UsageError, match=f"'{name}' has no Batch API.*--batch"):
-        open_batch(Llm(backend=name, model="m"), Execution(batch=True), ledger=ledger, progress=Spoken())
+        open_batch(
+            Llm(backend=name, model="m"), Execution(batch=True), Budget(), ledger=ledger, progress=Spoken()
+        )
 
 
 def test_a_batch_goes_to_one_server(store: Store) -> None:
     execution = Execution(batch=True, base_urls=("http://a/v1", "http://b/v1"))
     ledger = BatchLedger(store, "openai", MODEL)
     with pytest.raises(UsageError, match="one server"):
-        open_batch(LLM, execution, ledger=ledger, progress=Spoken())
+        open_batch(LLM, execution, Budget.of(execution), ledger=ledger, progress=Spoken())
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from chat_servers import ChatServer, Reply, after, ask, asks, failed, said, serving
 
-from cdner.backends.chat import Budget, ChatClient, Clock, Server, command_budget
+from cdner.backends import open_backend
+from cdner.backends.chat import Budget, ChatClient, Clock, Server
 from cdner.backends.chat.budget import estimated_input_tokens
-from cdner.backends.openai import open_backend
 from cdner.backends.prices import Price
-from cdner.config import Execution, Llm
+from cdner.config import Execution, Llm, parse_experiment
 from cdner.errors import BackendError
+from cdner.matrix import cells
+from cdner.pipeline.annotate.worker import Silent
+from cdner.pipeline.context import open_context
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
 
 PRICE = Price(input=1.0, cached_input=0.1, output=100.0)  # dear, so that the figures are easy to see
@@ -176,26 +180,29 @@ def test_budget_gap_is_no_failure_of_the_server(server: ChatServer) -> None:
 # --- the command's -----------------------------------------------------------------------------------------
 
 
-def test_backends_of_one_command_share_its_budget(server: ChatServer) -> None:
+def test_backends_share_the_budget_they_are_given(server: ChatServer) -> None:
     execution = Execution(base_urls=(server.url,), max_requests=4)
-    describing, reasoning = (open_backend(Llm(model=name), execution) for name in ("small", "large"))
+    budget = Budget.of(execution)
+    describing, reasoning = (open_backend(Llm(model=name), execution, budget) for name in ("small", "large"))
     assert count(dict(describing.complete(asks(3)))) == (3, 0)
     assert count(dict(reasoning.complete(asks(3)))) == (1, 2)
-    another = execution.model_copy()
-    assert another == execution
-    assert count(dict(open_backend(Llm(model="m"), another).complete(asks(3)))) == (3, 0)
+    assert count(dict(open_backend(Llm(model="m"), execution).complete(asks(3)))) == (3, 0)
 
 
-def test_budget_of_a_finished_command_is_forgotten() -> None:
-    from cdner.backends.chat import budget
-
-    execution = Execution(max_requests=1)
-    command_budget(execution)
-    key = id(execution)
-    assert key in budget._budgets
-    del execution
-    gc.collect()
-    assert key not in budget._budgets
+def test_cells_of_a_matrix_that_varies_the_model_spend_one_budget(server: ChatServer, tmp_path: Path) -> None:
+    table = {
+        "name": "e",
+        "vary": [{"name": "llm", "keys": ["reason.model"], "values": ["small", "large"]}],
+        "execution": {"base_urls": [server.url], "max_requests": 4},
+    }
+    experiment = parse_experiment(table, where="here")
+    with open_context(tmp_path / "s.duckdb", experiment, progress=Silent()) as context:
+        found = [
+            count(dict(replace(context, experiment=cell).llm(cell.reason).complete(asks(3))))
+            for cell in cells(experiment)
+        ]
+    assert found == [(3, 0), (1, 2)]
+    assert len(server.seen) == 4
 
 
 def test_limit_on_costs_needs_a_price(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:

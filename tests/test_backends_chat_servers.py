@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from chat_servers import ChatServer, Reply, after, ask, asked, asks, failed, said, serving
 
+from cdner.backends import open_backend
 from cdner.backends.chat import ChatClient, Clock, Server
-from cdner.backends.openai import open_backend
 from cdner.config import Execution, Llm
 from cdner.errors import BackendError
 from cdner.types import Completion, Gap

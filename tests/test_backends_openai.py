@@ -13,7 +13,7 @@ import pytest
 from chat_servers import ChatServer, Reply, after, ask, failed, said, serving
 
 from cdner.backends import open_backend
-from cdner.backends.chat import Clock
+from cdner.backends.chat import Budget, Clock
 from cdner.backends.chat.call import HOPELESS_AFTER
 from cdner.backends.openai import OpenAIBackend
 from cdner.backends.openai import open_backend as open_openai
@@ -38,7 +38,9 @@ def backend_for(
     server: ChatServer, *, n_retries: int = 2, concurrency: int = 4, timeout: float = 10.0, speed: float = 1.0
 ) -> OpenAIBackend:
     execution = Execution(base_urls=(server.url,), concurrency=concurrency, timeout_seconds=timeout)
-    return open_openai(Llm(model="m"), execution, n_retries=n_retries, clock=Clock(speed))
+    return open_openai(
+        Llm(model="m"), execution, Budget.of(execution), n_retries=n_retries, clock=Clock(speed)
+    )
 
 
 def test_each_request_gets_its_own_answer_and_counts(server: ChatServer) -> None:
@@ -183,7 +185,7 @@ def test_caller_may_stop_listening(server: ChatServer) -> None:
 
 
 def test_no_requests_need_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = open_openai(Llm(model="m"), Execution(base_urls=("http://127.0.0.1:9/v1",)))
+    backend = open_openai(Llm(model="m"), Execution(base_urls=("http://127.0.0.1:9/v1",)), Budget())
     assert list(backend.complete([])) == []
 
 
@@ -226,14 +228,14 @@ def test_openai_itself_needs_a_key(monkeypatch: pytest.MonkeyPatch, key: str | N
     if key is not None:
         monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(BackendError, match="OPENAI_API_KEY"):
-        open_openai(Llm(model="m"), Execution())
+        open_openai(Llm(model="m"), Execution(), Budget())
 
 
 @pytest.mark.parametrize("key", ["sk-two words", "sk-line\nbreak", "sk-ünïcode"])
 def test_unusable_key_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(BackendError) as caught:
-        open_openai(Llm(model="m"), Execution())
+        open_openai(Llm(model="m"), Execution(), Budget())
     assert key not in str(caught.value) and "sk-" not in str(caught.value)
 
 
@@ -253,11 +255,11 @@ def test_newline_behind_the_key_is_forgiven(server: ChatServer, monkeypatch: pyt
 def test_base_url_must_be_one(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with pytest.raises(BackendError, match="base URL"):
-        open_openai(Llm(model="m"), Execution(base_urls=(url,)))
+        open_openai(Llm(model="m"), Execution(base_urls=(url,)), Budget())
 
 
 def test_registry_opens_it(server: ChatServer) -> None:
-    backend = open_backend(Llm(backend="openai", model="m"), Execution(base_urls=(server.url,)))
+    backend = open_backend(Llm(backend="openai", model="m"), Execution(base_urls=(server.url,)), Budget())
     assert (backend.family, backend.model) == ("openai", "m")
 
 
@@ -268,5 +270,5 @@ def test_password_in_an_address_is_refused_without_being_shown(
     url = "http://reader:pw12345@127.0.0.1:9/v1"
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(BackendError, match=r"'http://127\.0\.0\.1:9/v1' holds a user name") as caught:
-        open_openai(Llm(model="m"), Execution(base_urls=() if variable else (url,)))
+        open_openai(Llm(model="m"), Execution(base_urls=() if variable else (url,)), Budget())
     assert "pw12345" not in str(caught.value)

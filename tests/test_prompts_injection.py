@@ -18,7 +18,7 @@ from cdner import prompts
 from cdner.backbone import open_backbone
 from cdner.backbone.chat_tokenizer import open_chat_tokenizer
 from cdner.backbone.vocabulary import special_strings
-from cdner.backends.openai import open_backend
+from cdner.backends import open_backend
 from cdner.config import REASONING_SETTINGS, BackboneChoice, Execution, Llm, Reasoning, Setting
 from cdner.reasoning import description_requests, entities_text, parse_reasoning, reasoning_requests
 from cdner.types import Completion, ReasoningChain, ReasoningRequest

@@ -20,6 +20,7 @@ from cdner.backbone.continuations import Continuations
 from cdner.backbone.identity import weights_identity
 from cdner.backbone.schema_grammar import grammar_is_installed
 from cdner.backbone.shelf import find, is_fetched, not_here
+from cdner.backends.chat.budget import Budget
 from cdner.backends.choice_trie import ChoiceTrie, Path, refuse_unusable_choices
 from cdner.choices import ChoiceScores, scores_text
 from cdner.config import BackboneChoice, Execution, Llm
@@ -190,7 +191,7 @@ class LocalBackend:
             yield fitting[position], _completion(generation, n_shared if position else 0)
 
 
-def open_backend(llm: Llm, execution: Execution) -> LocalBackend:
+def open_backend(llm: Llm, execution: Execution, _budget: Budget) -> LocalBackend:
     """``llm.model``: a model of the shelf, a folder, or a hub name. BackendError for what this backend cannot do."""
     if llm.structured and not grammar_is_installed():
         raise BackendError(

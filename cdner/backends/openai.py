@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-from cdner.backends.chat import ChatClient, Clock, Server, command_budget
+from cdner.backends.chat import Budget, ChatClient, Clock, Server
 from cdner.backends.chat.client import N_RETRIES
 from cdner.backends.chat.exchange import is_official, redaction
 from cdner.backends.prices import VARIABLE, Price, price_of
@@ -54,6 +54,7 @@ class OpenAIBackend:
 def open_backend(
     llm: Llm,
     execution: Execution,
+    budget: Budget,
     *,
     n_retries: int = N_RETRIES,
     clock: Clock = Clock(),  # noqa: B008  immutable
@@ -70,7 +71,7 @@ def open_backend(
         model=llm.model,
         concurrency=execution.concurrency,
         timeout=execution.timeout_seconds,
-        budget=command_budget(execution),
+        budget=budget,
         price=known_price(llm.model, base_urls, max_cost=execution.max_cost),
         n_retries=n_retries,
         clock=clock,

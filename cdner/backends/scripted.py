@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from cdner.backends.chat.budget import Budget
 from cdner.choices import ChoiceScores, scores_text
 from cdner.config import Execution, Llm
 from cdner.errors import InputError
@@ -78,10 +79,7 @@ def scored(request: ReasoningRequest, favourite: str = "") -> Completion:
     )
 
 
-def open_backend(
-    llm: Llm,
-    execution: Execution,  # noqa: ARG001  every factory has the same signature
-) -> ScriptedBackend:
+def open_backend(llm: Llm, _execution: Execution, _budget: Budget) -> ScriptedBackend:
     """``llm.model`` is a JSON Lines file of {"match": ..., "text": ...}.
 
     The first line whose ``match`` occurs in a request's last message answers it ("" matches all); a request

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cdner.backends.chat import ChatClient, Server, command_budget
+from cdner.backends.chat import Budget, ChatClient, Server
 from cdner.backends.prices import price_of
 from cdner.backends.vllm_server import Placement, VllmInstallation, VllmServer
 from cdner.config import Execution
@@ -22,12 +22,19 @@ class StartedEngine:
     """``location``: what vLLM loads. ``served_name``: what the requests call it."""
 
     def __init__(
-        self, installation: VllmInstallation, *, location: str, served_name: str, execution: Execution
+        self,
+        installation: VllmInstallation,
+        *,
+        location: str,
+        served_name: str,
+        execution: Execution,
+        budget: Budget,
     ) -> None:
         self._installation = installation
         self._location = location
         self._served_name = served_name
         self._execution = execution
+        self._budget = budget
         self._server: VllmServer | None = None
         self._client: ChatClient | None = None
         self._arguments: tuple[str, ...] = ()
@@ -61,7 +68,7 @@ class StartedEngine:
             model=self._served_name,
             concurrency=self._execution.concurrency,
             timeout=max(self._execution.timeout_seconds, PATIENCE_SECONDS),
-            budget=command_budget(self._execution),
+            budget=self._budget,
             price=price_of(self._served_name, own_server=True),
             on_unreachable=self._start_again,
         )

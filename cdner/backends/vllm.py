@@ -11,7 +11,7 @@ from typing import Protocol
 
 from cdner.backbone.identity import weights_identity
 from cdner.backbone.shelf import model_location
-from cdner.backends.chat import ChatClient, Server, command_budget
+from cdner.backends.chat import Budget, ChatClient, Server
 from cdner.backends.openai import check_base_url, read_key
 from cdner.backends.own_engine import OwnEngine
 from cdner.backends.prices import price_of
@@ -85,32 +85,36 @@ class VllmBackend:
         self._place.close()
 
 
-def open_backend(llm: Llm, execution: Execution) -> VllmBackend:
+def open_backend(llm: Llm, execution: Execution, budget: Budget) -> VllmBackend:
     """``llm.model``: a model of the shelf, a folder, a hub name, or the name at the servers ``execution.base_urls``.
 
     A server that ``cdner serve`` keeps of this model is used, unless ``execution.vllm_args`` ask for another.
     BackendError for an unusable address and where vLLM is to be started but not installed.
     """
-    return VllmBackend(_place(llm, execution), model=weights_identity(llm.model))
+    return VllmBackend(_place(llm, execution, budget), model=weights_identity(llm.model))
 
 
-def _place(llm: Llm, execution: Execution) -> Place:
+def _place(llm: Llm, execution: Execution, budget: Budget) -> Place:
     if execution.base_urls:
         for base_url in execution.base_urls:
             check_base_url(base_url)
         key = os.environ.get(KEY_VARIABLE, "").strip() or read_key(required=False)
-        return _elsewhere([Server(base_url, key) for base_url in execution.base_urls], llm, execution)
+        return _elsewhere([Server(base_url, key) for base_url in execution.base_urls], llm, execution, budget)
     location = model_location(llm.model)
     kept = None if execution.vllm_args else running_server(location)
     if kept is not None:
-        return _elsewhere([Server(kept.base_url, kept.api_key)], llm, execution, called=kept.served_name)
+        return _elsewhere(
+            [Server(kept.base_url, kept.api_key)], llm, execution, budget, called=kept.served_name
+        )
     started = StartedEngine(
-        find_vllm(execution), location=location, served_name=llm.model, execution=execution
+        find_vllm(execution), location=location, served_name=llm.model, execution=execution, budget=budget
     )
     return OwnEngine(started, model=llm.model, execution=execution)
 
 
-def _elsewhere(servers: Sequence[Server], llm: Llm, execution: Execution, *, called: str = "") -> Elsewhere:
+def _elsewhere(
+    servers: Sequence[Server], llm: Llm, execution: Execution, budget: Budget, *, called: str = ""
+) -> Elsewhere:
     """``called``: the model's name at the servers, "" for the user's own."""
     return Elsewhere(
         ChatClient(
@@ -118,7 +122,7 @@ def _elsewhere(servers: Sequence[Server], llm: Llm, execution: Execution, *, cal
             model=called or llm.model,
             concurrency=execution.concurrency,
             timeout=execution.timeout_seconds,
-            budget=command_budget(execution),
+            budget=budget,
             price=price_of(llm.model, own_server=True),
         )
     )

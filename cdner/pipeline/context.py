@@ -16,6 +16,7 @@ from cdner import prompts
 from cdner.backbone.identity import weights_identity
 from cdner.backends import open_backend
 from cdner.backends.batch import open_batch
+from cdner.backends.chat.budget import Budget
 from cdner.config import BackboneChoice, Experiment, Llm, Prediction
 from cdner.corpora import crossner, demo
 from cdner.corpora.sampling import chosen_positions, positions_by_size
@@ -42,6 +43,7 @@ class Context:
     experiment: Experiment
     progress: Progress
     corpora_from: Path | None = None
+    budget: Budget | None = None  # one for all LLMs of the command; None: what the experiment says
     _corpora: dict[str, Corpus] = field(default_factory=dict)
     _imports: dict[tuple[str, Split], RunSpec] = field(default_factory=dict)  # of the user's own corpora
     _weights: dict[str, str] = field(default_factory=dict)  # model as named -> its identity
@@ -51,6 +53,9 @@ class Context:
     _backends: dict[tuple[str, str], ReasoningBackend] = field(
         default_factory=dict
     )  # (backend, model) -> open
+
+    def __post_init__(self) -> None:
+        self.budget = self.budget or Budget.of(self.experiment.execution)
 
     def __enter__(self) -> Context:
         return self
@@ -211,16 +216,16 @@ class Context:
         return self._backends[key]
 
     def _opened(self, llm: Llm) -> ReasoningBackend:
-        execution = self.experiment.execution
+        execution, budget = self.experiment.execution, cast(Budget, self.budget)
         ledger = BatchLedger(self.store, llm.backend, self.model("llm", llm.model))
         if execution.batch:
-            return open_batch(llm, execution, ledger=ledger, progress=self.progress)
+            return open_batch(llm, execution, budget, ledger=ledger, progress=self.progress)
         if unfetched := ledger.unfetched():
             self.progress.start(
                 f"Warning: {', '.join(unfetched)} may hold answers that are paid for: --batch fetches them, "
                 "asking directly pays again ('cdner batches' lists them)"
             )
-        return open_backend(llm, execution)
+        return open_backend(llm, execution, budget)
 
 
 def predicting(model: Trainable[Any]) -> TextGenerator | Tagger:

@@ -14,7 +14,7 @@ from cdner.backends.batch.account import Account
 from cdner.backends.batch.backend import BatchBackend
 from cdner.backends.batch.ledger import Ledger
 from cdner.backends.batch.server import ENDED, BatchServer, UnreachableError
-from cdner.backends.chat import Server, command_budget
+from cdner.backends.chat import Budget, Server
 from cdner.backends.chat.exchange import chat_arguments, is_official, redaction
 from cdner.backends.openai import DEFAULT_BASE_URL, URL_VARIABLE, check_base_url, known_price, read_key
 from cdner.config import Execution, Llm
@@ -35,7 +35,9 @@ BACKEND = "openai"
 MAX_RETRIES = 4  # the SDK's, for what may be sent twice; a batch is created by ``BatchServer`` with care
 
 
-def open_batch(llm: Llm, execution: Execution, *, ledger: Ledger, progress: Progress) -> BatchBackend:
+def open_batch(
+    llm: Llm, execution: Execution, budget: Budget, *, ledger: Ledger, progress: Progress
+) -> BatchBackend:
     """UsageError for a backend without a Batch API, BackendError without a key or with an unusable address."""
     if llm.backend != BACKEND:
         raise UsageError(
@@ -55,7 +57,7 @@ def open_batch(llm: Llm, execution: Execution, *, ledger: Ledger, progress: Prog
         arguments=arguments,
         redact=redaction(where.api_key),
         account=Account(
-            command_budget(execution),
+            budget,
             known_price(llm.model, [where.base_url], max_cost=execution.max_cost),
         ),
         progress=progress,

@@ -8,9 +8,9 @@ may be asked · ``exchange`` one request over the wire ·
 ``choice_dialogue`` probabilities of given answers · ``budget`` what a command may spend · ``clock`` time.
 """
 
-from cdner.backends.chat.budget import Budget, command_budget
+from cdner.backends.chat.budget import Budget
 from cdner.backends.chat.client import ChatClient
 from cdner.backends.chat.clock import Clock
 from cdner.backends.chat.exchange import Server
 
-__all__ = ["Budget", "ChatClient", "Clock", "Server", "command_budget"]
+__all__ = ["Budget", "ChatClient", "Clock", "Server"]

@@ -7,8 +7,6 @@ machine. Used by one thread only. Knows no prices: costs come in.
 
 from __future__ import annotations
 
-import weakref
-
 from cdner.config import Execution
 from cdner.types import ReasoningRequest
 
@@ -26,6 +24,11 @@ class Budget:
         self._n_requests = 0
         self._spent = 0.0
         self._reserved = 0.0
+
+    @classmethod
+    def of(cls, execution: Execution) -> Budget:
+        """With the limits of a command's settings. Whoever opens several LLMs for one command hands all of them one."""
+        return cls(max_cost=execution.max_cost, max_requests=execution.max_requests)
 
     @property
     def n_requests(self) -> int:
@@ -65,18 +68,6 @@ class Budget:
                 f"the next request may cost {cost:.6f}"
             )
         return ""
-
-
-_budgets: dict[int, Budget] = {}
-
-
-def command_budget(execution: Execution) -> Budget:
-    """The budget all backends opened with this very object share: a command has one, whatever its steps ask."""
-    key = id(execution)
-    if key not in _budgets:
-        _budgets[key] = Budget(max_cost=execution.max_cost, max_requests=execution.max_requests)
-        weakref.finalize(execution, _budgets.pop, key, None)
-    return _budgets[key]
 
 
 def estimated_input_tokens(request: ReasoningRequest) -> int:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cdner.backends import open_backend
+from cdner.backends.chat.budget import Budget
 from cdner.config import Execution, Llm
 from cdner.errors import PartialError
 from cdner.pipeline.annotate.method import Asking, Method
@@ -36,10 +37,11 @@ from cdner.types import (
 class LoggedLlm:
     """An LLM whose answers are on disk before they count. Its backend is opened at the first question."""
 
-    def __init__(self, llm: Llm, weights: str, execution: Execution) -> None:
+    def __init__(self, llm: Llm, weights: str, execution: Execution, budget: Budget) -> None:
         self._llm = llm
         self._weights = weights
         self._execution = execution
+        self._budget = budget
         self._backend: ReasoningBackend | None = None
 
     def best_answers(
@@ -66,7 +68,7 @@ class LoggedLlm:
         pending = [question for question in asked if question.request_id not in outcomes]
         if pending:
             if self._backend is None:
-                self._backend = open_backend(self._llm, self._execution)
+                self._backend = open_backend(self._llm, self._execution, self._budget)
             is_cut = log.exists() and not log.read_bytes().endswith(b"\n")
             with log.open("a", encoding="utf-8") as file:
                 file.write("\n" if is_cut else "")  # what a kill has cut off takes no whole line with it
@@ -85,11 +87,11 @@ class LoggedLlm:
 class Reasoner:
     """The reasoning texts of a method."""
 
-    def __init__(self, method: Method, asking: Asking) -> None:
+    def __init__(self, method: Method, asking: Asking, budget: Budget) -> None:
         self._llm = method.experiment.reason
         self._n_allowed = method.experiment.execution.max_gaps
         self._asking = asking
-        self._logged = LoggedLlm(self._llm, asking.weights, method.experiment.execution)
+        self._logged = LoggedLlm(self._llm, asking.weights, method.experiment.execution, budget)
 
     def chains(self, texts: Sequence[str], log: Path) -> list[ReasoningChain | None]:
         """The reasoning on each text, in order; ``log`` is where answers lie.
@@ -121,12 +123,13 @@ class Judge:
         self,
         method: JudgeMethod,
         execution: Execution,
+        budget: Budget,
         open_encoder: Callable[[EncoderWeights], Encoder],
     ) -> None:
         self._method = method
         self._n_allowed = execution.max_gaps
         self._questioner = Questioner(method, open_encoder)
-        self._logged = LoggedLlm(method.llm, method.weights, execution)
+        self._logged = LoggedLlm(method.llm, method.weights, execution, budget)
 
     def fused(
         self, sentences: Sequence[Sentence], predictions: Sequence[Prediction], log: Path

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from cdner.backends.chat.budget import Budget
 from cdner.errors import InputError
 from cdner.pipeline.annotate.answers import Judge, Reasoner
 from cdner.pipeline.annotate.method import Method
@@ -58,13 +59,15 @@ class Annotator:
         # The store is a name that nobody opens.
         self._context = Context(Store(Path(os.devnull)), job.method.experiment, progress)
         method = job.method
-        self._reasoner = Reasoner(method, method.asking) if method.asking else None
+        budget = Budget.of(method.experiment.execution)
+        self._reasoner = Reasoner(method, method.asking, budget) if method.asking else None
         # The encoder stays loaded beside the model.
         encoding = Context(Store(Path(os.devnull)), method.experiment, progress)
         self._judge = (
             Judge(
                 method.judge,
                 method.experiment.execution,
+                budget,
                 lambda encoder: encoding.backbone(encoder.choice, _present(encoder.checkpoint)),
             )
             if method.judge
