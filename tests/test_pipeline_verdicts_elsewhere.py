@@ -270,6 +270,7 @@ def test_an_own_sentence_is_asked_about_once_and_is_in_no_result(store, tmp_path
     assert {mention["verdict"].pop("was_stored") for mention in first["mentions"]} == {False}
     assert {mention["verdict"].pop("was_stored") for mention in again["mentions"]} == {True}
     assert first["mentions"] == again["mentions"]
+    assert sql(copied, "SELECT count(*) FROM run WHERE step = 'explain'") == [(1,)], "asked for together"
     assert dump(copied, tables=tables) == before
     with Store(copied).reading() as connection, Store(store).reading() as untouched:
         assert select(connection) == select(untouched)

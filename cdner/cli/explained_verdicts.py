@@ -54,15 +54,17 @@ class Walk:
             "nearest labelled mentions",
             lambda: steps.questions_about(sentence, found.prediction, judge, context),
         )
+        asking = time.monotonic()
         answers = self._step(
             f"verdicts by {judge.llm.backend} {judge.llm.model}",
-            lambda: [steps.judge_about(one, judge, method, context) for one in asked],
+            lambda: steps.judge_mentions(asked, judge, method, context),
         )
+        seconds_judging = time.monotonic() - asking
         made = steps.decisions(sentence, found.prediction, answers, judge)
         self._print(_print_decisions, sentence, made, judge, whole_prompt=self.whole_prompt)
         self._print(_print_summary, sentence, made)
         total = time.monotonic() - started
-        self._print(_print_time, found, reasoned, answers, total)
+        self._print(_print_time, found, reasoned, seconds_judging, total)
         return {
             **_method_json(method, judge),
             "tokens": sentence.tokens,
@@ -156,7 +158,7 @@ def _print_judged(judged: Judged, judge: JudgeMethod, *, whole_prompt: bool, sam
         for message in judged.asked.request.messages:
             click.echo(f"--- {message.role} ---")
             click.echo(visible(message.content))
-    when = "from the store" if judged.was_stored else f"{judged.seconds:.1f} s"
+    when = "from the store" if judged.was_stored else "asked now"
     if judged.verdict.gap_reason is not None:
         click.echo(visible(f"LLM: no verdict, {judged.verdict.gap_reason}"))
     else:
@@ -179,11 +181,11 @@ def _print_summary(sentence: Sentence, made: Sequence[Decision]) -> None:
         print_table(("mention", "model", "LLM", "fused"), rows)
 
 
-def _print_time(found: Found, reasoned: Reasoned | None, answers: Sequence[Judged], total: float) -> None:
+def _print_time(found: Found, reasoned: Reasoned | None, seconds_judging: float, total: float) -> None:
     parts = [f"model {found.seconds_predicting:.1f} s (loading {found.seconds_loading:.1f} s)"]
     if reasoned is not None:
         parts.append(f"reasoning {reasoned.seconds:.1f} s")
-    parts.append(f"verdicts {sum(one.seconds for one in answers):.1f} s")
+    parts.append(f"verdicts {seconds_judging:.1f} s")
     click.echo()
     click.echo(f"Time: {', '.join(parts)}; {total:.1f} s in all.")
 

@@ -5,11 +5,11 @@ Each question is stored as any completion, under a run of step "explain" of its 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Setting
+from cdner.hashing import Json
 from cdner.pipeline import explain
 from cdner.pipeline.asking import complete, to_send
 from cdner.pipeline.context import Context
@@ -45,8 +45,7 @@ class Judged:
 
     asked: Asked
     verdict: Verdict
-    was_stored: bool  # nobody was asked
-    seconds: float
+    was_stored: bool  # the LLM was not asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,34 +105,42 @@ def questions_about(
     return questioner.questions([sentence], [predicted])
 
 
-def judge_about(asked: Asked, judge: JudgeMethod, method: FusedMethod, context: Context) -> Judged:
-    """The verdict on one mention: from the store where it has the answer, else asked for and stored."""
+def judge_mentions(
+    asked: Sequence[Asked], judge: JudgeMethod, method: FusedMethod, context: Context
+) -> list[Judged]:
+    """The verdict on each mention: from the store where it has the answer; all others are asked for together."""
 
     def no_defects(_: Completion) -> int:
         return 0
 
-    llm = judge.llm
-    is_stored = not to_send(context, llm, [asked.request], defects=no_defects)
-    step = explain_step(request_id(llm.backend, judge.weights, asked.request), method)
-    started = time.monotonic()
-    if is_stored or context.experiment.execution.replay:  # which refuses by itself: no run to record
-        (answer,) = complete(step, context, llm, [asked.request], defects=no_defects)
+    if not asked:
+        return []
+    requests = [one.request for one in asked]
+    ids = [request_id(judge.llm.backend, judge.weights, request) for request in requests]
+    missing = to_send(context, judge.llm, requests, defects=no_defects)
+    pending = [key for key, request in zip(ids, requests, strict=True) if request in missing]
+    step = explain_step(pending or ids, method)
+    if not pending or context.experiment.execution.replay:  # which refuses by itself: no run to record
+        answers = complete(step, context, judge.llm, requests, defects=no_defects)
     else:
         execution = context.experiment.execution.identity()
         with recorded(context.store, runs.begin_attempt(context.store, step.spec, execution)):
-            (answer,) = complete(step, context, llm, [asked.request], defects=no_defects)
-    verdict = read_verdict(answer.request_id, answer.outcome, asked.candidates)
-    return Judged(asked, verdict, is_stored, time.monotonic() - started)
+            answers = complete(step, context, judge.llm, requests, defects=no_defects)
+    return [
+        Judged(one, read_verdict(answer.request_id, answer.outcome, one.candidates), key not in pending)
+        for one, key, answer in zip(asked, ids, answers, strict=True)
+    ]
 
 
-def explain_step(asked: str, method: FusedMethod) -> Step:
-    """The run that asks about a mention. It names the request (``asked``), not the sentence."""
+def explain_step(asked: Sequence[str], method: FusedMethod) -> Step:
+    """The run that asks about mentions together. It names the requests (``asked``), not the sentence."""
     settings = {
         name: value
         for name, value in settings_of(method.judge).items()
         if name not in ("n", "n_train", "roles")
     }
-    settings |= {"request_id": asked, "roles": ["model"]}
+    named: dict[str, Json] = {"request_id": asked[0]} if len(asked) == 1 else {"request_ids": list(asked)}
+    settings |= {**named, "roles": ["model"]}
     spec = run_spec("explain", explain.EXPLAIN_VERSION, settings, (method.model.run_id,))
     return Step("explain", "explain", spec, {"model": "train"}, method.setting)
 
