@@ -27,7 +27,12 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
         "predict": {"decoding": "grounded"},
         "corpora": {"n_target_train": 20, "sample_seed": 3},
     },
-    "chosen by F1": {"train_target": {"select": "dev_metric"}, "backbone": {"family": "tagger"}},
+    "chosen by F1": {
+        "train_target": {"select": "dev_metric"},
+        "backbone": {"family": "tagger"},
+        "predict": {"tags": "each"},  # as it was before there was a choice
+        "evidence": {"tags": "each"},
+    },
 }
 
 
