@@ -259,18 +259,18 @@ def test_an_own_sentence_is_asked_about_once_and_is_in_no_result(store, tmp_path
     copied = copy_of(store, tmp_path / "copy")
     tables = ("predicted_entity", "judged_mention", "shown_mention", "fusion_weight", "experiment_run")
     before = dump(copied, tables=tables)
-    own = (
-        "--sentence",
-        "Greta Holt filmed Quiet Harbour in Bergen with Ivo Reyl.",
-        "--run",
-        "judged:fused/test",
-    )
+    sentences, predictions = stored(store)
+    at = max(range(len(predictions)), key=lambda index: len(predictions[index].entities))
+    text = " ".join((*sentences[at].tokens, "again"))  # several mentions, in no corpus
+    own = ("--tokens", "--sentence", text, "--run", "judged:fused/test")
     first, again = explained(copied, *own), explained(copied, *own)
-    assert len(calls()) == len(first["mentions"]) > 0
+    assert len(calls()) == len(first["mentions"]) > 1
+    asked = [mention["verdict"]["request_id"] for mention in first["mentions"]]
     assert {mention["verdict"].pop("was_stored") for mention in first["mentions"]} == {False}
     assert {mention["verdict"].pop("was_stored") for mention in again["mentions"]} == {True}
     assert first["mentions"] == again["mentions"]
-    assert sql(copied, "SELECT count(*) FROM run WHERE step = 'explain'") == [(1,)], "asked for together"
+    ((settings,),) = sql(copied, "SELECT settings FROM run WHERE step = 'explain'")  # asked for together
+    assert json.loads(settings)["request_ids"] == asked
     assert dump(copied, tables=tables) == before
     with Store(copied).reading() as connection, Store(store).reading() as untouched:
         assert select(connection) == select(untouched)

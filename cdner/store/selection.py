@@ -32,11 +32,15 @@ _ALL_BUT_EXPLAINED = """
         SELECT request_id FROM judged_mention WHERE request_id IS NOT NULL
         UNION
         SELECT request_id FROM completion JOIN run ON run.run_id = asked_by WHERE step <> 'explain'
+    ),
+    explained AS (
+        SELECT settings ->> 'request_id' AS request_id FROM run WHERE step = 'explain'
+        UNION
+        SELECT unnest(from_json(settings -> 'request_ids', '["VARCHAR"]')) FROM run WHERE step = 'explain'
     )
     SELECT request_id FROM request
     WHERE request_id IN (SELECT request_id FROM used)
-       OR prompt_hash NOT IN (SELECT prompt_hash FROM request JOIN run ON request_id = settings ->> 'request_id'
-                              WHERE step = 'explain')
+       OR prompt_hash NOT IN (SELECT prompt_hash FROM request JOIN explained USING (request_id))
     ORDER BY request_id
 """
 
