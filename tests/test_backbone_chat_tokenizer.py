@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cdner.backbone.chat_tokenizer import ChatTokenizer, open_chat_tokenizer
-from cdner.backbone.shelf import model_folder, model_location
 from cdner.errors import ModelError
+from cdner.models.chat_tokenizer import ChatTokenizer, open_chat_tokenizer
+from cdner.models.shelf import model_folder, model_location
 from cdner.types import Message
 
 

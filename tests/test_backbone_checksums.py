@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cdner.backbone import checksums
-from cdner.backbone.checksums import remembered_sha256
-from cdner.backbone.identity import weights_identity
-from cdner.hashing import file_sha256
+from cdner.files import file_sha256
+from cdner.models import weights as checksums
+from cdner.models.weights import remembered_sha256, weights_identity
 
 
 @pytest.fixture

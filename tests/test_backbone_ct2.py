@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from cdner.backbone import ct2_conversion, open_backbone
-from cdner.backbone.ct2 import Ct2Engine, open_converted
-from cdner.backbone.ct2_conversion import conversion_path, converted
-from cdner.backbone.engines import check_engine
-from cdner.backbone.training import fit
 from cdner.config import BackboneChoice, Training
 from cdner.errors import ModelError, UsageError
+from cdner.models import ct2, open_backbone
+from cdner.models.ct2 import Ct2Engine, conversion_path, converted, open_converted
+from cdner.models.engines import check_engine
+from cdner.models.training import fit
 from cdner.types import Generation, ModelInput, Segment, TrainingExample
 
 FAMILIES = ("causal", "seq2seq")
@@ -236,7 +235,7 @@ def test_a_constrained_output_is_refused_with_the_way_out(engines: dict[str, tup
 def test_what_an_engine_cannot_do_is_known_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch, family: str, decoding: str, installed: bool, complaint: str
 ) -> None:
-    monkeypatch.setattr("cdner.backbone.engines.ct2_is_installed", lambda: installed)
+    monkeypatch.setattr("cdner.models.engines.ct2_is_installed", lambda: installed)
     check_engine("torch", family=family, decoding=decoding)
     with pytest.raises(UsageError, match=complaint):
         check_engine("int8", family=family, decoding=decoding)
@@ -252,7 +251,7 @@ def test_a_checkpoint_is_converted_once_under_the_name_of_its_content(
     first = converted(checkpoint)
     assert first == conversion_path(checkpoint) == tmp_path / first.name
     assert first.name.startswith("causal.ct2-")
-    monkeypatch.setattr(ct2_conversion, "_convert", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr(ct2, "_convert", lambda *_: pytest.fail("converted again"))
     assert converted(checkpoint) == first
     card = json.loads((checkpoint / "cdner.json").read_text())
     (checkpoint / "cdner.json").write_text(json.dumps({**card, "weights_sha256": "0" * 64}))

@@ -32,8 +32,8 @@ from pipeline_experiments import (
 from safetensors.torch import load_file
 from torch.distributed import TCPStore
 
-from cdner.backbone import distributed
 from cdner.errors import ModelError, UsageError
+from cdner.models import distributed
 
 # Sums of fp32 numbers in another order differ in the last digits. Relative, of losses and of trained weights; measured
 # 4e-6. Adam turns a gradient that is 0 but for rounding, as adapters have at first, into a step of either sign: 3e-3.
@@ -159,7 +159,7 @@ def test_adapters_of_an_encoder_decoder_train_the_same(tmp_path: Path) -> None:
 
 # --- one of them ends -------------------------------------------------------------------------------------
 
-IN_EPOCH_TWO = DieAt("cdner.backbone.distributed", "add_gradients", n=4)  # two steps an epoch
+IN_EPOCH_TWO = DieAt("cdner.models.distributed", "add_gradients", n=4)  # two steps an epoch
 
 
 @pytest.mark.parametrize(("killed", "n_resuming"), [(0, 2), (1, 1)], ids=["the leader", "a follower"])
@@ -194,11 +194,11 @@ def without_its_model() -> None:
     def fails(*_: Any, **__: Any) -> Any:
         raise ModelError("No checkpoint here.")
 
-    sys.modules["cdner.backbone.launched"].open_backbone = fails  # type: ignore[attr-defined]
+    sys.modules["cdner.models.distributed"].open_backbone = fails  # type: ignore[attr-defined]
 
 
 def with_other_weights() -> None:
-    module: Any = sys.modules["cdner.backbone.launched"]
+    module: Any = sys.modules["cdner.models.distributed"]
     original = module.open_backbone
 
     def changed(*arguments: Any, **options: Any) -> Any:

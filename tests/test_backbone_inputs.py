@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cdner.backbone.inputs import Budget, InputEncoder
 from cdner.errors import ModelError
+from cdner.models.inputs import Budget, InputEncoder
 from cdner.types import ModelInput, Segment
 
 SOURCE: ModelInput = (

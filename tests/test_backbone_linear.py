@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from cdner.backbone import PROGRAM_CACHES, open_backbone
-from cdner.backbone.linear import MIN_ROWS, LaidOut
 from cdner.config import BackboneChoice
+from cdner.models import PROGRAM_CACHES, open_backbone
+from cdner.models.linear import MIN_ROWS, LaidOut
 from cdner.types import ModelInput, Segment, TrainingExample
 
 SENTENCES = ("Mira Olsen left.", "no", "Tomas Reyl never saw Port Vanter again.", "a b c d", "The club met.")
@@ -47,7 +47,7 @@ def test_every_linear_layer_of_a_batch_is_laid_out_and_of_few_rows_none(backbone
 
 
 _MANY_LENGTHS = """
-from cdner.backbone.linear import LaidOut
+from cdner.models.linear import LaidOut
 import torch
 
 def resident():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cdner.backbone.precision import choose_device, choose_dtype
 from cdner.errors import UsageError
+from cdner.models.devices import choose_device, choose_dtype
 
 
 def test_fp16_is_never_chosen_and_devices_are_checked() -> None:
@@ -20,5 +20,5 @@ def test_fp16_is_never_chosen_and_devices_are_checked() -> None:
 
 
 def test_auto_is_fp32_on_a_processor_without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdner.backbone.precision._cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("cdner.models.devices._cpu_has_bf16", lambda: False)
     assert choose_dtype("auto", torch.device("cpu")) == torch.float32

@@ -12,12 +12,12 @@ import jsonschema
 import numpy as np
 import pytest
 
-from cdner.backbone import open_backbone
-from cdner.backbone.schema_grammar import SchemaGrammar
-from cdner.backbone.shelf import model_folder
-from cdner.backbone.vocabulary import special_strings
 from cdner.config import BackboneChoice
 from cdner.errors import ModelError
+from cdner.models import open_backbone
+from cdner.models.schema_grammar import SchemaGrammar
+from cdner.models.shelf import model_folder
+from cdner.models.vocabulary import special_strings
 from cdner.types import Segment
 
 STRING = {"type": "string", "maxLength": 12}

@@ -9,12 +9,12 @@ import pytest
 from pydantic import ValidationError
 from tiny_shelf import ENCODER, TinyShelf
 
-from cdner.backbone import shelf
-from cdner.backbone.fetching import fetch
-from cdner.backbone.identity import weights_identity
 from cdner.config import BackboneChoice
 from cdner.errors import ModelError
-from cdner.pipeline.identity import with_weights
+from cdner.models import shelf
+from cdner.models.fetching import fetch
+from cdner.models.weights import weights_identity
+from cdner.steps.step import with_weights
 
 IDENTITIES = {  # in the run ids of every store: they never change
     "embedded": "embedded@b179c9523d0e",

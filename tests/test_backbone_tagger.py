@@ -18,12 +18,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cdner.backbone import open_backbone
-from cdner.backbone.tag_head import head_name, types_of
-from cdner.backbone.tag_probabilities import best_sequence, read_tags
-from cdner.backbone.training import fit
 from cdner.config import BackboneChoice, Training
 from cdner.errors import InputError, InputTooLongError, ModelError, UsageError
+from cdner.models import open_backbone
+from cdner.models.tagger import best_sequence, head_name, read_tags, types_of
+from cdner.models.training import fit
 from cdner.spans import bio_to_entities
 from cdner.types import Entity, Segment, Sentence, Tagger, TaggingExample, TextGenerator
 
@@ -415,8 +414,8 @@ RESUMED = """
 import json, os, signal, sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
-from cdner.backbone import open_backbone
-from cdner.backbone.training import fit
+from cdner.models import open_backbone
+from cdner.models.training import fit
 from cdner.config import BackboneChoice, Training
 from test_backbone_tagger import EXAMPLES, TYPES
 kill_after, n = int(sys.argv[2]), 0

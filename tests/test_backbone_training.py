@@ -17,14 +17,14 @@ import pytest
 import torch
 from fixtures.tiny_models import TEXT
 
-from cdner.backbone import open_backbone
-from cdner.backbone.checkpoint import read_card, write_folder
-from cdner.backbone.optimiser import learning_rate_factor
-from cdner.backbone.packing import EncodedExample, epoch_batches, pack
-from cdner.backbone.training import fit
 from cdner.config import BackboneChoice, Training
 from cdner.errors import ModelError, UsageError
-from cdner.hashing import file_sha256
+from cdner.files import file_sha256
+from cdner.models import open_backbone
+from cdner.models.trainable import EncodedExample, epoch_batches, pack
+from cdner.models.training import fit
+from cdner.models.training_state import learning_rate_factor
+from cdner.models.weights import read_card, write_folder
 from cdner.types import EpochLog, Segment, TrainingExample
 
 EXAMPLES = [
@@ -89,7 +89,7 @@ def test_a_model_that_counts_positions_is_padded_and_computes_the_same(
 ) -> None:
     choice = BackboneChoice(family="seq2seq", model=str(tiny_t5), dtype="float32")
     without_padding = open_backbone(choice)
-    monkeypatch.setattr("cdner.backbone.seq2seq.MODEL_TYPES", frozenset())
+    monkeypatch.setattr("cdner.models.seq2seq.MODEL_TYPES", frozenset())
     padded: Any = open_backbone(choice)
     monkeypatch.setattr(padded, "_unpadded", None)
     examples = _encoded(padded)
@@ -132,7 +132,7 @@ def test_loss_and_gradients_equal_transformers_on_the_same_batch(opened: Open) -
 
 
 def test_the_shared_prefix_of_a_packed_row_is_really_shared(tiny_llama: Path) -> None:
-    from cdner.backbone.causal import _Layout, common_prefix
+    from cdner.models.causal import _Layout, common_prefix
 
     backbone = open_backbone(BackboneChoice(family="causal", model=str(tiny_llama), dtype="float32"))
     examples = _encoded(backbone)[:3]
@@ -326,8 +326,8 @@ from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 import torch
 torch.set_num_threads(1)
-from cdner.backbone import open_backbone
-from cdner.backbone.training import fit
+from cdner.models import open_backbone
+from cdner.models.training import fit
 from cdner.config import BackboneChoice, Training
 from test_backbone_training import EXAMPLES
 kill_after = int(sys.argv[2])

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
-from cdner.backbone import open_backbone
-from cdner.backbone.trees import Forest, TokenTree
 from cdner.config import BackboneChoice
+from cdner.models import open_backbone
+from cdner.models.trees import Forest, TokenTree
 from cdner.types import Beginning, ModelInput, Segment
 
 PREFIX = "Find all entities of types person, place, club, society, harbour, weekday in"
@@ -126,7 +126,7 @@ def backbone(request: pytest.FixtureRequest) -> Any:
 def test_every_beginning_is_as_probable_as_by_a_pass_of_its_own(
     backbone: Any, n_inputs: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdner.backbone.trees._MAX_TOKENS", most)
+    monkeypatch.setattr("cdner.models.trees._MAX_TOKENS", most)
     first: dict[int, tuple[float, ...]] = {}
 
     def then(index: int, said: Sequence[float]) -> list[Beginning]:

@@ -10,7 +10,7 @@ from fixtures.tiny_models import TEXT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdner.backbone.vocabulary import TokenizerVocabulary, neutralised
+from cdner.models.vocabulary import TokenizerVocabulary, neutralised
 
 SENTENCES = [*TEXT, "Łódź – naïve café № 7", 'She said "no" (twice), [then] left.']
 
@@ -67,7 +67,7 @@ def test_special_ids_have_no_piece(name: str, request: pytest.FixtureRequest) ->
 
 
 def test_sentencepiece_byte_pieces_are_single_bytes() -> None:
-    from cdner.backbone.vocabulary import _sentencepiece_bytes
+    from cdner.models.vocabulary import _sentencepiece_bytes
 
     assert _sentencepiece_bytes("<0xE2>") == b"\xe2"
     assert _sentencepiece_bytes("▁Port") == b" Port"

@@ -10,9 +10,9 @@ from pipeline_experiments import CALLS, calls, cdner, copy_of, finished_store, s
 
 from cdner.store import Store
 from cdner.store.corpora import find_corpus_run, load_corpus
-from cdner.store.lookup import find_labelled_run
+from cdner.store.find import find_labelled_run
+from cdner.store.llm_log import load_reasoning
 from cdner.store.predictions import load_predictions
-from cdner.store.reasoning import load_reasoning
 
 ROWS = [
     {"id": 7, "text": "Mara Holt's film  won in Oslo."},
@@ -72,7 +72,7 @@ def test_rows_keep_their_columns_and_get_entities_with_offsets_in_the_text(store
 def test_the_same_command_again_finds_every_block_and_loads_nothing(store, rows, tmp_path, monkeypatch):
     command = ("annotate", rows, tmp_path / "out", "--run", "tiny:without_all", "--json")
     first = cdner(store, *command)
-    monkeypatch.setattr("cdner.backbone.open_backbone", None)
+    monkeypatch.setattr("cdner.models.open_backbone", None)
     second = cdner(store, *command)
     assert [ran.rows[0]["found"] for ran in (first, second)] == [0, 1]
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from cdner.cli import progress as module
-from cdner.cli.progress import StderrProgress
+from cdner.console import progress as module
+from cdner.console.progress import StderrProgress
 
 LOG = logging.getLogger("cdner")
 

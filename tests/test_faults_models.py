@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cdner.backbone import open_backbone
-from cdner.backbone.chat_tokenizer import open_chat_tokenizer
 from cdner.config import BackboneChoice
 from cdner.errors import ModelError
+from cdner.models import open_backbone
+from cdner.models.chat_tokenizer import open_chat_tokenizer
 
 CODE = "from pathlib import Path\nPath({marker!r}).touch()\nclass Evil: pass\nEvilConfig = EvilTokenizer = Evil\n"
 

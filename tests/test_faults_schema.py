@@ -13,7 +13,7 @@ import pytest
 from pipeline_experiments import cdner
 from store_examples import start_python
 
-from cdner.hashing import file_sha256
+from cdner.files import file_sha256
 from cdner.store import Store, migrations
 
 FIXTURES = Path(__file__).parent / "fixtures" / "stores"

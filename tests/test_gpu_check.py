@@ -250,7 +250,7 @@ def missed_by(check: str, folder: Path, *, broken: str = "") -> list[str]:
     code = f"""
 import json
 from pathlib import Path
-import cdner.backbone.training, training_checks
+import cdner.models.training, training_checks
 from machine import Machine
 from subjects import Subject
 {broken}
@@ -266,7 +266,7 @@ def test_a_wrong_shared_prefix_is_noticed(tmp_path: Path, monkeypatch: pytest.Mo
 
     llama = subject("causal", write_tiny_llama(tmp_path / "llama", window=2048))
     assert missed(prediction_checks.texts(llama, CPU)) == []
-    from cdner.backbone import causal
+    from cdner.models import causal
 
     usual = causal.common_prefix
 
@@ -284,7 +284,7 @@ def test_a_run_that_starts_again_instead_of_going_on_is_noticed(tmp_path: Path):
 
     t5 = write_tiny_t5(tmp_path / "t5")
     assert missed_by("resume", t5) == []
-    forgets = "cdner.backbone.training.load_state = lambda *_: None"
+    forgets = "cdner.models.training.load_state = lambda *_: None"
     assert missed_by("resume", t5, broken=forgets) == ["resume, tiny: steps done again"]
 
 
@@ -296,8 +296,8 @@ def test_two_runs_that_differ_are_noticed(tmp_path: Path):
     assert missed_by("determinism", t5) == []
     by_chance = """
 import os
-usual = cdner.backbone.training.epoch_batches
-cdner.backbone.training.epoch_batches = lambda examples, size, *, seed, epoch: usual(
+usual = cdner.models.trainable.epoch_batches
+cdner.models.trainable.epoch_batches = lambda examples, size, *, seed, epoch: usual(
     examples, size, seed=seed + os.getpid(), epoch=epoch
 )
 """
@@ -309,7 +309,7 @@ cdner.backbone.training.epoch_batches = lambda examples, size, *, seed, epoch: u
 
 def test_an_embedding_that_differs_is_noticed(tiny_t5: Path, monkeypatch: pytest.MonkeyPatch):
     assert missed(prediction_checks.embedding(subject("seq2seq", tiny_t5), CPU)) == []
-    from cdner.backbone.seq2seq import Seq2SeqBackbone
+    from cdner.models.seq2seq import Seq2SeqBackbone
 
     usual = Seq2SeqBackbone.embed
     monkeypatch.setattr(Seq2SeqBackbone, "embed", lambda self, texts: usual(self, [f"x {t}" for t in texts]))
@@ -377,8 +377,8 @@ def test_parameters_and_flops_of_a_llama_are_those_that_torch_counts():
 def test_the_memory_of_a_training_step_is_what_torch_keeps(n_rows: int, n_source: int, n_target: int):
     from torch.autograd.graph import saved_tensors_hooks
 
-    from cdner.backbone.seq2seq import _in_one_kernel
-    from cdner.backbone.unpadded import Layout, Rows, register, unpadded
+    from cdner.models.seq2seq import _in_one_kernel
+    from cdner.models.unpadded import Layout, Rows, register, unpadded
 
     shape = T5Shape(2048, d_model=384, d_kv=64, d_ff=1024, num_layers=2, num_heads=6)
     model = t5_of(shape, attention="sdpa").to(torch.bfloat16).train()

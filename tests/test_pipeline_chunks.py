@@ -12,9 +12,9 @@ from codec_vocabularies import byte_level_vocabulary
 from store_examples import DOMAIN, import_corpus
 
 from cdner.config import Experiment
-from cdner.pipeline import chunks, models
-from cdner.pipeline.context import Context
-from cdner.pipeline.plan import Step
+from cdner.steps import models, windows
+from cdner.steps.context import Context
+from cdner.steps.step import Step
 from cdner.store import Store
 from cdner.store import predictions as stored_predictions
 from cdner.store.runs import run_spec
@@ -54,8 +54,8 @@ def test_storing_takes_a_twentieth_of_the_time_at_most_and_a_slow_models_chunks_
         sizes.append(len(items))
         save(store, run_id, items, **options)
 
-    monkeypatch.setattr(chunks, "SIZE", 10)
-    monkeypatch.setattr(chunks, "time", clock)
+    monkeypatch.setattr(windows, "SIZE", 10)
+    monkeypatch.setattr(windows, "time", clock)
     monkeypatch.setattr(stored_predictions, "save_predictions", save_slowly)
     backbone = SimpleNamespace(generate=generate, vocabulary=byte_level_vocabulary())
     monkeypatch.setattr(Context, "predictor", lambda *_: backbone)

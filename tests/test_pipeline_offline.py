@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cdner.backbone.shelf import model_folder
+from cdner.models.shelf import model_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 # Python runs it before anything else, in every process that inherits the environment.

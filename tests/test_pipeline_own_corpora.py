@@ -13,7 +13,7 @@ from pipeline_experiments import sql
 
 from cdner.corpora.conll import ConllReader
 from cdner.errors import InputError
-from cdner.pipeline import own_corpora
+from cdner.experiment import own_corpora
 from cdner.store import Store
 from cdner.store import corpora as stored_corpora
 from cdner.store.corpora import load_corpus, load_domain

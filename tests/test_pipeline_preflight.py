@@ -8,8 +8,8 @@ import pytest
 from pipeline_experiments import CALLS, cdner, sql, write_experiment
 
 from cdner.confusion.descriptions import read_descriptions
+from cdner.files import cache_root
 from cdner.prompts import load_domain
-from cdner.resources import cache_root
 
 FULL = ("full",)
 

@@ -30,15 +30,15 @@ from pipeline_experiments import (
 from store_examples import counted_openings
 
 from cdner import prompts
-from cdner.cli.progress import StderrProgress
 from cdner.config import REASONING_SETTINGS, Experiment, Llm
+from cdner.console.progress import StderrProgress
 from cdner.evaluate import score
-from cdner.pipeline.context import open_context
 from cdner.reasoning import parse_reasoning
+from cdner.steps.context import open_context
 from cdner.store import Store
 from cdner.store.corpora import load_corpus
+from cdner.store.llm_log import load_completions, load_reasoning
 from cdner.store.predictions import load_predictions, predicted_corpus
-from cdner.store.reasoning import load_completions, load_reasoning
 
 FAMILIES = ("seq2seq", "causal")
 

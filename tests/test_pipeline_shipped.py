@@ -12,17 +12,16 @@ import pytest
 from golden import assert_golden
 from pipeline_experiments import cdner, shared_folder, sql
 
-from cdner.cli.experiment import (
+from cdner.config import FUSED_OF, cells, parse_experiment
+from cdner.console.experiment_options import (
     compose_experiment,
     find_experiment,
     recorded_answers,
     shipped_experiments,
 )
-from cdner.cli.progress import StderrProgress
-from cdner.config import FUSED_OF, parse_experiment
-from cdner.matrix import cells
-from cdner.pipeline.context import open_context
-from cdner.pipeline.plan import Plan, build_plan
+from cdner.console.progress import StderrProgress
+from cdner.experiment.plan import Plan, build_plan
+from cdner.steps.context import open_context
 
 PAPER = ("paper-flan-t5-base", "paper-flan-t5-large")
 DEMO_CORPORA = {"source": "newsdesk", "target": "film"}

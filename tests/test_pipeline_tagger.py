@@ -98,7 +98,7 @@ def test_a_reasoning_text_is_read_beside_the_sentence(finished: Path) -> None:
 
 
 def test_orphan_tags_are_counted_in_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import cdner.backbone.tag_probabilities as probabilities
+    import cdner.models.tagger as probabilities
 
     def with_orphan(tags: list[str]) -> object:
         return bio_to_entities([f"I-{TYPES[0]}", *tags[1:]])

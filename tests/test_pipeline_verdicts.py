@@ -345,7 +345,7 @@ def test_a_share_asks_about_the_least_sure_ones_by_devs_quantile(tmp_path):
 
 
 def test_mentions_of_a_sentence_can_be_asked_about_behind_the_same_words(tmp_path, monkeypatch):
-    from cdner.pipeline import judging
+    from cdner.steps import judging
 
     monkeypatch.setattr(judging, "LIKENESS_AT_ONCE", 1)  # no part of the search cuts a sentence
     store = copy_of(finished(), tmp_path / "together")

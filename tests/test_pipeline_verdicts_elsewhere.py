@@ -12,13 +12,13 @@ import pytest
 from judged_stores import OPTIONS, TYPES, experiment, finished
 from pipeline_experiments import CALLS, DIE_AFTER, GAPS, calls, cdner, copy_of, dump, ended, sql, start_cdner
 
+from cdner.annotate.method import Method, load_method
+from cdner.annotate.worker import Silent
 from cdner.config import Execution
-from cdner.pipeline import judge_method
-from cdner.pipeline.annotate.method import Method, load_method
-from cdner.pipeline.annotate.worker import Silent
+from cdner.experiment import judge_method
 from cdner.store import Store
 from cdner.store.corpora import find_corpus_run, load_corpus
-from cdner.store.lookup import find_labelled_run
+from cdner.store.find import find_labelled_run
 from cdner.store.predictions import load_predictions, load_type_probabilities
 from cdner.store.selection import select
 

@@ -18,18 +18,19 @@ from codec_vocabularies import byte_level_vocabulary
 from pipeline_experiments import sql
 from store_examples import DOMAIN, import_corpus
 
-from cdner.backbone import open_backbone
-from cdner.backends.scripted import ScriptedBackend, written
 from cdner.config import BackboneChoice, Execution, Experiment, Reasoning
 from cdner.config import Prediction as PredictionSettings
 from cdner.errors import InputTooLongError
-from cdner.hashing import Json
-from cdner.pipeline import asking, measure, models, pending, reasoning
-from cdner.pipeline.context import Context
-from cdner.pipeline.plan import Step
+from cdner.experiment import forecast
+from cdner.files import Json
+from cdner.llm.scripted import ScriptedBackend, written
+from cdner.models import open_backbone
+from cdner.steps import asking, measure, models, reasoning
+from cdner.steps.context import Context
+from cdner.steps.step import Step
 from cdner.store import Store
+from cdner.store.llm_log import load_reasoning
 from cdner.store.predictions import load_predictions
-from cdner.store.reasoning import load_reasoning
 from cdner.store.runs import run_spec
 from cdner.types import (
     Completion,
@@ -203,7 +204,7 @@ def test_five_times_as_many_sentences_are_reasoned_about_in_the_same_memory(
 ) -> None:
     def work(prepared: tuple[Store, str]) -> None:
         step = reason(*prepared, monkeypatch)
-        assert pending.must_ask(step, context_of(prepared[0]))  # the gap; it looks at windows, too
+        assert forecast.must_ask(step, context_of(prepared[0]))  # the gap; it looks at windows, too
 
     small, large = peaks(with_corpus, work, tmp_path)
     assert large < ROOM * small

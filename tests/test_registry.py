@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cdner.backends.scripted import open_backend as open_scripted
 from cdner.corpora.conll import ConllReader
 from cdner.errors import UsageError
+from cdner.llm.scripted import open_backend as open_scripted
 from cdner.registry import names, resolve
 
 KINDS = {
@@ -41,7 +41,7 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "unready = cdner_guest_unready:READER\n"
         "old = cdner_guest_old:READER\n"
         "renamed = cdner_guest:WRITER\n"
-        "[cdner.backbone]\n"
+        "[cdner.models]\n"
         "guest_family = cdner_guest:family.build\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

@@ -10,20 +10,9 @@ from store_examples import CORPUS, GENERATION, import_corpus, prediction, start_
 
 from cdner.errors import StoreError
 from cdner.store import Store
-from cdner.store.models import (
-    checkpoint_directory,
-    load_checkpoint,
-    load_epochs,
-    save_checkpoint,
-    save_epoch,
-)
+from cdner.store.models import checkpoint_directory, load_checkpoint, load_epochs, save_checkpoint, save_epoch
 from cdner.store.predictions import load_predictions, predicted_corpus, predicted_positions, save_predictions
-from cdner.types import (
-    Entity,
-    EpochLog,
-    FitResult,
-    Prediction,
-)
+from cdner.types import Entity, EpochLog, FitResult, Prediction
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cdner.unfinished import replacing, settle, unfinished_path
+from cdner.files import replacing, settle, unfinished_path
 
 WRITE_A_FOLDER = """
 import os, signal, sys

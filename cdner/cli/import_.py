@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from cdner.cli.groups import CommandGroup
-from cdner.cli.output import format_options, print_rows
-from cdner.cli.progress import StderrProgress
+from cdner.console.groups import CommandGroup
+from cdner.console.output import format_options, print_rows
+from cdner.console.progress import StderrProgress
 from cdner.errors import InputError, UsageError
 from cdner.types import Split
 
@@ -64,7 +64,7 @@ def demo_command(ctx: click.Context, output_format: str | None) -> None:
 def _import_known(
     ctx: click.Context, domains: tuple[str, ...], folder: Path | None, output_format: str | None
 ) -> None:
-    from cdner.pipeline.own_corpora import import_known
+    from cdner.experiment.own_corpora import import_known
 
     with StderrProgress(quiet=ctx.obj["quiet"]) as progress:
         rows = import_known(ctx.obj["store"], domains, folder=folder, progress=progress)
@@ -104,7 +104,7 @@ def conll_command(
     strict: bool,
 ) -> None:
     """Column files: token first, tag last (BIO, IOB1, IOB2, BIOES; tab or spaces; Twitter's IMGID format too)."""
-    from cdner.pipeline.own_corpora import import_files
+    from cdner.experiment.own_corpora import import_files
 
     by_split: dict[Split, list[Path]] = {}
     for file in files:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from cdner.cli.experiment import compose_experiment, experiment_option, experiment_options
-from cdner.cli.groups import CommandGroup
-from cdner.cli.output import format_options, json_text, print_rows, visible
-from cdner.cli.progress import StderrProgress
 from cdner.config import JUDGED_OF, REASONING_SETTINGS, TOLD_OF, Setting
+from cdner.console.experiment_options import compose_experiment, experiment_option, experiment_options
+from cdner.console.groups import CommandGroup
+from cdner.console.output import format_options, json_text, print_rows, visible
+from cdner.console.progress import StderrProgress
 from cdner.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from cdner.config import Experiment
-    from cdner.pipeline.context import Context
-    from cdner.pipeline.plan import Step
+    from cdner.steps.context import Context
+    from cdner.steps.step import Step
     from cdner.types import ReasoningRequest
 
 
@@ -136,9 +136,10 @@ def _requests(
 
     InputError when something the prompt is made of is not there yet.
     """
-    from cdner.pipeline.context import open_context
-    from cdner.pipeline.plan import FROM_FILE, build_plan
-    from cdner.pipeline.reasoning import requests_of
+    from cdner.experiment.plan import build_plan
+    from cdner.steps.context import open_context
+    from cdner.steps.reasoning import requests_of
+    from cdner.steps.step import FROM_FILE
 
     section = experiment.describe if label.startswith("describe") else experiment.reason
     if section.backend == FROM_FILE and not label.startswith("judge"):
@@ -165,7 +166,7 @@ def _requests(
 
 def _questions(step: Step, context: Context, position: int | None) -> list[ReasoningRequest]:
     """About each mention of one sentence."""
-    from cdner.pipeline.judging import asked_mentions, questions_about
+    from cdner.steps.judging import asked_mentions, questions_about
 
     positions = sorted({mention.position for mention in asked_mentions(step, context)})
     if not positions:

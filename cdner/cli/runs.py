@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdner.cli.output import format_options, print_rows
-from cdner.errors import UsageError, unknown_name
+from cdner.console.named_runs import experiment_name
+from cdner.console.output import format_options, print_rows
+from cdner.errors import unknown_name
 
 if TYPE_CHECKING:
-    from cdner.store import Store
     from cdner.store.runs import RunSummary
 
 COLUMNS = ("run_id", "step", "state", "n_attempts", "started_utc", "finished_utc", "error", "labels")
@@ -31,7 +31,7 @@ def runs(
     output_format: str | None,
 ) -> None:
     """List runs, the latest first. State 'partial' means: run the same command again to go on."""
-    from cdner.pipeline.plan import KINDS
+    from cdner.experiment.plan import KINDS
     from cdner.store import Store
     from cdner.store.runs import list_runs
 
@@ -61,26 +61,6 @@ def _table_row(row: RunSummary) -> tuple[object, ...]:
         "\n".join(row.labels),
         row.error,
     )
-
-
-def chosen_run(store: Store, run_id: str | None, experiment: str | None, *, step: str, label: str) -> str:
-    """The run named by its id (or a unique beginning), or by its part in an experiment; never by both."""
-    from cdner.store.lookup import find_labelled_run, find_run
-
-    if (run_id is None) == (experiment is None):
-        raise UsageError(f"Name one {step} run: RUN_ID (see 'cdner runs --step {step}') or --experiment.")
-    if run_id is not None:
-        return find_run(store, run_id, step=step)
-    return find_labelled_run(store, experiment_name(experiment or ""), label)
-
-
-def experiment_name(experiment: str) -> str:
-    """The name in an experiment file; anything else is the name already."""
-    if not experiment.endswith(".toml"):
-        return experiment
-    from cdner.cli.experiment import find_experiment
-
-    return find_experiment(experiment).name
 
 
 COMMANDS = {"runs": runs}

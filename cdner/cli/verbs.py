@@ -10,11 +10,11 @@ from typing import Any, cast, get_args
 
 import click
 
-from cdner.cli.experiment import compose_experiment, experiment_option, experiment_options
-from cdner.cli.output import format_options, print_rows
-from cdner.cli.progress import StderrProgress
-from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plans
 from cdner.config import JUDGED_OF, REASONING_SETTINGS, Setting, prediction_step
+from cdner.console.experiment_options import compose_experiment, experiment_option, experiment_options
+from cdner.console.output import format_options, print_rows
+from cdner.console.progress import StderrProgress
+from cdner.console.usage import DRY_RUN_HELP, execute_and_account, print_plans
 from cdner.errors import UsageError
 
 RUN_COLUMNS = ("step", "run_id", "state", "seconds")
@@ -29,9 +29,10 @@ def _run_verb(
     output_format: str | None,
 ) -> None:
     """Plan, cut down to the selected labels, execute, and print the rows of those labels; or print the plan."""
-    from cdner.pipeline.context import open_context
-    from cdner.pipeline.plan import FROM_FILE, build_plan
-    from cdner.pipeline.preflight import check_plan
+    from cdner.experiment.plan import build_plan
+    from cdner.experiment.preflight import check_plan
+    from cdner.steps.context import open_context
+    from cdner.steps.step import FROM_FILE
 
     quiet: bool = ctx.obj["quiet"]
     experiment = compose_experiment(options["experiment_name"], options, options["overrides"])

@@ -1,25 +1,97 @@
-"""Runs and their executions: what was asked is a run, each time it was carried out is an attempt.
+"""Where an attempt was executed and by which versions. Reads the machine; in no run's identity.
+
+Runs and their executions: what was asked is a run, each time it was carried out is an attempt.
 
 A run's identity is the content hash of step, version, settings and input run ids: the same question finds the
 same run. Knows no step by name and nothing of what a step does.
+
+How long finished runs took for a unit of their work: the view ``step_duration`` as rates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cdner import __version__
 from cdner.errors import RunBusyError, StoreError
-from cdner.hashing import Json, canonical_json, content_hash
+from cdner.files import Json, canonical_json, content_hash, pid_exists
 from cdner.store.connection import Store
 from cdner.store.migrations import utc_now
-from cdner.store.origin import git_commit, is_alive, library_versions, this_process
 from cdner.store.rows import insert_rows, replace_run
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+
+_LIBRARIES = ("torch", "transformers", "duckdb", "numpy", "vllm", "openai")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    host: str
+    pid: int
+    start: str  # kernel start time, so that a reused pid is another process; "" where unknown
+
+
+def this_process() -> Process:
+    return Process(platform.node(), os.getpid(), _start_time(os.getpid()))
+
+
+def is_alive(host: str, pid: int, start: str) -> bool:
+    """Whether that very process still runs. Of another host nothing is known: taken for alive."""
+    if host != platform.node():
+        return True
+    return pid_exists(pid) and (not start or _start_time(pid) == start)
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Versions of Python, cdner and the libraries that shape results, as far as installed; imports none."""
+    found = {"python": platform.python_version(), "cdner": __version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the checkout this package lies in; None for an installed package or without git."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(  # noqa: S603 a fixed command
+            ["git", "-C", str(root), "rev-parse", "HEAD"],  # noqa: S607 the user's git, wherever it is
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _start_time(pid: int) -> str:
+    """Field 22 of /proc/<pid>/stat (proc(5)); a zombie, killed but not yet waited for, counts as gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "zombie" if fields[0] == "Z" else fields[19]
+
 
 RunState = Literal["absent", "running", "done", "partial", "failed"]
 AttemptStatus = Literal["done", "partial", "failed", "interrupted"]
@@ -270,3 +342,25 @@ def _state(status: str, host: str, pid: int, process_start: str) -> RunState:
         return "running" if is_alive(host, pid, process_start) else "partial"
     states: dict[str, RunState] = {"done": "done", "failed": "failed"}
     return states.get(status, "partial")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkKind:
+    """Work that takes alike long: the same step with the same weights on inputs of the same make."""
+
+    step: str
+    weights: str  # identity; empty where none is used
+    with_reasoning: bool
+
+
+def seconds_per_unit(store: Store) -> Mapping[WorkKind, float]:
+    """Kind of work -> median seconds a unit took on this machine; empty without a store."""
+    if not store.path.exists():
+        return {}
+    statement = """
+        SELECT step, weights, with_reasoning, median(seconds_per_unit) FROM step_duration
+        WHERE host = ? AND seconds_per_unit IS NOT NULL GROUP BY ALL
+    """
+    with store.reading() as connection:
+        rows = connection.execute(statement, [platform.node()]).fetchall()
+    return {WorkKind(*kind): float(seconds) for *kind, seconds in rows}

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from shapes import BACKWARD, FLAN_T5, T5Shape
 
-from cdner.backends.prices import SHIPPED, cost_usd, price_of
 from cdner.config import REASONING_OF, Experiment, Training, load_experiment
+from cdner.llm.prices import SHIPPED, cost_usd, price_of
 
 GIB = 2**30
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"

@@ -11,10 +11,9 @@ from machine import GIB, Machine
 from rows import Row, at_least, at_most
 from subjects import Subject, written
 
-from cdner.backbone import open_backbone
-from cdner.backends.vllm_server.devices import DeviceMemory, read_devices
-from cdner.backends.vllm_server.memory import CONTEXT_BYTES, REST_BYTES, needs_of, plan_memory
-from cdner.backends.vllm_server.model_size import folder_size
+from cdner.llm.vllm.devices import DeviceMemory, read_devices
+from cdner.llm.vllm.memory import CONTEXT_BYTES, REST_BYTES, folder_size, needs_of, plan_memory
+from cdner.models import open_backbone
 
 N_ROWS, N_TOKENS = 8, 512
 CLOSE = 1.0  # percent

@@ -15,8 +15,8 @@ from prediction_speed import generate_in_batches, generate_one_by_one
 from rows import Row, at_least, at_most, stated
 from subjects import Subject, examples, written
 
-from cdner.backbone import open_backbone
-from cdner.backbone.causal import MIN_SHARED_PREFIX, common_prefix
+from cdner.models import open_backbone
+from cdner.models.causal import MIN_SHARED_PREFIX, common_prefix
 from cdner.types import ModelInput
 
 # One minus the cosine of two embeddings: on the device, and by transformers on the CPU in float32.

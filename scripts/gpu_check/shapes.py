@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 BACKWARD = 2  # times the forward pass
-# Bytes of a parameter in training (cdner.backbone.optimiser): bf16 weight, fp32 master, two moments, fp32 gradient.
+# Bytes of a parameter in training (cdner.models.training_state): bf16 weight, fp32 master, two moments, fp32 gradient.
 TRAINED_BYTES = 2 + 4 + 8 + 4
 
 

@@ -20,13 +20,13 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from cdner.augment import model_input
-from cdner.backbone.loading import quiet
-from cdner.backbone.vocabulary import TokenizerVocabulary
 from cdner.codec import encode_entities, wire_for
 from cdner.config import BackboneChoice
 from cdner.corpora.demo import read_demo
+from cdner.files import cache_root
+from cdner.models.loading import quiet
+from cdner.models.vocabulary import TokenizerVocabulary
 from cdner.prompts import load_domain, load_examples
-from cdner.resources import cache_root
 from cdner.types import ReasoningChain, TrainingExample
 
 DOMAIN = "film"

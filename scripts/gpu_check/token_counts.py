@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cdner.augment import model_input
-from cdner.backbone.vocabulary import TokenizerVocabulary
 from cdner.codec import encode_entities, wire_for
 from cdner.config import Reasoning
 from cdner.corpora.crossner import read_folder
+from cdner.models.vocabulary import TokenizerVocabulary
 from cdner.prompts import load_domain, load_examples, load_template
 from cdner.reasoning import reasoning_requests
 from cdner.types import Split

@@ -20,10 +20,10 @@ from rows import Row, at_least, at_most, stated
 from shapes import BACKWARD
 from subjects import LONG, Subject, examples, written
 
-from cdner.backbone import open_backbone
-from cdner.backbone.checkpoint import read_card
-from cdner.backbone.training import fit
 from cdner.config import Training
+from cdner.models import open_backbone
+from cdner.models.training import fit
+from cdner.models.weights import read_card
 from cdner.types import TrainingExample
 
 N_WARM = 3  # steps that are not measured: kernels are chosen and loaded

@@ -1,0 +1,135 @@
+"""Annotates blocks with one loaded model: what every engine does, in this process or in many.
+
+Opens no store: all it needs it was handed. The model, the input and the output folder must lie where it looks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from cdner.annotate.answers import Judge, Reasoner
+from cdner.annotate.method import Method
+from cdner.annotate.output import Annotated, Output, answers_file, block_file, write_block
+from cdner.annotate.source import Block, Source, read_block
+from cdner.errors import InputError
+from cdner.llm.chat.budget import Budget
+from cdner.steps.context import Context
+from cdner.steps.models import predict_all
+from cdner.store import Store
+from cdner.types import Prediction, Progress, ReasoningChain
+
+_Folder = TypeVar("_Folder", Path, Path | None)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be annotated, with what, to where: the same for every block."""
+
+    source: Source
+    output: Output
+    method: Method
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How an engine spreads its work; an engine without workers takes none of it."""
+
+    n: int = 0  # 0: as many as there is room for
+    address: str = ""  # of a cluster that runs; "": one of its own
+    n_gpus: float = 0.0  # of each
+
+
+class Silent:
+    """``types.Progress`` where nobody looks."""
+
+    def start(self, label: str, total: int | None = None) -> None: ...
+
+    def advance(self, n: int = 1, note: str = "") -> None: ...
+
+
+class Annotator:
+    """The model is loaded at the first block that is not there yet."""
+
+    def __init__(self, job: Job, *, progress: Progress) -> None:
+        self._job = job
+        # The store is a name that nobody opens.
+        self._context = Context(Store(Path(os.devnull)), job.method.experiment, progress)
+        method = job.method
+        budget = Budget.of(method.experiment.execution)
+        self._reasoner = Reasoner(method, method.asking, budget) if method.asking else None
+        # The encoder stays loaded beside the model.
+        encoding = Context(Store(Path(os.devnull)), method.experiment, progress)
+        self._judge = (
+            Judge(
+                method.judge,
+                method.experiment.execution,
+                budget,
+                lambda encoder: encoding.backbone(encoder.choice, _present(encoder.checkpoint)),
+            )
+            if method.judge
+            else None
+        )
+
+    def annotate(self, block: Block) -> None:
+        """Write the block's file; one that is there was finished by a worker that could not tell any more."""
+        job = self._job
+        if block_file(job.output, block.number).exists():
+            return
+        method, rows = job.method, read_block(job.source, block)
+        sentences = [row.sentence for row in rows]
+        chains: Sequence[ReasoningChain | None] = [None] * len(rows)
+        log = answers_file(job.output, block.number)
+        if self._reasoner is not None and rows:
+            chains = self._reasoner.chains([sentence.text for sentence in sentences], log)
+        backbone = self._context.predictor(method.experiment.predict, _present(method.checkpoint))
+        predicted = predict_all(
+            backbone,
+            sentences,
+            chains,
+            types=method.types,
+            context=self._context,
+            settings=method.experiment.predict,
+            keep=lambda *_: None,
+        )
+        predictions: Sequence[Prediction] = [predicted[index] for index in range(len(rows))]
+        if self._judge is not None:
+            predictions = self._judge.fused(sentences, predictions, log)
+        annotated = [
+            Annotated(row, predictions[index], chain)
+            for index, (row, chain) in enumerate(zip(rows, chains, strict=True))
+        ]
+        write_block(job.output, job.source, block, annotated)
+
+    def close(self) -> None:
+        for llm in (self._reasoner, self._judge):
+            if llm is not None:
+                llm.close()
+
+
+def annotate_here(
+    job: Job,
+    blocks: Sequence[Block],
+    *,
+    progress: Progress,
+    workers: Workers,  # noqa: ARG001  every engine has the same signature
+) -> Iterator[Block]:
+    """The engine "local": one block after the other in this process; yields each when its file is there."""
+    annotator = Annotator(job, progress=progress)
+    try:
+        for block in blocks:
+            annotator.annotate(block)
+            yield block
+    finally:
+        annotator.close()
+
+
+def _present(folder: _Folder) -> _Folder:
+    if folder is not None and not folder.is_dir():
+        raise InputError(
+            f"There is no model at {folder} on this machine. It must lie where every worker sees it."
+        )
+    return folder

@@ -1,0 +1,325 @@
+"""The CTranslate2 form of a checkpoint: made once, beside it, under a name that says what it was made of.
+
+Weights come from safetensors and from nowhere else. A conversion that is broken off leaves nothing that a later one
+would take for a model. Knows nothing of generation.
+
+Prediction by CTranslate2: greedy texts from a converted checkpoint, for a fraction of the CPU time.
+
+Reads inputs exactly as the torch path does. It writes freely only: the library lets nobody choose among a row's next
+tokens, so a constrained output is an error that names the way out. Knows nothing of training and entities.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from cdner.errors import ModelError, UsageError
+from cdner.files import content_hash, file_sha256
+from cdner.models.causal import common_prefix
+from cdner.models.devices import choose_device
+from cdner.models.engines import INT8, check_engine
+from cdner.models.generation import batches
+from cdner.models.inputs import (
+    SEPARATOR,
+    EncodedInput,
+    InputEncoder,
+    causal_input,
+    seq2seq_input,
+    seq2seq_window,
+)
+from cdner.models.loading import end_ids, quiet
+from cdner.models.vocabulary import TokenizerVocabulary
+from cdner.models.weights import read_card, write_folder
+from cdner.types import Generation, ModelInput, TokenConstraint
+
+_ALSO_CONVERTED = ("config.json", "tokenizer.json")  # beside the weights, whose sum the card has
+
+
+def converted(checkpoint: Path) -> Path:
+    """Folder of the converted checkpoint, one for all compute types; converts where it is not there yet.
+
+    ModelError for what is no checkpoint of ours, and for an architecture CTranslate2 does not know.
+    """
+    target = conversion_path(checkpoint)
+    if not target.is_dir():
+        write_folder(target, lambda folder: _convert(checkpoint, folder))
+    return target
+
+
+def conversion_path(checkpoint: Path) -> Path:
+    """``<checkpoint>.ct2-<hash of weights, configuration, tokenizer and converter>``."""
+    import ctranslate2
+
+    sums = [file_sha256(path) for name in _ALSO_CONVERTED if (path := checkpoint / name).is_file()]
+    made_of = content_hash([read_card(checkpoint).weights_sha256, *sums, ctranslate2.__version__])
+    return checkpoint.with_name(f"{checkpoint.name}.ct2-{made_of}")
+
+
+def _convert(checkpoint: Path, folder: Path) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    converter = TransformersConverter(str(checkpoint))
+    converter.load_model = _from_safetensors
+    try:
+        with quiet():
+            converter.convert(str(folder), force=True)  # the folder is there, and empty
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise ModelError(
+            f"CTranslate2 cannot convert {checkpoint}: {error}. Predict with --engine torch."
+        ) from error
+
+
+def _from_safetensors(model_class: Any, folder: str, **settings: Any) -> Any:
+    """The converter's own way to load a model would fall back to pickled weights."""
+    try:
+        return model_class.from_pretrained(folder, **settings, use_safetensors=True)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"Cannot read the weights of {folder}: {reason} Train again.") from error
+
+
+_MAX_BATCH_TOKENS = 1 << 15  # rows x (input + output)
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A converted checkpoint in memory, and how texts become its tokens and back."""
+
+    run: Any  # ctranslate2.Generator or ctranslate2.Translator
+    n_parallel: int  # batches at once
+    config: Any  # of transformers
+    vocabulary: TokenizerVocabulary
+    encoder: InputEncoder
+    max_input_tokens: int  # what it was trained with
+    ends: frozenset[int]
+    tokens: tuple[str, ...]  # by id: CTranslate2 is told tokens, not ids
+
+    def named(self, ids: Sequence[int]) -> list[str]:
+        return [self.tokens[token] for token in ids]
+
+
+class Architecture(Protocol):
+    """What the families differ in."""
+
+    def encode(self, source: ModelInput, max_new_tokens: int, index: int) -> EncodedInput: ...
+
+    def start(self, rows: Sequence[Sequence[int]], prefix: Sequence[int], max_new_tokens: int) -> list[Any]:
+        """Hand over a batch; per row an object whose ``result`` waits for it. ``prefix`` stands before every row."""
+        ...
+
+    def output_ids(self, result: Any) -> list[int]:
+        """Ids of the output, its end token with it."""
+        ...
+
+    @property
+    def shares_prefix(self) -> bool: ...
+
+
+class Ct2Engine:
+    """``cdner.types.TextGenerator`` over a converted checkpoint."""
+
+    def __init__(self, model: Converted, architecture: Architecture) -> None:
+        self._model = model
+        self._architecture = architecture
+
+    @property
+    def vocabulary(self) -> TokenizerVocabulary:
+        return self._model.vocabulary
+
+    def generate(
+        self,
+        inputs: Sequence[ModelInput],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        constraints: Sequence[TokenConstraint] | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        """Greedy, rows of similar length together; with float32 weights the texts torch writes, near-ties aside.
+
+        ModelError if an input cannot fit, UsageError for constraints.
+        """
+        if constraints is not None:
+            raise UsageError("CTranslate2 decodes freely. Give --decoding free, or --engine torch.")
+        encoded = [
+            self._architecture.encode(source, max_new_tokens, index) for index, source in enumerate(inputs)
+        ]
+        prefix = _shared([item.ids for item in encoded]) if self._architecture.shares_prefix else ()
+        return self._outputs(encoded, prefix, max_new_tokens=max_new_tokens, batch_size=batch_size)
+
+    def _outputs(
+        self, encoded: Sequence[EncodedInput], prefix: Sequence[int], *, max_new_tokens: int, batch_size: int
+    ) -> Iterator[tuple[int, Generation]]:
+        """Each batch when it is done; one more than run at once is handed over, so that nothing waits for us."""
+        under_way: deque[tuple[list[int], list[Any]]] = deque()
+        lengths = [len(source.ids) + max_new_tokens for source in encoded]
+        for batch in batches(lengths, batch_size, _MAX_BATCH_TOKENS):
+            rows = [encoded[index].ids[len(prefix) :] for index in batch]
+            under_way.append((batch, self._architecture.start(rows, prefix, max_new_tokens)))
+            if len(under_way) > self._model.n_parallel:
+                yield from self._finished(encoded, *under_way.popleft())
+        for batch, pending in under_way:
+            yield from self._finished(encoded, batch, pending)
+
+    def _finished(
+        self, encoded: Sequence[EncodedInput], batch: Sequence[int], pending: Sequence[Any]
+    ) -> Iterator[tuple[int, Generation]]:
+        for index, row in zip(batch, pending, strict=True):
+            ids = self._architecture.output_ids(row.result())
+            ended = bool(ids) and ids[-1] in self._model.ends
+            generation = Generation(
+                text=self._model.vocabulary.decode(ids[:-1] if ended else ids),
+                n_input_tokens=len(encoded[index].ids),
+                n_truncated_tokens=encoded[index].n_truncated,
+                n_output_tokens=len(ids),
+                finish_reason="stop" if ended else "length",
+            )
+            yield index, generation
+
+
+def _shared(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """``common_prefix``, but every row keeps two tokens of its own.
+
+    Where one keeps a single token, CTranslate2 (4.8.5) returns the rest of the others' prompts as their output.
+    """
+    return common_prefix(rows)[: max(0, min(map(len, rows), default=0) - 2)]
+
+
+class _Causal:
+    def __init__(self, model: Converted) -> None:
+        self._model = model
+        self._separator = model.encoder.encode_text(SEPARATOR)
+        self._window = int(model.config.max_position_embeddings)
+
+    shares_prefix = True
+
+    def encode(self, source: ModelInput, max_new_tokens: int, index: int) -> EncodedInput:
+        return causal_input(
+            self._model.encoder,
+            source,
+            separator=self._separator,
+            soft=self._model.max_input_tokens,
+            room=self._window - max_new_tokens,
+            index=index,
+        )
+
+    def start(self, rows: Sequence[Sequence[int]], prefix: Sequence[int], max_new_tokens: int) -> list[Any]:
+        started: list[Any] = self._model.run.generate_batch(
+            [self._model.named(row) for row in rows],
+            static_prompt=self._model.named(prefix) or None,
+            include_prompt_in_result=False,
+            max_length=max_new_tokens,
+            end_token=sorted(self._model.ends),
+            return_end_token=True,
+            asynchronous=True,
+        )
+        return started
+
+    def output_ids(self, result: Any) -> list[int]:
+        return list(result.sequences_ids[0])
+
+
+class _Seq2Seq:
+    def __init__(self, model: Converted) -> None:
+        self._model = model
+        self._window = seq2seq_window(model.config)
+        # A padded vocabulary repeats names at its end, where no text's tokens are.
+        self._ids = {token: index for index, token in reversed(list(enumerate(model.tokens)))}
+
+    shares_prefix = False
+
+    def encode(self, source: ModelInput, max_new_tokens: int, index: int) -> EncodedInput:  # noqa: ARG002
+        return seq2seq_input(
+            self._model.encoder,
+            source,
+            end_id=self._model.vocabulary.end_id,
+            soft=self._model.max_input_tokens,
+            window=self._window,
+            index=index,
+        )
+
+    def start(self, rows: Sequence[Sequence[int]], prefix: Sequence[int], max_new_tokens: int) -> list[Any]:  # noqa: ARG002
+        started: list[Any] = self._model.run.translate_batch(
+            [self._model.named(row) for row in rows],
+            beam_size=1,
+            max_input_length=0,  # cut to its budget already
+            min_decoding_length=0,
+            max_decoding_length=max_new_tokens,
+            end_token=sorted(self._model.ends),
+            return_end_token=True,
+            asynchronous=True,
+        )
+        return started
+
+    def output_ids(self, result: Any) -> list[int]:
+        return [self._ids[token] for token in result.hypotheses[0]]
+
+
+_ARCHITECTURES: Mapping[str, tuple[str, Callable[[Converted], Architecture]]] = {
+    "causal": ("Generator", _Causal),  # family -> (class of ctranslate2, ours)
+    "seq2seq": ("Translator", _Seq2Seq),
+}
+
+
+def open_converted(
+    family: str, checkpoint: Path, *, device: str = "auto", compute_type: str = "int8_float32"
+) -> Ct2Engine:
+    """Load the converted form of a checkpoint, which is made where it is not there yet.
+
+    ``compute_type``: as CTranslate2 calls it. UsageError for a family or a package that is not there, ModelError for
+    what cannot be converted or loaded.
+    """
+    check_engine(INT8, family=family, decoding="free")
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    folder = converted(checkpoint)
+    class_name, architecture = _ARCHITECTURES[family]
+    n_parallel = torch.get_num_threads()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    vocabulary = TokenizerVocabulary(tokenizer)
+    model = Converted(
+        run=_loaded(class_name, folder, device=device, compute_type=compute_type, n_parallel=n_parallel),
+        n_parallel=n_parallel,
+        config=config,
+        vocabulary=vocabulary,
+        encoder=InputEncoder(tokenizer),
+        max_input_tokens=read_card(checkpoint).settings.max_input_tokens,
+        ends=end_ids(GenerationConfig.from_model_config(config), vocabulary.end_id),
+        tokens=_tokens(folder),
+    )
+    return Ct2Engine(model, architecture(model))
+
+
+def _loaded(class_name: str, folder: Path, *, device: str, compute_type: str, n_parallel: int) -> Any:
+    import ctranslate2
+
+    place = choose_device(device)
+    try:
+        return getattr(
+            ctranslate2, class_name
+        )(
+            str(folder),
+            device=place.type,
+            device_index=place.index or 0,
+            compute_type=compute_type,
+            inter_threads=n_parallel,  # a thread a batch: none waits for another, and their number changes no sum
+            intra_threads=1,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"CTranslate2 cannot load {folder}: {error}. Delete the folder to have it converted again, "
+            "or use --engine torch."
+        ) from error
+
+
+def _tokens(folder: Path) -> tuple[str, ...]:
+    """The vocabulary as the converter wrote it: one file, whose name depends on the architecture."""
+    (path,) = folder.glob("*vocabulary.json")
+    return tuple(json.loads(path.read_text(encoding="utf-8")))

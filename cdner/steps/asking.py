@@ -1,0 +1,293 @@
+"""What asking an LLM takes while it goes on: tokens a second, the share that was cached, cost, gaps.
+
+Counts what one call of a backend yields; the account of whole runs is the view ``llm_usage``.
+
+Asks an LLM what the store cannot answer: each completion is durable before it counts, none is paid for twice.
+
+An answer that was cut off or lacks a part is asked for again with another seed. Such a retry is a request with an
+identity of its own: a rerun and a replay find it in the store and come to the same answer. Knows nothing of sentences
+or of what answers mean; the caller counts what an answer lacks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cdner.config import Llm
+from cdner.errors import BackendError
+from cdner.steps.context import Context
+from cdner.steps.step import Step
+from cdner.store import llm_log as stored
+from cdner.types import Completion, Gap, ReasoningBackend, ReasoningRequest
+
+
+class Meter:
+    """Starts to count seconds when it is made. ``clock`` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started = clock()
+        self._n_input = self._n_cached = self._n_output = self._n_gaps = 0
+        self._cost: float | None = None
+        self._last_gap = ""
+
+    def add(self, outcome: Completion | Gap) -> None:
+        if isinstance(outcome, Gap):
+            self._n_gaps += 1
+            self._last_gap = outcome.reason
+            return
+        self._n_input += outcome.input_tokens
+        self._n_cached += outcome.cached_tokens
+        self._n_output += outcome.output_tokens
+        if outcome.cost_usd is not None:
+            self._cost = (self._cost or 0.0) + outcome.cost_usd
+
+    def note(self) -> str:
+        """``85 tokens/s, 94 % cached, $0.0123, 2 gaps (last: timeout)``; what is not known is left out."""
+        seconds = max(self._clock() - self._started, 1e-3)
+        parts = [f"{self._n_output / seconds:.0f} tokens/s"]
+        if self._n_input:
+            parts.append(f"{self._n_cached / self._n_input:.0%} cached".replace("%", " %"))
+        if self._cost is not None:
+            parts.append(f"${self._cost:.4f}")
+        if self._n_gaps:
+            parts.append(f"{self._n_gaps} {'gap' if self._n_gaps == 1 else 'gaps'} (last: {self._last_gap})")
+        return ", ".join(parts)
+
+
+# Where the settings say 0: a greedy answer would come again as it was, whatever the seed.
+RETRY_TEMPERATURE = 0.3
+LARGEST_GROUP = 256  # completions a transaction
+CUT_OFF = "length"  # finish reason
+N_REASONS = 3  # named in an error; the rest is counted
+
+Defects = Callable[[Completion], int]  # 0: as asked for; the more, the worse
+Identify = Callable[[Sequence[ReasoningRequest]], list[str]]  # the request ids
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``request_id`` names the request whose completion it is: the one asked, or a retry of it."""
+
+    request_id: str
+    outcome: Completion | Gap
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    number: int  # where it first stands among the requests of the step
+    request_id: str
+    request: ReasoningRequest
+
+
+Ask = Callable[[Sequence[Question], int], Mapping[str, Completion | Gap]]  # of the n-th retry; by request id
+
+
+def complete(
+    step: Step,
+    context: Context,
+    llm: Llm,
+    requests: Sequence[ReasoningRequest],
+    *,
+    defects: Defects,
+    which: str = "",
+) -> list[Answer]:
+    """The answer to each request, in order; equal requests are one, and what the store has is not sent.
+
+    An answer with defects is asked for again, ``llm.retries`` times at most, all of one round in one call of the
+    backend. Used is the one with the fewest; of equals the earliest, which was asked as the settings say. A retry that
+    fails is a gap as any other: the next run goes on there. ``which`` is shown behind the step's label, where these are
+    not all of its requests.
+    """
+    return best_answers(
+        requests,
+        identify=lambda asked: _request_ids(context, llm, asked),
+        ask=lambda asked, n_retries: _found_or_asked(
+            step, context, llm, asked, label=f"{step.label}{which}{_nth_retry(n_retries)}"
+        ),
+        n_retries=llm.retries,
+        defects=defects,
+    )
+
+
+def best_answers(
+    requests: Sequence[ReasoningRequest], *, identify: Identify, ask: Ask, n_retries: int, defects: Defects
+) -> list[Answer]:
+    """What ``complete`` promises, wherever ``ask`` has its outcomes from: it gives one for every question."""
+    ids = identify(requests)
+    best: dict[str, Answer] = {}
+    waiting = _distinct(ids, requests)
+    for n in range(n_retries + 1):
+        asked = _retries(identify, waiting, n)
+        outcomes = ask(asked, n)
+        again = []
+        for original, question in zip(waiting, asked, strict=True):
+            key, outcome = original.request_id, outcomes[question.request_id]
+            if _is_better(outcome, best.get(key), defects):
+                best[key] = Answer(question.request_id, outcome)
+            if isinstance(outcome, Completion) and defects(outcome):
+                again.append(original)
+        waiting = again
+        if not waiting:
+            break
+    return [best[key] for key in ids]
+
+
+def to_send(
+    context: Context, llm: Llm, requests: Sequence[ReasoningRequest], *, defects: Defects
+) -> list[ReasoningRequest]:
+    """What ``complete`` would send first: the requests, or their retries, that the store has no answer to."""
+    missing: list[ReasoningRequest] = []
+
+    def identify(asked: Sequence[ReasoningRequest]) -> list[str]:
+        return _request_ids(context, llm, asked)
+
+    waiting = _distinct(identify(requests), requests)
+    for n_retries in range(llm.retries + 1):
+        asked = _retries(identify, waiting, n_retries)
+        found = stored.load_completions(context.store, [question.request_id for question in asked])
+        missing += [question.request for question in asked if question.request_id not in found]
+        waiting = [
+            original
+            for original, question in zip(waiting, asked, strict=True)
+            if question.request_id in found and defects(found[question.request_id])
+        ]
+        if not waiting:
+            break
+    return missing
+
+
+def retried(request: ReasoningRequest, n_retries: int) -> ReasoningRequest:
+    """The request as its n-th retry asks it: that many added to the seed, and never greedy; 0 is itself."""
+    if not n_retries:
+        return request
+    sampling = request.sampling
+    return replace(
+        request,
+        sampling=replace(
+            sampling,
+            seed=sampling.seed + n_retries,
+            temperature=sampling.temperature or RETRY_TEMPERATURE,
+        ),
+    )
+
+
+def reasons_in_words(gaps: Sequence[Gap]) -> str:
+    """Why answers are missing, most frequent first: "timeout (12), connection reset (1)"."""
+    counts = Counter(gap.reason for gap in gaps).most_common()
+    named = [f"{reason} ({n})" for reason, n in counts[:N_REASONS]]
+    if rest := counts[N_REASONS:]:
+        named.append(f"{len(rest)} other reasons ({sum(n for _, n in rest)})")
+    return ", ".join(named)
+
+
+def _is_better(outcome: Completion | Gap, best: Answer | None, defects: Defects) -> bool:
+    if best is None or isinstance(outcome, Gap) or isinstance(best.outcome, Gap):
+        return True
+    return defects(outcome) < defects(best.outcome)
+
+
+def _distinct(ids: Sequence[str], requests: Sequence[ReasoningRequest]) -> list[Question]:
+    first: dict[str, Question] = {}
+    for number, (key, request) in enumerate(zip(ids, requests, strict=True)):
+        first.setdefault(key, Question(number, key, request))
+    return list(first.values())
+
+
+def _retries(identify: Identify, questions: Sequence[Question], n_retries: int) -> Sequence[Question]:
+    if not n_retries:
+        return questions
+    requests = [retried(question.request, n_retries) for question in questions]
+    ids = identify(requests)
+    return [
+        Question(question.number, key, request)
+        for question, key, request in zip(questions, ids, requests, strict=True)
+    ]
+
+
+def _nth_retry(n_retries: int) -> str:
+    return f" (retry {n_retries})" if n_retries else ""
+
+
+def _found_or_asked(
+    step: Step, context: Context, llm: Llm, questions: Sequence[Question], *, label: str
+) -> dict[str, Completion | Gap]:
+    """Request id -> outcome, for every question."""
+    ids = [question.request_id for question in questions]
+    outcomes: dict[str, Completion | Gap] = {**stored.load_completions(context.store, ids)}
+    if context.experiment.execution.replay:
+        outcomes.update(_recorded_gaps(step, context, [q for q in questions if q.request_id not in outcomes]))
+    pending = [question for question in questions if question.request_id not in outcomes]
+    if pending and context.experiment.execution.replay:
+        raise BackendError(
+            f"{label}: {len(pending)} of {len(questions)} completions are not in the store; the first "
+            f"is request {pending[0].request_id} (number {pending[0].number}). "
+            "Run without --backend replay to make them."
+        )
+    if pending:
+        outcomes.update(_ask(step, context, llm, pending, label=label))
+    return outcomes
+
+
+def _recorded_gaps(step: Step, context: Context, questions: Sequence[Question]) -> dict[str, Gap]:
+    """What this very run went without, here or where a bundle of it was packed; a replay goes without it, too."""
+    if not questions:
+        return {}
+    reasons = stored.load_gap_requests(context.store, step.spec.run_id)
+    return {q.request_id: Gap(reasons[q.request_id]) for q in questions if q.request_id in reasons}
+
+
+def _ask(
+    step: Step, context: Context, llm: Llm, pending: Sequence[Question], *, label: str
+) -> dict[str, Completion | Gap]:
+    """Send them. The backend is asked for its next outcome only when those it gave before are in the store."""
+    requests = [question.request for question in pending]
+    stored.save_requests(context.store, *_identity(context, llm), requests)
+    backend = context.llm(llm)
+    outcomes: dict[str, Completion | Gap] = {}
+    group: list[tuple[str, Completion | Gap]] = []
+    meter = Meter()
+    context.progress.start(label, len(pending))
+
+    def commit() -> None:
+        completions = [(key, outcome) for key, outcome in group if isinstance(outcome, Completion)]
+        if completions:
+            stored.save_completions(context.store, step.spec.run_id, completions)
+        for key, outcome in group:
+            outcomes[key] = outcome
+            meter.add(outcome)
+        context.progress.advance(len(group), note=meter.note())
+        group.clear()
+
+    try:
+        for index, outcome in backend.complete(requests):
+            group.append((pending[index].request_id, outcome))
+            if len(group) >= LARGEST_GROUP or not _n_ready(backend):
+                commit()
+    finally:  # an interrupt and a backend that gives up leave nothing behind that has arrived
+        if group:
+            # The interrupt may have come when they were stored already: twice in the store is twice on the account.
+            durable = stored.load_completions(context.store, [key for key, _ in group])
+            group[:] = [(key, outcome) for key, outcome in group if key not in durable]
+            commit()
+    for question in pending:
+        outcomes.setdefault(question.request_id, Gap("the backend gave no answer"))
+    return outcomes
+
+
+def _n_ready(backend: ReasoningBackend) -> int:
+    """Outcomes the backend has at hand, where it says so: they are stored together."""
+    return int(getattr(backend, "n_ready", 0))
+
+
+def _identity(context: Context, llm: Llm) -> tuple[str, str]:
+    """Backend family and model@weights, as they stand in every request's identity."""
+    return llm.backend, context.model("llm", llm.model)
+
+
+def _request_ids(context: Context, llm: Llm, requests: Sequence[ReasoningRequest]) -> list[str]:
+    family, model = _identity(context, llm)
+    return [stored.request_id(family, model, request) for request in requests]

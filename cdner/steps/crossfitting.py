@@ -1,0 +1,131 @@
+"""The step crossfit: every sentence of train predicted by a model that has not seen it, so that train looks like test.
+
+A model learns its training sentences by heart: what it predicts there is better than what it predicts on test. So the
+sentences are dealt into folds, and each fold is predicted by a model trained on the others. The models are not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from cdner.config import Crossfit, Training
+from cdner.config import Prediction as PredictionSettings
+from cdner.corpora.sampling import chosen_positions
+from cdner.errors import UsageError
+from cdner.files import remove
+from cdner.steps import models
+from cdner.steps.context import Context
+from cdner.steps.step import Step
+from cdner.store import models as stored_models
+from cdner.store import predictions as stored_predictions
+from cdner.types import Generation, Prediction, Sentence
+
+
+def crossfit(step: Step, context: Context) -> None:
+    """Train and predict fold by fold; a fold whose predictions are stored is done and is not trained again.
+
+    UsageError where all sentences are the same one. The logs of the folds' epochs are not stored.
+    """
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    corpus_run = context.input_run(step, "train")
+    corpus = context.corpus_of(corpus_run)
+    positions = chosen_positions(corpus, settings["n_train"])
+    n_folds = Crossfit.model_validate(settings["crossfit"]).folds
+    folds = dealt_folds(corpus.sentences, positions, n_folds)
+    if len(folds) < 2:
+        raise UsageError(
+            f"{step.label}: {len(positions)} training sentences make {len(folds)} fold; cross-fitting needs 2 "
+            "different sentences at least. Use more: corpora.n_target_train."
+        )
+    stored_models.save_training_sentences(context.store, step.spec.run_id, corpus_run, positions)
+    done = stored_predictions.predicted_positions(context.store, step.spec.run_id)
+    for fold, held_out in enumerate(folds):
+        if not done.issuperset(held_out):
+            others = [position for other in folds if other is not held_out for position in other]
+            which = f"{step.label}: fold {fold + 1} of {len(folds)}"
+            context.progress.start(f"{which}, trained on {len(others)} sentences")
+            _carry_out(step, context, fold=fold, which=which, others=sorted(others), held_out=held_out)
+    _remove_models(step, context)
+
+
+def dealt_folds(sentences: Sequence[Sentence], positions: Sequence[int], n_folds: int) -> list[list[int]]:
+    """The positions in at most ``n_folds`` folds, none empty. Sentences of the same text are in one fold: a model
+    trained on one of them has seen them all.
+    """
+    texts = dict.fromkeys(sentences[position].text for position in positions)
+    number_of = {text: number for number, text in enumerate(texts)}
+    folds: list[list[int]] = [[] for _ in range(n_folds)]
+    for position in positions:
+        folds[number_of[sentences[position].text] % n_folds].append(position)
+    return [fold for fold in folds if fold]
+
+
+def _carry_out(
+    step: Step, context: Context, *, fold: int, which: str, others: Sequence[int], held_out: Sequence[int]
+) -> None:
+    """Train on the others and store the predictions of the fold, all of them at once. No checkpoint stays."""
+    output = context.checkpoint_path(f"{step.spec.run_id}.fold-{fold}")
+    corpus_run = context.input_run(step, "train")
+    sentences = context.corpus_of(corpus_run).sentences
+    try:
+        _train(step, context, fold=fold, others=others, output=output)
+        rows = _predicted(step, context, output, which=which, held_out=held_out)
+        stored_predictions.save_predictions(
+            context.store,
+            step.spec.run_id,
+            rows,
+            corpus_run_id=corpus_run,
+            sentences={position: sentences[position] for position in held_out},
+        )
+    finally:
+        context.release()
+        remove(output)
+    models.warn_of_too_long(step, context, rows)
+
+
+def _train(step: Step, context: Context, *, fold: int, others: Sequence[int], output: Path) -> None:
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    training = Training.model_validate(settings["training"])
+    sentences = context.corpus_of(context.input_run(step, "train")).sentences
+    models.fit_base(
+        step,
+        context,
+        ([sentences[position] for position in others], [None] * len(others)),
+        training=training.model_copy(update={"seed": training.seed + fold}),
+        output=output,
+    )
+
+
+def _predicted(
+    step: Step, context: Context, checkpoint: Path, *, which: str, held_out: Sequence[int]
+) -> list[stored_predictions.Predicted]:
+    settings = cast(Mapping[str, Any], step.spec.settings)
+    sentences = context.corpus_of(context.input_run(step, "train")).sentences
+    prediction = PredictionSettings.of_run(settings["predict"])
+    model = context.predictor(prediction, checkpoint)
+    context.progress.start(which, len(held_out))
+    rows: list[stored_predictions.Predicted] = []
+
+    def keep(index: int, predicted: Prediction, generation: Generation) -> None:
+        rows.append((held_out[index], predicted, generation))
+
+    models.predict_all(
+        model,
+        [sentences[position] for position in held_out],
+        [None] * len(held_out),
+        types=tuple(settings["types"]),
+        context=context,
+        settings=prediction,
+        keep=keep,
+        skip_too_long=True,
+    )
+    return rows
+
+
+def _remove_models(step: Step, context: Context) -> None:
+    """What killed executions have left of the folds' models and trainings."""
+    folder = context.checkpoint_path(step.spec.run_id)
+    for left in folder.parent.glob(f"*{folder.name}.fold-*"):
+        remove(left)

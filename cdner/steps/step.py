@@ -1,0 +1,93 @@
+"""A step of an experiment: what was asked, its run id, and what it needs of the world to know both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from cdner.config import (
+    BackboneChoice,
+    Experiment,
+    Llm,
+    Setting,
+)
+from cdner.files import Json, content_hash
+from cdner.models.shelf import find
+from cdner.store.runs import RunSpec
+from cdner.types import Domain, Split
+
+
+class Identities(Protocol):
+    """What the plan must know of the world."""
+
+    def corpus(self, domain: str, split: Split) -> RunSpec: ...
+
+    def domain(self, name: str, role: str) -> Domain: ...
+
+    def template(self, name: str) -> str:
+        """Identity (hash) of a template's text."""
+        ...
+
+    def examples(self, domain: str, n_examples: int) -> str:
+        """Identity of the in-context examples used."""
+        ...
+
+    def model(self, family: str, model: str) -> str:
+        """Identity of base weights where it is more than the name (the checksum of a model of the shelf)."""
+        ...
+
+
+def with_weights(settings: BackboneChoice | Llm, weights: str) -> Json:
+    """The settings' identity, in which a folder is named by its content: its path may change.
+
+    A model of the shelf has one name, whichever of its names was used.
+    """
+    identity = dict(cast(Mapping[str, Json], settings.identity()))
+    known = find(settings.model)
+    identity["model"] = known.called if known else weights
+    return identity
+
+
+def entries_identity(domain: Domain) -> Json:
+    """Identity of a label set with its explanations (they are part of what an LLM is asked)."""
+    names = ("name", "short", "phrase", "lemma", "synset", "definition")
+    return content_hash([[getattr(entry, name) for name in names] for entry in domain.entries])
+
+
+def prompt_changes(settings: Mapping[str, Json], experiment: Experiment, identities: Identities) -> list[str]:
+    """What the prompt of this experiment is made of that was another for a reason run with these settings: names."""
+    reason, corpora = experiment.reason, experiment.corpora
+    now = {
+        "template": identities.template(reason.template),
+        "examples": identities.examples(corpora.target, reason.n_examples),
+        "source_entries": entries_identity(identities.domain(corpora.source, "source")),
+        "entries": entries_identity(identities.domain(corpora.target, "target")),
+    }
+    return [name for name, identity in now.items() if settings[name] != identity]
+
+
+DESCRIBE_TEMPLATE = "describe.v1"
+
+
+EXTRACT_TEMPLATE = "ner.v1"
+
+
+TELL_TEMPLATE = "tell.v1"
+
+
+BACKBONE_ENCODER = "backbone"  # judge.encoder: the experiment's own source model finds the nearest mentions
+
+
+FROM_FILE = "file"  # describe.backend and reason.backend: texts from outside; the section's model is the path
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One run of the plan. ``inputs`` maps the role an input plays to the label of the step that makes it."""
+
+    label: str  # "train:full", "predict:full/test"
+    kind: str
+    spec: RunSpec
+    inputs: Mapping[str, str]
+    setting: Setting | None = None
