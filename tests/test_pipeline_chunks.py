@@ -12,7 +12,7 @@ from codec_vocabularies import byte_level_vocabulary
 from store_examples import DOMAIN, import_corpus
 
 from cdner.config import Experiment
-from cdner.steps import models, windows
+from cdner.steps import predicting, windows
 from cdner.steps.context import Context
 from cdner.steps.step import Step
 from cdner.store import Store
@@ -64,7 +64,7 @@ def test_storing_takes_a_twentieth_of_the_time_at_most_and_a_slow_models_chunks_
     corpus_run = import_corpus(store, Corpus("films", "test", sentences, types=DOMAIN.types))
     spec = run_spec("predict", 1, {"n": 0, "types": list(DOMAIN.types), "predict": {}}, (corpus_run,))
     step = Step("predict:full/test", "predict", spec, {"corpus": "corpus"})
-    models.predict(step, Context(store, Experiment(name="e"), Silent()))
+    predicting.predict(step, Context(store, Experiment(name="e"), Silent()))
     assert len(sizes) == n_transactions
     assert sizes[0] == 10
     assert stored_predictions.count_predictions(store, spec.run_id) == sum(sizes) == N

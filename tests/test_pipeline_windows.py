@@ -25,7 +25,7 @@ from cdner.experiment import forecast
 from cdner.files import Json
 from cdner.llm.scripted import ScriptedBackend, written
 from cdner.models import open_backbone
-from cdner.steps import asking, measure, models, reasoning
+from cdner.steps import asking, predicting, reasoning
 from cdner.steps.context import Context
 from cdner.steps.step import Step
 from cdner.store import Store
@@ -103,9 +103,9 @@ def context_of(store: Store, *, execution: Execution | None = None) -> Context:
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "PREDICTED", WINDOW)
+    monkeypatch.setattr(predicting, "PREDICTED", WINDOW)
     monkeypatch.setattr(reasoning, "ASKED", WINDOW)
-    monkeypatch.setattr(measure, "EVALUATED", WINDOW)
+    monkeypatch.setattr(evaluating, "EVALUATED", WINDOW)
     monkeypatch.setattr(asking, "LARGEST_GROUP", WINDOW)
 
 
@@ -153,7 +153,7 @@ def predict(
     monkeypatch.setattr(Context, "predictor", lambda *_: backbone or instant)
     settings: dict[str, Json] = {"n": n, "types": list(DOMAIN.types), "predict": {"max_new_tokens": 8}}
     step = step_of("predict", settings, corpus=corpus_run)
-    models.predict(step, context_of(store))
+    predicting.predict(step, context_of(store))
     return step.spec.run_id, instant.sizes
 
 
@@ -181,7 +181,7 @@ def reason(store: Store, corpus_run: str, monkeypatch: pytest.MonkeyPatch, *, ma
 def evaluate(store: Store, corpus_run: str, predictions: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(Context, "domain", lambda *_: DOMAIN)
     step = step_of("evaluate", {"split": "test"}, predictions=predictions, corpus=corpus_run)
-    measure.evaluate(step, context_of(store))
+    evaluating.evaluate(step, context_of(store))
     return step.spec.run_id
 
 
@@ -220,9 +220,9 @@ def test_windows_change_no_prediction_no_reasoning_and_no_score(
     for size in (WINDOW, 10 * SMALL):
         store = Store(tmp_path / f"{size}.duckdb")
         corpus_run = import_corpus(store, corpus_of(SMALL))
-        monkeypatch.setattr(models, "PREDICTED", size)
+        monkeypatch.setattr(predicting, "PREDICTED", size)
         monkeypatch.setattr(reasoning, "ASKED", size)
-        monkeypatch.setattr(measure, "EVALUATED", size)
+        monkeypatch.setattr(evaluating, "EVALUATED", size)
         run_id, sizes = predict(store, corpus_run, monkeypatch)
         assert sizes == ([WINDOW] * (SMALL // WINDOW) if size == WINDOW else [SMALL])
         asked = reason(store, corpus_run, monkeypatch)
@@ -275,7 +275,7 @@ def test_a_sentence_beyond_the_window_is_a_counted_prediction_of_nothing(
     assert found["mixed"].pop(4) == Prediction("", (), {"too_long": 1})
     assert list(found["mixed"].values()) == list(found["short"].values())
     with pytest.raises(InputTooLongError, match="tokens that must be kept, the model takes"):
-        models.predict_all(
+        predicting.predict_all(
             backbone,
             [endless],
             [None],

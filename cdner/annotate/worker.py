@@ -18,7 +18,7 @@ from cdner.annotate.source import Block, Source, read_block
 from cdner.errors import InputError
 from cdner.llm.chat.budget import Budget
 from cdner.steps.context import Context
-from cdner.steps.models import predict_all
+from cdner.steps.predicting import predict_all
 from cdner.store import Store
 from cdner.types import Prediction, Progress, ReasoningChain
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cdner.cli.closing import print_closing
-from cdner.config import Experiment
+from cdner.config import Experiment, Label
 from cdner.console.experiment_options import (
     compose_experiment,
     experiment_options,
@@ -179,9 +179,9 @@ def _print_outcomes(
 
 
 def _until(until: str, labels: list[str]) -> list[str]:
-    chosen = [label for label in labels if label == until or label.partition(":")[0] == until]
+    chosen = [label for label in labels if label == until or Label.of(label).kind == until]
     if not chosen:
-        kinds = list(dict.fromkeys(label.partition(":")[0] for label in labels))
+        kinds = list(dict.fromkeys(Label.of(label).kind for label in labels))
         raise UsageError(f"No step '{until}'. Kinds: {', '.join(kinds)}; labels: {', '.join(labels)}.")
     return chosen
 

@@ -31,12 +31,12 @@ def runs(
     output_format: str | None,
 ) -> None:
     """List runs, the latest first. State 'partial' means: run the same command again to go on."""
-    from cdner.experiment.plan import KINDS
+    from cdner.steps.kinds import STEP_NAMES
     from cdner.store import Store
     from cdner.store.runs import list_runs
 
-    if step is not None and step not in KINDS:
-        raise unknown_name("step", step, KINDS)
+    if step is not None and step not in STEP_NAMES:
+        raise unknown_name("step", step, STEP_NAMES)
     store = Store(ctx.obj["store"])
     name = experiment_name(experiment) if experiment else None
     found = list_runs(store, step=step, experiment=name)

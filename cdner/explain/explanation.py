@@ -20,7 +20,7 @@ from cdner.experiment.execute import recorded
 from cdner.reasoning import parse_reasoning
 from cdner.steps.asking import complete, to_send
 from cdner.steps.context import Context
-from cdner.steps.models import predict_all
+from cdner.steps.predicting import predict_all
 from cdner.steps.reasoning import reasoning_defects, requests_about
 from cdner.steps.step import FROM_FILE, Step, prompt_changes
 from cdner.store import Store, runs

@@ -1,24 +1,20 @@
-"""What asking an LLM takes while it goes on: tokens a second, the share that was cached, cost, gaps.
+"""Asking an LLM for what the store cannot answer: a completion is stored before it counts, none is paid for twice.
 
-Counts what one call of a backend yields; the account of whole runs is the view ``llm_usage``.
-
-Asks an LLM what the store cannot answer: each completion is durable before it counts, none is paid for twice.
-
-An answer that was cut off or lacks a part is asked for again with another seed. Such a retry is a request with an
-identity of its own: a rerun and a replay find it in the store and come to the same answer. Knows nothing of sentences
-or of what answers mean; the caller counts what an answer lacks.
+An answer that was cut off or lacks a part is asked for again with another seed. Such a retry is a request of its own,
+so a rerun and a replay find it in the store and come to the same answer.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cdner.config import Llm
-from cdner.errors import BackendError
+from cdner.errors import BackendError, PartialError
 from cdner.steps.context import Context
+from cdner.steps.protocol import Defects, Questions, StepKind
 from cdner.steps.step import Step
 from cdner.store import llm_log as stored
 from cdner.types import Completion, Gap, ReasoningBackend, ReasoningRequest
@@ -64,7 +60,6 @@ LARGEST_GROUP = 256  # completions a transaction
 CUT_OFF = "length"  # finish reason
 N_REASONS = 3  # named in an error; the rest is counted
 
-Defects = Callable[[Completion], int]  # 0: as asked for; the more, the worse
 Identify = Callable[[Sequence[ReasoningRequest]], list[str]]  # the request ids
 
 
@@ -291,3 +286,52 @@ def _identity(context: Context, llm: Llm) -> tuple[str, str]:
 def _request_ids(context: Context, llm: Llm, requests: Sequence[ReasoningRequest]) -> list[str]:
     family, model = _identity(context, llm)
     return [stored.request_id(family, model, request) for request in requests]
+
+
+def check_llm(kind: StepKind, step: Step, context: Context) -> None:
+    """Open the backend if the step will ask it; a step that the store can answer needs none."""
+    llm = kind.asks.llm(step, context) if kind.asks else None
+    if llm is None or context.experiment.execution.replay or not must_ask(kind, step, context):
+        return
+    context.llm(llm)
+
+
+def must_ask(kind: StepKind, step: Step, context: Context) -> bool:
+    """Whether a step still needs its LLM. True as long as its prompts are not known."""
+    missing = unanswered(kind, step, context)
+    return missing is None or any(missing)
+
+
+def unanswered(kind: StepKind, step: Step, context: Context) -> Iterator[list[ReasoningRequest]] | None:
+    """The requests that a step would send first, with the retries that are due, a window at a time.
+
+    None while its prompts are not known: its inputs are not done, or a model would have to be loaded. Opens no backend.
+    """
+    asks = kind.asks
+    llm = asks.llm(step, context) if asks else None
+    if asks is None or llm is None:
+        return iter(())
+    if any(context.run_state(run_id) != "done" for run_id in step.spec.inputs):
+        return None
+    if not asks.are_known(step, context):
+        return None
+    return _unanswered(step, context, llm, asks)
+
+
+def _unanswered(step: Step, context: Context, llm: Llm, asks: Questions) -> Iterator[list[ReasoningRequest]]:
+    defects = asks.defects(step, context)
+    seen: set[int] = set()  # hashes: a request that comes again in another window is sent once
+    for window in asks.windows(step, context):
+        missing = [
+            request for request in to_send(context, llm, window, defects=defects) if hash(request) not in seen
+        ]
+        seen.update(map(hash, missing))
+        yield missing
+
+
+def partial_error(step: Step, gaps: Sequence[Gap], what: str, *, way_out: str = "") -> PartialError:
+    """How many, why, and how to go on."""
+    return PartialError(
+        f"{step.label}: {len(gaps)} of {what} yet: {reasons_in_words(gaps)}. "
+        f"What arrived is stored; run the same command again to ask for the rest.{way_out}"
+    )

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from cdner import prompts
-from cdner.config import BackboneChoice, Experiment, Llm, Prediction
+from cdner.config import BackboneChoice, Experiment, Label, Llm, Prediction
 from cdner.corpora import crossner, demo
 from cdner.corpora.sampling import chosen_positions, positions_by_size
 from cdner.errors import InputError
@@ -154,6 +154,11 @@ class Context:
         if self.run_state(run_id) != "done":
             return sample if isinstance(sample, int) and sample else None
         return count_texts(self.store, run_id, self.positions(run_id, sample))
+
+    def n_imported(self, label: str, sample: Json) -> int | None:
+        """``n_sentences`` of a corpus by the label of its import, ``import:ai/train``."""
+        imported = Label.of(label)
+        return self.n_sentences(imported.subject, cast(Split, imported.split), sample)
 
     def positions(self, run_id: str, sample: Json) -> Sequence[int]:
         """Ascending positions of a sample of an imported corpus. Shots of mentions need to see all its sentences."""

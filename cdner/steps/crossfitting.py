@@ -10,17 +10,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from cdner.config import Crossfit, Training
+from cdner.config import Crossfit, Experiment, Training
 from cdner.config import Prediction as PredictionSettings
 from cdner.corpora.sampling import chosen_positions
 from cdner.errors import UsageError
-from cdner.files import remove
-from cdner.steps import models
+from cdner.files import Json, remove
+from cdner.steps import predicting, training
 from cdner.steps.context import Context
+from cdner.steps.protocol import StepKind
 from cdner.steps.step import Step
 from cdner.store import models as stored_models
 from cdner.store import predictions as stored_predictions
 from cdner.types import Generation, Prediction, Sentence
+
+
+def settings(experiment: Experiment, trained: Mapping[str, Json]) -> dict[str, Json]:
+    """What identifies out-of-fold predictions: the settings of the setting's own training, and the folds."""
+    return {
+        **trained,
+        "crossfit": experiment.crossfit.identity(),
+        "predict": experiment.predict.identity_of(experiment.backbone.family),
+    }
 
 
 def crossfit(step: Step, context: Context) -> None:
@@ -82,18 +92,18 @@ def _carry_out(
     finally:
         context.release()
         remove(output)
-    models.warn_of_too_long(step, context, rows)
+    predicting.warn_of_too_long(step, context, rows)
 
 
 def _train(step: Step, context: Context, *, fold: int, others: Sequence[int], output: Path) -> None:
     settings = cast(Mapping[str, Any], step.spec.settings)
-    training = Training.model_validate(settings["training"])
+    chosen = Training.model_validate(settings["training"])
     sentences = context.corpus_of(context.input_run(step, "train")).sentences
-    models.fit_base(
+    training.fit_base(
         step,
         context,
         ([sentences[position] for position in others], [None] * len(others)),
-        training=training.model_copy(update={"seed": training.seed + fold}),
+        training=chosen.model_copy(update={"seed": chosen.seed + fold}),
         output=output,
     )
 
@@ -111,7 +121,7 @@ def _predicted(
     def keep(index: int, predicted: Prediction, generation: Generation) -> None:
         rows.append((held_out[index], predicted, generation))
 
-    models.predict_all(
+    predicting.predict_all(
         model,
         [sentences[position] for position in held_out],
         [None] * len(held_out),
@@ -129,3 +139,17 @@ def _remove_models(step: Step, context: Context) -> None:
     folder = context.checkpoint_path(step.spec.run_id)
     for left in folder.parent.glob(f"*{folder.name}.fold-*"):
         remove(left)
+
+
+def check_crossfit(step: Step, context: Context) -> None:
+    training.check_train(step, context)
+    predicting.check_prediction(step, context)
+
+
+def n_trained(step: Step, context: Context) -> int | None:
+    """Sentences times epochs times folds: each sentence is trained on in all folds but its own."""
+    n, others = training.n_trained(step, context), step.settings["crossfit"]["folds"] - 1
+    return None if n is None else n * int(others)
+
+
+KIND = StepKind("crossfit", 1, crossfit, check=check_crossfit, n_units=n_trained)

@@ -13,18 +13,21 @@ from typing import Any, cast
 import numpy as np
 
 from cdner.codec import encode_entities
+from cdner.config import Experiment
 from cdner.config import Fusion as FusionSettings
 from cdner.errors import InputError
+from cdner.files import Json
 from cdner.spans import index_by_span
 from cdner.steps.context import Context
 from cdner.steps.judging import probabilities_of
+from cdner.steps.protocol import StepKind
 from cdner.steps.step import Step
 from cdner.steps.windows import EVALUATED, windows
 from cdner.store import predictions as stored_predictions
 from cdner.store import verdicts as stored_verdicts
 from cdner.store.corpora import load_sentences
 from cdner.store.verdicts import MentionKey, Verdict
-from cdner.types import Entity, FloatArray, Generation, Prediction, Sentence
+from cdner.types import Domain, Entity, FloatArray, Generation, Prediction, Sentence
 from cdner.verdicts import Fusion, decide, fit_fusion
 
 Span = tuple[int, int]
@@ -41,6 +44,11 @@ class Judged:
 
     def of(self, rows: Sequence[int]) -> Judged:
         return Judged([self.mentions[row] for row in rows], self.p_backbone[rows], self.p_llm[rows])
+
+
+def settings(experiment: Experiment, target: Domain) -> dict[str, Json]:
+    """What identifies fused predictions, beside their inputs and the sample."""
+    return {"fuse": experiment.fuse.identity(), "types": list(target.types)}
 
 
 def fuse(step: Step, context: Context) -> None:
@@ -192,3 +200,6 @@ def retyped(
     return Prediction(
         encode_entities(kept, types), tuple(entities), prediction.malformed, tuple(distributions)
     )
+
+
+KIND = StepKind("fuse", 1, fuse)

@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from typing import cast
 
+from cdner.config import Label
 from cdner.corpora import crossner, demo
 from cdner.errors import InputError
 from cdner.files import cache_root
 from cdner.steps.context import Context
+from cdner.steps.protocol import StepKind
 from cdner.steps.step import Step
 from cdner.store import corpora as stored_corpora
 from cdner.types import Corpus, Split
@@ -17,8 +19,8 @@ from cdner.types import Corpus, Split
 
 def import_corpus(step: Step, context: Context) -> None:
     """Import one (domain, split) that cdner knows by checksum; a user's own corpus is imported by its command."""
-    name, _, split_name = step.label.partition(":")[2].rpartition("/")
-    split = cast(Split, split_name)
+    imported = Label.of(step.label)
+    name, split = imported.subject, cast(Split, imported.split)
     context.progress.start(f"import {name}/{split}", None)
     corpus = read_known_corpus(name, split, context)
     role = "source" if name == context.experiment.corpora.source else "target"
@@ -48,3 +50,6 @@ def crossner_folder(asked: Path | None) -> Path | None:
         return asked
     named = os.environ.get("CDNER_CORPORA")
     return Path(named) if named else None
+
+
+KIND = StepKind("import", 1, import_corpus)

@@ -18,13 +18,14 @@ import numpy as np
 
 from cdner import prompts
 from cdner.choices import ChoiceScores, normalised, read_scores
-from cdner.config import BackboneChoice, Judging
+from cdner.config import BackboneChoice, Experiment, Judging, Llm
 from cdner.corpora.sampling import chosen_positions
-from cdner.errors import BackendError
+from cdner.errors import BackendError, UsageError
 from cdner.files import Json
-from cdner.steps.asking import complete, reasons_in_words
+from cdner.steps.asking import check_llm, complete, reasons_in_words
 from cdner.steps.context import Context
-from cdner.steps.step import BACKBONE_ENCODER, Step
+from cdner.steps.protocol import Questions, StepKind
+from cdner.steps.step import BACKBONE_ENCODER, FROM_FILE, Identities, Step, entries_identity, with_weights
 from cdner.steps.windows import ASKED
 from cdner.store import Store
 from cdner.store import confusion as stored_confusion
@@ -34,7 +35,7 @@ from cdner.store import predictions as stored_predictions
 from cdner.store import verdicts as stored_verdicts
 from cdner.store.corpora import load_sentences
 from cdner.store.verdicts import MentionKey, Shown, Verdict
-from cdner.types import Completion, Corpus, Encoder, Entity, Gap, ReasoningRequest, Sentence
+from cdner.types import Completion, Corpus, Domain, Encoder, Entity, Gap, ReasoningRequest, Sentence
 from cdner.verdicts import (
     LabelledMention,
     Mentions,
@@ -45,6 +46,7 @@ from cdner.verdicts import (
     question_maker,
 )
 from cdner.verdicts.neighbours import likeness, unit_rows
+from cdner.verdicts.questions import answer_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,27 @@ class QuestionWindow:
     which: str  # which of all they are, in words; "" for all
 
 
+JUDGE_TEMPLATES = "judge."
+
+
+def settings(experiment: Experiment, identities: Identities, target: Domain) -> dict[str, Json]:
+    """What identifies the verdicts, beside their inputs, the samples and an encoder of its own."""
+    judging, llm = experiment.judge, experiment.judging
+    if llm.backend == FROM_FILE:
+        raise UsageError("Verdicts ask an LLM: judge.backend = 'file' has only reasoning texts.")
+    weights = identities.model("llm", llm.model)
+    found: dict[str, Json] = {
+        "llm": with_weights(llm, weights),
+        "weights": weights,
+        "judge": judging.identity(),
+        "template": identities.template(judging.template),
+        "entries": entries_identity(target),
+    }
+    if judging.neighbours and judging.encoder != BACKBONE_ENCODER:
+        found["encoder"] = identities.model("encoder", judging.encoder)
+    return found
+
+
 def judge(step: Step, context: Context) -> None:
     """Ask about every mention that has no verdict yet; one without an answer keeps the backbone's type.
 
@@ -176,7 +199,7 @@ def judge(step: Step, context: Context) -> None:
             context,
             context.experiment.judging,
             window.requests,
-            defects=lambda _completion: 0,
+            defects=no_defects,
             which=window.which,
         )
         verdicts = {
@@ -185,6 +208,11 @@ def judge(step: Step, context: Context) -> None:
         }
         stored_verdicts.save_verdicts(context.store, step.spec.run_id, verdicts)
     _warn(step, context, list(stored_verdicts.load_verdicts(context.store, step.spec.run_id).values()))
+
+
+def no_defects(_completion: Completion) -> int:
+    """An answer holds the probabilities or is a gap; it is not asked for again."""
+    return 0
 
 
 def _go_without(step: Step, context: Context) -> None:
@@ -455,3 +483,39 @@ def _encoder(step: Step, context: Context) -> Encoder:
 def encoder_choice(model: str) -> BackboneChoice:
     """A base model as an encoder: it is opened without a head."""
     return BackboneChoice(family="tagger", model=model, dtype="float32")
+
+
+def check_judge(step: Step, context: Context) -> None:
+    domain = context.domain(context.experiment.corpora.target, "target")
+    settings = context.experiment.judge
+    if not settings.template.startswith(JUDGE_TEMPLATES):
+        raise UsageError(
+            f"judge.template = '{settings.template}' is not a template for verdicts: "
+            f"their names begin with '{JUDGE_TEMPLATES}'."
+        )
+    answer_names(domain, settings)
+    check_llm(KIND, step, context)
+
+
+def _llm(_step: Step, context: Context) -> Llm | None:
+    return context.experiment.judging
+
+
+def _n_mentions(step: Step, context: Context) -> int | None:
+    is_known = context.run_state(context.input_run(step, "predictions")) == "done"
+    return len(asked_mentions(step, context)) if is_known else None
+
+
+KIND = StepKind(
+    "judge",
+    1,
+    judge,
+    check=check_judge,
+    asks=Questions(
+        llm=_llm,
+        windows=lambda step, context: (window.requests for window in question_windows(step, context)),
+        defects=lambda _step, _context: no_defects,
+        n_texts=_n_mentions,
+        are_known=questions_are_known,
+    ),
+)

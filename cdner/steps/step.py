@@ -1,14 +1,15 @@
-"""A step of an experiment: what was asked, its run id, and what it needs of the world to know both."""
+"""A step of an experiment: settings and inputs, hashed to a run id, and what a plan needs to make that hash."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from cdner.config import (
     BackboneChoice,
     Experiment,
+    Label,
     Llm,
     Setting,
 )
@@ -16,6 +17,9 @@ from cdner.files import Json, content_hash
 from cdner.models.shelf import find
 from cdner.store.runs import RunSpec
 from cdner.types import Domain, Split
+
+BACKBONE_ENCODER = "backbone"  # judge.encoder: the experiment's own source model finds the nearest mentions
+FROM_FILE = "file"  # describe.backend and reason.backend: texts from outside; the section's model is the path
 
 
 class Identities(Protocol):
@@ -67,27 +71,22 @@ def prompt_changes(settings: Mapping[str, Json], experiment: Experiment, identit
     return [name for name, identity in now.items() if settings[name] != identity]
 
 
-DESCRIBE_TEMPLATE = "describe.v1"
-
-
-EXTRACT_TEMPLATE = "ner.v1"
-
-
-TELL_TEMPLATE = "tell.v1"
-
-
-BACKBONE_ENCODER = "backbone"  # judge.encoder: the experiment's own source model finds the nearest mentions
-
-
-FROM_FILE = "file"  # describe.backend and reason.backend: texts from outside; the section's model is the path
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One run of the plan. ``inputs`` maps the role an input plays to the label of the step that makes it."""
+    """One run of the plan. ``inputs`` maps the role of an input to the label of the step that makes it."""
 
     label: str  # "train:full", "predict:full/test"
     kind: str
     spec: RunSpec
     inputs: Mapping[str, str]
     setting: Setting | None = None
+
+    @property
+    def split(self) -> str:
+        """The split that the label names; "" for a step without one."""
+        return Label.of(self.label).split
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that the run id is a hash of."""
+        return cast(Mapping[str, Any], self.spec.settings)

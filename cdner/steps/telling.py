@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from cdner import prompts
+from cdner.files import Json
 from cdner.steps.context import Context
 from cdner.steps.judging import probabilities_of
-from cdner.steps.step import TELL_TEMPLATE, Step
+from cdner.steps.protocol import StepKind
+from cdner.steps.step import Identities, Step
 from cdner.steps.windows import EVALUATED, windows
 from cdner.store import llm_log as stored
 from cdner.store import verdicts as stored_verdicts
@@ -21,6 +23,14 @@ from cdner.verdicts import told_verdicts
 from cdner.verdicts.telling import Span
 
 FAMILY = "told"  # of the requests that these texts are filed under; the view llm_usage leaves them out
+
+
+TELL_TEMPLATE = "tell.v1"
+
+
+def settings(identities: Identities) -> dict[str, Json]:
+    """What identifies the texts, beside their inputs and the sample."""
+    return {"template": identities.template(TELL_TEMPLATE)}
 
 
 def tell(step: Step, context: Context) -> None:
@@ -68,3 +78,6 @@ def _requests(context: Context, sentences: Sequence[Sentence]) -> list[str]:
         ReasoningRequest((Message("user", sentence.text),), Sampling(max_tokens=0)) for sentence in sentences
     ]
     return stored.save_requests(context.store, FAMILY, judges, requests)
+
+
+KIND = StepKind("tell", 1, tell)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shapes import BACKWARD, FLAN_T5, T5Shape
 
-from cdner.config import REASONING_OF, Experiment, Training, load_experiment
+from cdner.config import SETTINGS, Experiment, Training, load_experiment
 from cdner.llm.prices import SHIPPED, cost_usd, price_of
 
 GIB = 2**30
@@ -137,8 +137,8 @@ def _price_date() -> str:
 
 
 def _steps(experiment: Experiment, shape: T5Shape) -> Iterator[Step]:
-    with_texts = [setting for setting in experiment.settings if setting in REASONING_OF]
-    without = [setting for setting in experiment.settings if setting not in REASONING_OF]
+    with_texts = [setting for setting in experiment.settings if SETTINGS[setting].reasoning]
+    without = [setting for setting in experiment.settings if not SETTINGS[setting].reasoning]
     source = SPLITS["conll2003", "train"], SPLITS["conll2003", "dev"]
     target = SPLITS["ai", "train"], SPLITS["ai", "dev"]
     scored = [SPLITS["ai", split] for split in experiment.splits]
