@@ -31,9 +31,15 @@ class Clock:
 
 
 class Silent:
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
     def start(self, label: str, total: int | None = None) -> None: ...
 
     def advance(self, n: int = 1, note: str = "") -> None: ...
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 @pytest.mark.parametrize(("seconds", "n_transactions"), [(2.0, 25), (0.01, 2)], ids=["slow", "fast"])

@@ -21,12 +21,12 @@ from store_examples import DOMAIN, import_corpus
 from cdner.config import BackboneChoice, Execution, Experiment, Reasoning
 from cdner.config import Prediction as PredictionSettings
 from cdner.errors import InputTooLongError
-from cdner.experiment import forecast
 from cdner.files import Json
 from cdner.llm.scripted import ScriptedBackend, written
 from cdner.models import open_backbone
-from cdner.steps import asking, predicting, reasoning
+from cdner.steps import asking, evaluating, predicting, reasoning
 from cdner.steps.context import Context
+from cdner.steps.kinds import KINDS
 from cdner.steps.step import Step
 from cdner.store import Store
 from cdner.store.llm_log import load_reasoning
@@ -68,9 +68,15 @@ def corpus_of(n: int) -> Corpus:
 
 
 class Silent:
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
     def start(self, label: str, total: int | None = None) -> None: ...
 
     def advance(self, n: int = 1, note: str = "") -> None: ...
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 @dataclass
@@ -204,7 +210,9 @@ def test_five_times_as_many_sentences_are_reasoned_about_in_the_same_memory(
 ) -> None:
     def work(prepared: tuple[Store, str]) -> None:
         step = reason(*prepared, monkeypatch)
-        assert forecast.must_ask(step, context_of(prepared[0]))  # the gap; it looks at windows, too
+        assert asking.must_ask(
+            KINDS[step.kind], step, context_of(prepared[0])
+        )  # the gap; it looks at windows, too
 
     small, large = peaks(with_corpus, work, tmp_path)
     assert large < ROOM * small

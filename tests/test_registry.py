@@ -41,7 +41,7 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "unready = cdner_guest_unready:READER\n"
         "old = cdner_guest_old:READER\n"
         "renamed = cdner_guest:WRITER\n"
-        "[cdner.models]\n"
+        "[cdner.backbone]\n"
         "guest_family = cdner_guest:family.build\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -69,7 +69,7 @@ def test_listing_imports_no_implementation() -> None:
     code = (
         "import sys; from cdner.registry import names; print(len(names('backend')));"
         "print([m for m in sys.modules if m.split('.')[0] in"
-        " ('torch', 'transformers', 'openai', 'vllm') or m.startswith('cdner.back')])"
+        " ('torch', 'transformers', 'openai', 'vllm') or m.startswith(('cdner.models', 'cdner.llm'))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     n_backends, imported = done.stdout.splitlines()

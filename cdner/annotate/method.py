@@ -186,7 +186,7 @@ def _judge(
         domain = context.domain(target, "target")
     method, told = load_judge(store, fuse, domain, llm=llm, encoder=encoder)
     if told:
-        progress.start(f"Warning: since the weights were fitted: {', '.join(told)}")
+        progress.warn(f"Since the weights were fitted: {', '.join(told)}")
     return method
 
 
@@ -243,7 +243,7 @@ def _asking(reasoning: RunSpec, context: Context) -> Asking:
     if (llm.backend, weights) != (settings["llm"]["backend"], settings["weights"]):
         told.append(f"its texts were written by {settings['llm']['backend']} {settings['weights']}")
     if told:
-        context.progress.start(f"Warning: since the model was trained with reasoning: {', '.join(told)}")
+        context.progress.warn(f"Since the model was trained with reasoning: {', '.join(told)}")
     requests = request_maker(
         context,
         setting=settings["setting"],

@@ -46,9 +46,15 @@ class Workers:
 class Silent:
     """``types.Progress`` where nobody looks."""
 
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
     def start(self, label: str, total: int | None = None) -> None: ...
 
     def advance(self, n: int = 1, note: str = "") -> None: ...
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 class Annotator:

@@ -29,6 +29,7 @@ def _run_verb(
     output_format: str | None,
 ) -> None:
     """Plan, cut down to the selected labels, execute, and print the rows of those labels; or print the plan."""
+    from cdner.experiment.execute import label_plan
     from cdner.experiment.plan import build_plan
     from cdner.experiment.preflight import check_plan
     from cdner.steps.context import open_context
@@ -55,6 +56,7 @@ def _run_verb(
             print_plans([(plan, context)], output_format)
             return
         check_plan(plan, context, force=forced)
+        label_plan(plan, context, whole=False)
         outcomes = execute_and_account(plan, context, quiet=quiet, force=forced)
     rows = [(o.label, o.run_id, o.state, round(o.seconds, 2)) for o in outcomes if o.label in set(labels)]
     print_rows(RUN_COLUMNS, rows, output_format)

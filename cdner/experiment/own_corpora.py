@@ -88,7 +88,7 @@ def import_files(
         is_stored = store.path.exists() and (spec.run_id, one.n_sentences) in {
             (row.run_id, row.n_sentences) for row in stored_corpora.list_corpora(store)
         }
-        with recorded(store, runs.begin_attempt(store, spec, {})):
+        with recorded(store, runs.begin_attempt(store, spec, {}), progress):
             if is_stored:  # the same bytes: only the label set may be another
                 stored_corpora.save_head(store, spec.run_id, corpus, label_set)
             else:

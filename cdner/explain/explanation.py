@@ -230,7 +230,9 @@ def reason_about(
                 f"Where do the weights {llm.model} lie, which wrote the reasoning? --model FOLDER."
             )
         execution = context.experiment.execution.identity()
-        with recorded(context.store, runs.begin_attempt(context.store, step.spec, execution)):
+        with recorded(
+            context.store, runs.begin_attempt(context.store, step.spec, execution), context.progress
+        ):
             (answer,) = complete(step, context, llm, [request], defects=defects)
             if isinstance(answer.outcome, Gap):
                 raise BackendError(f"The LLM gave no answer: {answer.outcome.reason}.")

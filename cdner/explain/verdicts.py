@@ -124,7 +124,9 @@ def judge_mentions(
         answers = complete(step, context, judge.llm, requests, defects=no_defects)
     else:
         execution = context.experiment.execution.identity()
-        with recorded(context.store, runs.begin_attempt(context.store, step.spec, execution)):
+        with recorded(
+            context.store, runs.begin_attempt(context.store, step.spec, execution), context.progress
+        ):
             answers = complete(step, context, judge.llm, requests, defects=no_defects)
     return [
         Judged(one, read_verdict(answer.request_id, answer.outcome, one.candidates), key not in pending)

@@ -226,8 +226,8 @@ class Context:
         if execution.batch:
             return open_batch(llm, execution, budget, ledger=ledger, progress=self.progress)
         if unfetched := ledger.unfetched():
-            self.progress.start(
-                f"Warning: {', '.join(unfetched)} may hold answers that are paid for: --batch fetches them, "
+            self.progress.warn(
+                f"{', '.join(unfetched)} may hold answers that are paid for: --batch fetches them, "
                 "asking directly pays again ('cdner batches' lists them)"
             )
         return open_backend(llm, execution, budget)

@@ -247,7 +247,7 @@ def _warn(step: Step, context: Context, verdicts: Sequence[Verdict]) -> None:
     }
     for what, is_so in told.items():
         if is_so:
-            context.progress.start(f"Warning: {step.label}: {what}.")
+            context.progress.warn(f"{step.label}: {what}.")
 
 
 def read_verdict(request_id: str, outcome: Completion | Gap, candidates: tuple[str, ...]) -> Verdict:

@@ -94,8 +94,8 @@ def warn_of_too_long(step: Step, context: Context, rows: Sequence[stored_predict
     """One line that counts the sentences for which nothing was predicted because of their length; none without."""
     positions = [position for position, prediction, _ in rows if TOO_LONG in prediction.malformed]
     if positions:
-        context.progress.start(
-            f"Warning: {step.label}: {len(positions)} sentences are longer than the model's window and count as "
+        context.progress.warn(
+            f"{step.label}: {len(positions)} sentences are longer than the model's window and count as "
             f"without entities (first: position {min(positions)}; malformed: {TOO_LONG})"
         )
 

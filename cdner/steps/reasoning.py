@@ -92,8 +92,8 @@ def reason(step: Step, context: Context) -> None:
             way_out=f" To go on without them: --set execution.max_gaps={len(gaps)}.",
         )
     if gaps:
-        context.progress.start(
-            f"Warning: {step.label}: {len(gaps)} of {n_sentences} sentences go without reasoning text "
+        context.progress.warn(
+            f"{step.label}: {len(gaps)} of {n_sentences} sentences go without reasoning text "
             f"(execution.max_gaps = {n_allowed}): {reasons_in_words(gaps)}."
         )
 

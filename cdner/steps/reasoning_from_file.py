@@ -175,7 +175,7 @@ def _refuse_gaps(step: Step, context: Context, gaps: Sequence[int], n_sentences:
             f"--set execution.max_gaps={len(gaps)}."
         )
     if gaps:
-        context.progress.start(
-            f"Warning: {step.label}: {len(gaps)} of {n_sentences} sentences go without reasoning text "
+        context.progress.warn(
+            f"{step.label}: {len(gaps)} of {n_sentences} sentences go without reasoning text "
             f"(execution.max_gaps = {n_allowed}; first: position {gaps[0]})"
         )

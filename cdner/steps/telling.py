@@ -61,8 +61,8 @@ def _by_position(step: Step, context: Context) -> dict[int, dict[Span, dict[str,
     for mention, verdict in verdicts.items():
         found.setdefault(mention.position, {})[mention.start, mention.end] = probabilities_of(verdict)
     if n_without := sum(verdict.gap_reason is not None for verdict in verdicts.values()):
-        context.progress.start(
-            f"Warning: {step.label}: {n_without} of {len(verdicts)} mentions have no verdict; "
+        context.progress.warn(
+            f"{step.label}: {n_without} of {len(verdicts)} mentions have no verdict; "
             "the texts do not name them."
         )
     return found

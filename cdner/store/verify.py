@@ -68,6 +68,7 @@ _REFERENCES = (
     ("run_input", "run_id", "run", "run_id"),
     ("run_input", "input_run_id", "run", "run_id"),
     ("attempt", "run_id", "run", "run_id"),
+    ("attempt_warning", "attempt_id", "attempt", "attempt_id"),
     *((table, "run_id", "run", "run_id") for table in OUTPUT_TABLES),
     ("corpus_sentence", "run_id", "corpus", "run_id"),
     ("corpus_sentence", "sentence_id", "sentence", "sentence_id"),
