@@ -409,7 +409,7 @@ def test_the_local_backend_is_called_what_its_requests_say(tmp_path: Path) -> No
     model = str(shared_folder() / "llama")
     llm = Llm(backend="local", model=model, structured=False, retries=0)
     context = open_context(tmp_path / "s.duckdb", Experiment(name="e"), progress=StderrProgress(quiet=True))
-    assert context.llm(llm).model == context.model("llm", model)
+    assert context.llms.open(llm).model == context.model("llm", model)
     assert context.model("llm", "embedded") == "embedded@b179c9523d0e"
 
 

@@ -18,6 +18,7 @@ from cdner.annotate.source import Block, Source, read_block
 from cdner.errors import InputError
 from cdner.llm.chat.budget import Budget
 from cdner.steps.context import Context
+from cdner.steps.holders import ModelHolder
 from cdner.steps.predicting import predict_all
 from cdner.store import Store
 from cdner.types import Prediction, Progress, ReasoningChain
@@ -68,7 +69,7 @@ class Annotator:
         budget = Budget.of(method.experiment.execution)
         self._reasoner = Reasoner(method, method.asking, budget) if method.asking else None
         # The encoder stays loaded beside the model.
-        encoding = Context(Store(Path(os.devnull)), method.experiment, progress)
+        encoding = ModelHolder(method.experiment.backbone, method.experiment.execution.device)
         self._judge = (
             Judge(
                 method.judge,
@@ -91,7 +92,7 @@ class Annotator:
         log = answers_file(job.output, block.number)
         if self._reasoner is not None and rows:
             chains = self._reasoner.chains([sentence.text for sentence in sentences], log)
-        backbone = self._context.predictor(method.experiment.predict, _present(method.checkpoint))
+        backbone = self._context.models.predictor(method.experiment.predict, _present(method.checkpoint))
         predicted = predict_all(
             backbone,
             sentences,

@@ -93,7 +93,7 @@ def run(
         for plan, own in planned:
             label_plan(plan, own, whole=not until)
             outcomes += execute_and_account(plan, own, quiet=quiet)
-            own.release()  # the next cell loads its own model
+            own.models.release()  # the next cell loads its own model
     if len(planned) > 1:
         _print_cells(planned, outcomes, output_format=output_format)
     else:

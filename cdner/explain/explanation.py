@@ -266,7 +266,7 @@ def find_entities(
     started = time.monotonic()
     checkpoint = stored_models.load_checkpoint(context.store, model.run_id)
     folder = stored_models.checkpoint_directory(context.store, checkpoint)
-    backbone = context.predictor(settings, folder)
+    backbone = context.models.predictor(settings, folder)
     loaded = time.monotonic()
     generations: list[Generation] = []
     predicted = predict_all(

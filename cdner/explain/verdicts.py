@@ -101,7 +101,9 @@ def questions_about(
     sentence: Sentence, predicted: Predicted, judge: JudgeMethod, context: Context
 ) -> list[Asked]:
     """One for each mention to ask about; finds the nearest labelled mentions."""
-    questioner = Questioner(judge, lambda weights: context.backbone(weights.choice, weights.checkpoint))
+    questioner = Questioner(
+        judge, lambda weights: context.models.backbone(weights.choice, weights.checkpoint)
+    )
     return questioner.questions([sentence], [predicted])
 
 

@@ -241,7 +241,7 @@ def _ask(
     """Send them. The backend is asked for its next outcome only when those it gave before are in the store."""
     requests = [question.request for question in pending]
     stored.save_requests(context.store, *_identity(context, llm), requests)
-    backend = context.llm(llm)
+    backend = context.llms.open(llm)
     outcomes: dict[str, Completion | Gap] = {}
     group: list[tuple[str, Completion | Gap]] = []
     meter = Meter()
@@ -293,7 +293,7 @@ def check_llm(kind: StepKind, step: Step, context: Context) -> None:
     llm = kind.asks.llm(step, context) if kind.asks else None
     if llm is None or context.experiment.execution.replay or not must_ask(kind, step, context):
         return
-    context.llm(llm)
+    context.llms.open(llm)
 
 
 def must_ask(kind: StepKind, step: Step, context: Context) -> bool:

@@ -90,7 +90,7 @@ def _carry_out(
             sentences={position: sentences[position] for position in held_out},
         )
     finally:
-        context.release()
+        context.models.release()
         remove(output)
     predicting.warn_of_too_long(step, context, rows)
 
@@ -114,7 +114,7 @@ def _predicted(
     settings = cast(Mapping[str, Any], step.spec.settings)
     sentences = context.corpus_of(context.input_run(step, "train")).sentences
     prediction = PredictionSettings.of_run(settings["predict"])
-    model = context.predictor(prediction, checkpoint)
+    model = context.models.predictor(prediction, checkpoint)
     context.progress.start(which, len(held_out))
     rows: list[stored_predictions.Predicted] = []
 

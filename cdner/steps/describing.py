@@ -106,7 +106,7 @@ def embed(step: Step, context: Context) -> None:
     stored = stored_descriptions.load_descriptions(context.store, context.input_run(step, "descriptions"))
     descriptions = {item.entity_type: item.description for item in stored}
     types = context.domain(context.experiment.corpora.target, "target").types
-    backbone = context.backbone(context.experiment.backbone, checkpoint_of(step, context, "model"))
+    backbone = context.models.backbone(context.experiment.backbone, checkpoint_of(step, context, "model"))
     context.progress.start(step.label, len(types))
     vectors = backbone.embed([descriptions[entity_type] for entity_type in types])
     stored_descriptions.save_embeddings(context.store, step.spec.run_id, types, vectors)

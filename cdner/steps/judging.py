@@ -476,8 +476,8 @@ def _encoder(step: Step, context: Context) -> Encoder:
     if settings.encoder == BACKBONE_ENCODER:
         checkpoint = stored_models.load_checkpoint(context.store, context.input_run(step, "encoder"))
         folder = stored_models.checkpoint_directory(context.store, checkpoint)
-        return context.backbone(context.experiment.backbone, folder)
-    return context.backbone(encoder_choice(settings.encoder), None)
+        return context.models.backbone(context.experiment.backbone, folder)
+    return context.models.backbone(encoder_choice(settings.encoder), None)
 
 
 def encoder_choice(model: str) -> BackboneChoice:

@@ -49,7 +49,7 @@ def predict(step: Step, context: Context) -> None:
     if not n_left:
         return
     prediction = PredictionSettings.of_run(settings["predict"])
-    backbone = context.predictor(prediction, cast(Path, checkpoint_of(step, context, "model")))
+    backbone = context.models.predictor(prediction, cast(Path, checkpoint_of(step, context, "model")))
     context.progress.start(step.label, n_left)
     for window in windows(positions, PREDICTED):
         done = stored_predictions.predicted_positions(context.store, step.spec.run_id, window)

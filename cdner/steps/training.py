@@ -14,7 +14,8 @@ from cdner.corpora.sampling import chosen_positions
 from cdner.evaluate import score
 from cdner.files import Json
 from cdner.models.engines import check_training
-from cdner.steps.context import Context, predicting
+from cdner.steps.context import Context
+from cdner.steps.holders import predicting
 from cdner.steps.predicting import check_backbone, checkpoint_of, predict_all
 from cdner.steps.protocol import StepKind
 from cdner.steps.step import Identities, Step, with_weights
@@ -115,8 +116,8 @@ def fit_base(
     settings = cast(Mapping[str, Any], step.spec.settings)
     types = tuple(settings["types"])
     base = checkpoint_of(step, context, "base")
-    context.release()
-    backbone = context.backbone(context.experiment.backbone, base)
+    context.models.release()
+    backbone = context.models.backbone(context.experiment.backbone, base)
     dev = _sentences(step, context, "dev", settings["n_dev"])
     way = way_of(
         predicting(backbone),
@@ -135,7 +136,7 @@ def fit_base(
         progress=context.progress,
         metric=_strict_f1(*dev, types=types, context=context) if training.select == "dev_metric" else None,
     )
-    context.release()  # its weights have changed under the cached identity
+    context.models.release()  # its weights have changed under the cached identity
     return result
 
 
