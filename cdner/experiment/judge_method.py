@@ -18,15 +18,8 @@ from cdner.errors import InputError, UsageError
 from cdner.files import Json, content_hash
 from cdner.models.weights import weights_identity
 from cdner.steps.fusing import both_opinions, distributions, opinions_of, retyped
-from cdner.steps.judging import (
-    Embedded,
-    Labelled,
-    embedded,
-    encoder_choice,
-    labelled_mentions,
-    nearest_labelled,
-    share_threshold,
-)
+from cdner.steps.judging import encoder_choice, share_threshold
+from cdner.steps.nearest import Embedded, Labelled, embedded, labelled_mentions, nearest_labelled
 from cdner.steps.step import entries_identity
 from cdner.store import Store, runs
 from cdner.store import confusion as stored_confusion

@@ -21,7 +21,7 @@ from cdner.types import Completion, Gap, ReasoningBackend, ReasoningRequest
 
 
 class Meter:
-    """Starts to count seconds when it is made. ``clock`` gives seconds."""
+    """Tokens a second, cached share, cost and gaps of the answers so far. ``clock`` gives seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -73,7 +73,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    number: int  # where it first stands among the requests of the step
+    number: int  # 0-based, among the requests of the step
     request_id: str
     request: ReasoningRequest
 
@@ -90,12 +90,12 @@ def complete(
     defects: Defects,
     which: str = "",
 ) -> list[Answer]:
-    """The answer to each request, in order; equal requests are one, and what the store has is not sent.
+    """The answer to each request, in order. Equal requests are sent once; requests with a stored answer are not sent.
 
-    An answer with defects is asked for again, ``llm.retries`` times at most, all of one round in one call of the
-    backend. Used is the one with the fewest; of equals the earliest, which was asked as the settings say. A retry that
-    fails is a gap as any other: the next run goes on there. ``which`` is shown behind the step's label, where these are
-    not all of its requests.
+    An answer with defects is requested again, at most ``llm.retries`` times, all retries of a round in one call of the
+    backend. The answer with the fewest defects is used, the earliest of equals. A retry that fails is a gap like any
+    other: the next run continues there. ``which`` is shown after the label of the step if these are not all of its
+    requests.
     """
     return best_answers(
         requests,
@@ -111,7 +111,7 @@ def complete(
 def best_answers(
     requests: Sequence[ReasoningRequest], *, identify: Identify, ask: Ask, n_retries: int, defects: Defects
 ) -> list[Answer]:
-    """What ``complete`` promises, wherever ``ask`` has its outcomes from: it gives one for every question."""
+    """As ``complete``, with outcomes from ``ask``, which gives one for every question."""
     ids = identify(requests)
     best: dict[str, Answer] = {}
     waiting = _distinct(ids, requests)
@@ -134,7 +134,7 @@ def best_answers(
 def to_send(
     context: Context, llm: Llm, requests: Sequence[ReasoningRequest], *, defects: Defects
 ) -> list[ReasoningRequest]:
-    """What ``complete`` would send first: the requests, or their retries, that the store has no answer to."""
+    """The requests that ``complete`` would send first: those, or their retries, without a stored answer."""
     missing: list[ReasoningRequest] = []
 
     def identify(asked: Sequence[ReasoningRequest]) -> list[str]:
@@ -156,7 +156,7 @@ def to_send(
 
 
 def retried(request: ReasoningRequest, n_retries: int) -> ReasoningRequest:
-    """The request as its n-th retry asks it: that many added to the seed, and never greedy; 0 is itself."""
+    """The n-th retry of a request: n is added to the seed, and sampling is not greedy. The 0th is the request."""
     if not n_retries:
         return request
     sampling = request.sampling
@@ -171,7 +171,7 @@ def retried(request: ReasoningRequest, n_retries: int) -> ReasoningRequest:
 
 
 def reasons_in_words(gaps: Sequence[Gap]) -> str:
-    """Why answers are missing, most frequent first: "timeout (12), connection reset (1)"."""
+    """The reasons for missing answers, most frequent first: "timeout (12), connection reset (1)"."""
     counts = Counter(gap.reason for gap in gaps).most_common()
     named = [f"{reason} ({n})" for reason, n in counts[:N_REASONS]]
     if rest := counts[N_REASONS:]:
@@ -262,9 +262,9 @@ def _ask(
             group.append((pending[index].request_id, outcome))
             if len(group) >= LARGEST_GROUP or not _n_ready(backend):
                 commit()
-    finally:  # an interrupt and a backend that gives up leave nothing behind that has arrived
+    finally:  # answers that have arrived are stored, also after an interrupt or an error of the backend
         if group:
-            # The interrupt may have come when they were stored already: twice in the store is twice on the account.
+            # The interrupt may have come after they were stored; storing them twice would count them twice.
             durable = stored.load_completions(context.store, [key for key, _ in group])
             group[:] = [(key, outcome) for key, outcome in group if key not in durable]
             commit()
@@ -274,7 +274,7 @@ def _ask(
 
 
 def _n_ready(backend: ReasoningBackend) -> int:
-    """Outcomes the backend has at hand, where it says so: they are stored together."""
+    """Outcomes that the backend has ready, if it reports that: they are stored together."""
     return int(getattr(backend, "n_ready", 0))
 
 

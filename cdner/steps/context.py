@@ -73,7 +73,7 @@ class Context:
     # --- the plan's identities ---------------------------------------------------------------------------
 
     def corpus(self, domain: str, split: Split) -> RunSpec:
-        """The import run of a corpus: by checksum where cdner knows the file, else what the user imported."""
+        """The import run of a corpus: by its known checksum, else the run that the user imported last."""
         sha256 = known_sha256(domain, split)
         stored = None if sha256 else self._stored_import(domain, split)
         if stored:
@@ -86,7 +86,7 @@ class Context:
         return import_spec(domain, split, sha256)
 
     def _stored_import(self, domain: str, split: Split) -> RunSpec | None:
-        """The latest one; a command stays with the one it has found."""
+        """The latest import. It does not change during a command."""
         if (domain, split) not in self._imports and self.store.path.exists():
             with self.store.reading():
                 run_id = stored_corpora.find_corpus_run(self.store, domain, split)
@@ -95,9 +95,9 @@ class Context:
         return self._imports.get((domain, split))
 
     def domain(self, name: str, role: str) -> Domain:
-        """Label set with explanations: from a types file, else the labels the user's train and dev came with.
+        """Label set with explanations: from a types file, else the labels of the user's train and dev.
 
-        Never those of test: what only the test data knows must reach no prompt and no model's input.
+        Labels that only test has are left out: they must not reach a prompt or the input of a model.
         """
         if name in prompts.domain_names():
             return prompts.load_domain(name)
@@ -120,7 +120,7 @@ class Context:
         return content_hash([repr(example) for example in chosen])
 
     def model(self, family: str, model: str) -> str:
-        """The content of the weights (or of a file of texts) where cdner can know it, else the name."""
+        """Checksum of the weights (or of a file of texts) if cdner can compute it, else the name."""
         if family == FROM_FILE:
             return texts_identity(model)
         if model not in self._weights:
@@ -130,7 +130,7 @@ class Context:
     # --- runs and corpora ---------------------------------------------------------------------------------
 
     def run_state(self, run_id: str) -> str:
-        """State by the latest attempt. What was found done is not looked up again while the command lasts."""
+        """State by the latest attempt. A run that was found done is not looked up again during the command."""
         if run_id in self._done:
             return "done"
         state = runs.run_state(self.store, run_id)
@@ -139,7 +139,7 @@ class Context:
         return state
 
     def look_up(self, run_ids: Sequence[str]) -> None:
-        """Find out which of the runs are done, all at once: opening the store costs more than the question."""
+        """Look up which runs are done, all in one query: opening the store costs more than the query."""
         if unknown := [run_id for run_id in run_ids if run_id not in self._done]:
             self._done |= runs.done_runs(self.store, unknown)
 
@@ -164,13 +164,13 @@ class Context:
         return self.n_sentences(imported.subject, cast(Split, imported.split), sample)
 
     def positions(self, run_id: str, sample: Json) -> Sequence[int]:
-        """Ascending positions of a sample of an imported corpus. Shots of mentions need to see all its sentences."""
+        """Ascending positions of a sample of an imported corpus. Samples of mentions read all its sentences."""
         head = load_head(self.store, run_id)
         by_size = positions_by_size(head.n_sentences, sample, name=f"{head.domain} {head.split}")
         return chosen_positions(self.corpus_of(run_id), sample) if by_size is None else by_size
 
     def corpus_of(self, run_id: str) -> Corpus:
-        """An imported corpus as a whole, read from the store once: for what trains on it or counts over it."""
+        """A whole imported corpus, read from the store once."""
         if run_id not in self._corpora:
             self._corpora[run_id] = stored_corpora.load_corpus(self.store, run_id)
         return self._corpora[run_id]
@@ -190,7 +190,7 @@ def texts_identity(model: str) -> str:
 
 
 def known_sha256(domain: str, split: Split) -> str | None:
-    """Checksum of a corpus file that ships with cdner or that it can fetch."""
+    """Checksum of a demo or CrossNER file; None for other corpora."""
     return demo.FILES.get((domain, split)) or crossner.FILES.get((domain, split))
 
 

@@ -1,7 +1,7 @@
-"""The step crossfit: every sentence of train predicted by a model that has not seen it, so that train looks like test.
+"""The step crossfit: predictions for train, each sentence by a model that was not trained on it.
 
-A model learns its training sentences by heart: what it predicts there is better than what it predicts on test. So the
-sentences are dealt into folds, and each fold is predicted by a model trained on the others. The models are not kept.
+A model predicts its own training sentences better than any others. So the sentences are divided into folds, and each
+fold is predicted by a model trained on the others. The models are not kept.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def settings(experiment: Experiment, trained: Mapping[str, Json]) -> dict[str, J
 
 
 def crossfit(step: Step, context: Context) -> None:
-    """Train and predict fold by fold; a fold whose predictions are stored is done and is not trained again.
+    """Train and predict one fold after the other; a fold with stored predictions is not trained again.
 
-    UsageError where all sentences are the same one. The logs of the folds' epochs are not stored.
+    Raises UsageError if all sentences are the same. The epoch logs of the folds are not stored.
     """
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus_run = context.input_run(step, "train")
@@ -61,9 +61,7 @@ def crossfit(step: Step, context: Context) -> None:
 
 
 def dealt_folds(sentences: Sequence[Sentence], positions: Sequence[int], n_folds: int) -> list[list[int]]:
-    """The positions in at most ``n_folds`` folds, none empty. Sentences of the same text are in one fold: a model
-    trained on one of them has seen them all.
-    """
+    """The positions in at most ``n_folds`` folds, none empty. Sentences with the same text are in the same fold."""
     texts = dict.fromkeys(sentences[position].text for position in positions)
     number_of = {text: number for number, text in enumerate(texts)}
     folds: list[list[int]] = [[] for _ in range(n_folds)]
@@ -75,7 +73,7 @@ def dealt_folds(sentences: Sequence[Sentence], positions: Sequence[int], n_folds
 def _carry_out(
     step: Step, context: Context, *, fold: int, which: str, others: Sequence[int], held_out: Sequence[int]
 ) -> None:
-    """Train on the others and store the predictions of the fold, all of them at once. No checkpoint stays."""
+    """Train on the other folds and store the predictions of this one in one transaction. Removes the checkpoint."""
     output = context.checkpoint_path(f"{step.spec.run_id}.fold-{fold}")
     corpus_run = context.input_run(step, "train")
     sentences = context.corpus_of(corpus_run).sentences
@@ -135,7 +133,7 @@ def _predicted(
 
 
 def _remove_models(step: Step, context: Context) -> None:
-    """What killed executions have left of the folds' models and trainings."""
+    """Remove what killed executions have left of the models and training states of the folds."""
     folder = context.checkpoint_path(step.spec.run_id)
     for left in folder.parent.glob(f"*{folder.name}.fold-*"):
         remove(left)

@@ -45,7 +45,7 @@ def settings(experiment: Experiment, identities: Identities, target: Domain) -> 
 
 
 def describe(step: Step, context: Context) -> None:
-    """C_s from WordNet, C_e from the LLM (eq. 5), from a file, or C_s again."""
+    """Store the gloss C_s from WordNet and the description C_e: from the LLM (eq. 5), from a file, or C_s itself."""
     context.progress.start(step.label)
     settings = context.experiment.describe
     target = context.domain(context.experiment.corpora.target, "target")
@@ -102,7 +102,7 @@ def description_requests_of(context: Context) -> tuple[ReasoningRequest, ...]:
 
 
 def embed(step: Step, context: Context) -> None:
-    """H-bar of eq. 6-7: the source model's encoding of every target type's description."""
+    """Store H-bar of eq. 6-7: the source model's encoding of the description of every target type."""
     stored = stored_descriptions.load_descriptions(context.store, context.input_run(step, "descriptions"))
     descriptions = {item.entity_type: item.description for item in stored}
     types = context.domain(context.experiment.corpora.target, "target").types

@@ -43,9 +43,9 @@ def settings(
 
 
 def extract(step: Step, context: Context) -> None:
-    """Ask for every sentence's entities; more gaps than allowed end in PartialError, all else is stored by then.
+    """Request the entities of every sentence. Raises PartialError for more gaps than allowed, with the rest stored.
 
-    A sentence with an allowed gap counts as one in which the LLM found nothing, and its output as malformed.
+    A sentence with an allowed gap counts as a sentence without entities, and its output as malformed.
     """
     types = context.domain(context.experiment.corpora.target, "target").types
     template = prompts.load_template(EXTRACT_TEMPLATE)

@@ -1,4 +1,4 @@
-"""The import step: a corpus from the package, a folder or the pinned commit into the store, checked by checksum."""
+"""The step import: reads a demo or CrossNER corpus, checks its checksum, and stores it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cdner.types import Corpus, Split
 
 
 def import_corpus(step: Step, context: Context) -> None:
-    """Import one (domain, split) that cdner knows by checksum; a user's own corpus is imported by its command."""
+    """Import one (domain, split) with a known checksum. Own corpora are imported by ``cdner import``."""
     imported = Label.of(step.label)
     name, split = imported.subject, cast(Split, imported.split)
     context.progress.start(f"import {name}/{split}", None)
@@ -29,7 +29,7 @@ def import_corpus(step: Step, context: Context) -> None:
 
 
 def read_known_corpus(domain: str, split: Split, context: Context) -> Corpus:
-    """A demo or CrossNER corpus, wherever its files are."""
+    """A demo corpus from the package, or a CrossNER corpus from a folder or the pinned commit."""
     if (domain, split) in demo.FILES:
         return demo.read_demo(domain, split)
     if (domain, split) not in crossner.FILES:

@@ -42,7 +42,7 @@ def settings(
 
 
 def predict(step: Step, context: Context) -> None:
-    """Predict what is not predicted yet, a window at a time; every chunk is stored before the next is counted."""
+    """Predict the sentences without a stored prediction, one window at a time."""
     settings = cast(Mapping[str, Any], step.spec.settings)
     positions = context.positions(context.input_run(step, "corpus"), settings["n"])
     n_left = len(positions) - stored_predictions.count_predictions(context.store, step.spec.run_id)
@@ -91,12 +91,12 @@ def _predict_window(
 
 
 def warn_of_too_long(step: Step, context: Context, rows: Sequence[stored_predictions.Predicted]) -> None:
-    """One line that counts the sentences for which nothing was predicted because of their length; none without."""
+    """Warn about sentences that were not predicted because they are too long."""
     positions = [position for position, prediction, _ in rows if TOO_LONG in prediction.malformed]
     if positions:
         context.progress.warn(
             f"{step.label}: {len(positions)} sentences are longer than the model's window and count as "
-            f"without entities (first: position {min(positions)}; malformed: {TOO_LONG})"
+            f"sentences without entities (first: position {min(positions)}; malformed: {TOO_LONG})"
         )
 
 
@@ -112,10 +112,10 @@ def predict_all(
     tell: Callable[[str], None] | None = None,
     skip_too_long: bool = False,
 ) -> dict[int, Prediction]:
-    """Index into ``sentences`` -> prediction. ``keep`` sees each as it finishes; ``tell`` hears how sure they are.
+    """Index into ``sentences`` -> prediction. ``keep`` gets each as it finishes, ``tell`` a line about all of them.
 
-    A sentence longer than the model's window is never cut: InputTooLongError, or with ``skip_too_long`` a prediction
-    of nothing that is counted as malformed (``TOO_LONG``).
+    A sentence longer than the model's window is never cut. It raises InputTooLongError, or with ``skip_too_long`` gives
+    a prediction without entities that is counted as malformed (``TOO_LONG``).
     """
     way = way_of(model, types, settings=settings, batch_size=context.experiment.execution.batch_size)
     predicted: dict[int, Prediction] = {}
@@ -139,7 +139,7 @@ def predict_all(
 def _outcomes(
     way: Way, sentences: Sequence[Sentence], chains: Sequence[ReasoningChain | None], *, first: int = 0
 ) -> Iterator[tuple[int, tuple[Prediction, Generation] | InputTooLongError]]:
-    """What is predicted, or why nothing is: one input that is too long stops a call, halving finds it.
+    """Index -> prediction or error. An input that is too long makes a call fail; halving the call finds it.
 
     ``first``: index of the first sentence.
     """

@@ -38,7 +38,7 @@ def quantify(step: Step, context: Context) -> None:
         context.store, context.input_run(step, "embeddings")
     )
     if embedded != target.types:
-        raise InputError(f"{step.label}: its embeddings are of other types than {target.name} has now.")
+        raise InputError(f"{step.label}: its embeddings are not of the types that {target.name} has now.")
     context.progress.start(step.label)
     evidence = transfer_evidence(
         source=source,

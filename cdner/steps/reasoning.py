@@ -58,19 +58,19 @@ def settings(
 
 @dataclass(frozen=True, slots=True)
 class RequestWindow:
-    """Sentences that are asked about together."""
+    """Sentences that are asked about in one call of the backend."""
 
     positions: Sequence[int]
     sentences: Sequence[Sentence]
     requests: Sequence[ReasoningRequest]
-    which: str  # which of all they are, in words; "" for all
+    which: str  # ", 1 to 8192 of 9000"; "" if they are all
 
 
 def reason(step: Step, context: Context) -> None:
-    """Two-stage reasoning for every sentence; more gaps than allowed end in PartialError (exit code 3).
+    """Store a two-stage reasoning text for every sentence. Raises PartialError for more gaps than allowed (code 3).
 
-    All else is stored by then. A run with allowed gaps is done: its gaps stay counted as gaps, their sentences are
-    used without reasoning text, and ``--force`` asks for them again.
+    All other texts are stored by then. A run with allowed gaps is done: their sentences are used without a reasoning
+    text, and ``--force`` requests them again.
     """
     if context.experiment.reason.backend == FROM_FILE:
         import_reasoning(step, context)
@@ -133,8 +133,8 @@ def request_windows(
 
     ``template``, ``llm``: the default are those of the experiment's section ``reason``.
 
-    A replay keeps the texts that the run has already, from a bundle: a model trained on another processor may confuse
-    other types, and would have asked in other words.
+    A replay keeps the texts that a bundle has brought into the run: a model trained on another processor may confuse
+    other types, which would change the prompts.
     """
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus_run = context.input_run(step, "corpus")
@@ -159,7 +159,7 @@ def request_windows(
 
 
 def _recorded_positions(step: Step, context: Context) -> set[int]:
-    """The sentences that are not asked about because a replay has their text."""
+    """The positions that are not asked about, because a replay has their texts."""
     if step.kind != "reason" or not context.experiment.execution.replay:
         return set()
     return stored.reasoned_positions(context.store, step.spec.run_id)
@@ -176,7 +176,7 @@ def requests_about(
 def request_maker(
     context: Context, *, setting: Setting, quantify_run: str, template: str, llm: Reasoning | None = None
 ) -> Callable[[Sequence[str]], tuple[ReasoningRequest, ...]]:
-    """``requests_about`` with everything read that the store and the prompt files have to say: needs neither again."""
+    """``requests_about`` as a function that needs neither the store nor the prompt files again."""
     corpora = context.experiment.corpora
     source, target = context.domain(corpora.source, "source"), context.domain(corpora.target, "target")
     hierarchy = load_hierarchy(context.store, quantify_run)

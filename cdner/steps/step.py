@@ -23,7 +23,7 @@ FROM_FILE = "file"  # describe.backend and reason.backend: texts from outside; t
 
 
 class Identities(Protocol):
-    """What the plan must know of the world."""
+    """Identities of corpora, label sets, templates and weights, which are part of run ids."""
 
     def corpus(self, domain: str, split: Split) -> RunSpec: ...
 
@@ -38,14 +38,14 @@ class Identities(Protocol):
         ...
 
     def model(self, family: str, model: str) -> str:
-        """Identity of base weights where it is more than the name (the checksum of a model of the shelf)."""
+        """Identity of weights: the checksum of a model of the shelf or a folder, else the name."""
         ...
 
 
 def with_weights(settings: BackboneChoice | Llm, weights: str) -> Json:
-    """The settings' identity, in which a folder is named by its content: its path may change.
+    """The identity of the settings, with a folder named by its content, because its path may change.
 
-    A model of the shelf has one name, whichever of its names was used.
+    A model of the shelf has one name in identities, whichever of its names was used.
     """
     identity = dict(cast(Mapping[str, Json], settings.identity()))
     known = find(settings.model)
@@ -54,13 +54,13 @@ def with_weights(settings: BackboneChoice | Llm, weights: str) -> Json:
 
 
 def entries_identity(domain: Domain) -> Json:
-    """Identity of a label set with its explanations (they are part of what an LLM is asked)."""
+    """Identity of a label set with its explanations, which are part of the prompts."""
     names = ("name", "short", "phrase", "lemma", "synset", "definition")
     return content_hash([[getattr(entry, name) for name in names] for entry in domain.entries])
 
 
 def prompt_changes(settings: Mapping[str, Json], experiment: Experiment, identities: Identities) -> list[str]:
-    """What the prompt of this experiment is made of that was another for a reason run with these settings: names."""
+    """The parts of the prompt that differ from those of a reason run with these settings, by name."""
     reason, corpora = experiment.reason, experiment.corpora
     now = {
         "template": identities.template(reason.template),

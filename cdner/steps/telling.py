@@ -1,6 +1,7 @@
-"""The step tell: an LLM's verdicts on a split's mentions become a text for each sentence, stored as reasoning is.
+"""The step tell: writes the LLM's verdicts on the mentions of a sentence as a text that a backbone can read.
 
-Asks no LLM and loads no model. Every sentence gets a row; one without a verdict has an empty text.
+The texts are stored like reasoning texts. Every sentence gets a row; a sentence without a verdict has an empty text.
+Asks no LLM and loads no model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cdner.types import Message, ReasoningRequest, Sampling, Sentence
 from cdner.verdicts import told_verdicts
 from cdner.verdicts.telling import Span
 
-FAMILY = "told"  # of the requests that these texts are filed under; the view llm_usage leaves them out
+FAMILY = "told"  # backend of the requests that these texts belong to; the view llm_usage leaves them out
 
 
 TELL_TEMPLATE = "tell.v1"
@@ -34,7 +35,7 @@ def settings(identities: Identities) -> dict[str, Json]:
 
 
 def tell(step: Step, context: Context) -> None:
-    """Store a text for every sentence of the step; mentions without a verdict are left out of it, and counted."""
+    """Store a text for every sentence of the step. Mentions without a verdict are left out and counted."""
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus_run = context.input_run(step, "corpus")
     template = prompts.load_template(TELL_TEMPLATE)
@@ -63,15 +64,15 @@ def _by_position(step: Step, context: Context) -> dict[int, dict[Span, dict[str,
     if n_without := sum(verdict.gap_reason is not None for verdict in verdicts.values()):
         context.progress.warn(
             f"{step.label}: {n_without} of {len(verdicts)} mentions have no verdict; "
-            "the texts do not name them."
+            "the texts leave them out."
         )
     return found
 
 
 def _requests(context: Context, sentences: Sequence[Sentence]) -> list[str]:
-    """Ids of what the texts are filed under: the sentence alone, as with texts from a file.
+    """Ids of the requests that the texts belong to: the sentence alone, as for texts from a file.
 
-    A text tells the answers to several questions (``judged_mention``), or to none, so it has no request of its own.
+    A text states the answers to several requests (table ``judged_mention``) or to none, so it has none of its own.
     """
     judges = context.model("llm", context.experiment.judging.model)
     requests = [

@@ -65,10 +65,10 @@ def settings(
 
 
 def train(step: Step, context: Context) -> None:
-    """M_src, M_tgt or M_aug; resumes from the last epoch's training state.
+    """Train M_src, M_tgt or M_aug, resuming from the training state of the last epoch.
 
-    A run that was killed after its checkpoint was stored has nothing left to train: training again would take the
-    stored checkpoint's place for a moment, and a second kill in that moment would leave the store without it.
+    A run that was killed after its checkpoint was stored is not trained again: that would replace the stored checkpoint
+    for a moment, and a second kill in that moment would lose it.
     """
     if _is_trained(step, context):
         return
@@ -136,7 +136,7 @@ def fit_base(
         progress=context.progress,
         metric=_strict_f1(*dev, types=types, context=context) if training.select == "dev_metric" else None,
     )
-    context.models.release()  # its weights have changed under the cached identity
+    context.models.release()  # its weights have changed, its identity has not
     return result
 
 
@@ -147,7 +147,7 @@ def _strict_f1(
     types: tuple[str, ...],
     context: Context,
 ) -> Callable[[TextGenerator | Tagger], float]:
-    """What an epoch's model is measured by: micro strict F1 of its predictions on these sentences."""
+    """The measure of an epoch: micro strict F1 of its predictions on these sentences."""
 
     def measured(model: TextGenerator | Tagger) -> float:
         predicted = predict_all(
@@ -174,7 +174,7 @@ def _remember_sample(step: Step, context: Context) -> None:
 
 
 def _sentences(step: Step, context: Context, role: str, sample: Json) -> WithTexts:
-    """Sentences a model is trained with (sampled), each with its reasoning text where the step has one."""
+    """The sampled sentences of a split, each with its text where the step has one."""
     corpus = context.corpus_of(context.input_run(step, role))
     positions = chosen_positions(corpus, sample)
     chains: Mapping[int, ReasoningChain] = {}
