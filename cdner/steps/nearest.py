@@ -12,7 +12,6 @@ import numpy as np
 from cdner.config import Judging
 from cdner.corpora.sampling import chosen_positions
 from cdner.files import Json
-from cdner.steps.nearest import Labelled, embedded, labelled_mentions, nearest_labelled
 from cdner.store.verdicts import MentionKey, Shown
 from cdner.types import Corpus, Encoder, Entity, Sentence
 from cdner.verdicts import (
