@@ -280,9 +280,9 @@ def test_shell_completion_is_click_s():
 
 def test_every_command_of_the_list_is_the_one_in_its_file():
     context = click.Context(cli.cli)
-    for name, (file, text) in COMMANDS.items():
+    for name, (module, text) in COMMANDS.items():
         command = cli.cli.get_command(context, name)
         assert command is not None
         assert command.name == name
-        assert (Path(cli.__file__).parent / f"{file}.py").is_file()
+        assert (Path(cli.__file__).parents[1] / f"{module.replace('.', '/')}.py").is_file()
         assert text.endswith(".")

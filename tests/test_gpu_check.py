@@ -417,7 +417,7 @@ def test_the_estimate_in_the_experiments_file_is_what_the_script_prints(name: st
 
 
 def test_the_cost_of_reasoning_is_tokens_times_the_listed_price():
-    prices = tomllib.loads((ROOT / "cdner" / "backends" / "prices.toml").read_text())
+    prices = tomllib.loads((ROOT / "cdner" / "llm" / "prices.toml").read_text())
     listed = prices["models"]["gpt-4o-mini"]
     usd = 881 * (21159 / 4 * listed["input"] + 420 * listed["output"]) / 1e6
     (line,) = [row for row in estimate.table(PAPER[0]).splitlines() if row.startswith("# reason full ")]
