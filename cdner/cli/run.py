@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from cdner.steps.context import Context
 
 
+OWN_EXPERIMENT = "own"  # what --target alone stands for
+
+
 @click.command("run")
 @click.argument("experiment_name", metavar="[EXPERIMENT]", required=False)
 @click.option(
@@ -59,7 +62,8 @@ def run(
 ) -> None:
     """Run EXPERIMENT (a TOML file or a shipped name): import, train, describe, quantify, reason, predict, evaluate.
 
-    Finished steps are found in the store and not repeated; an interrupted one goes on where it stopped.
+    Finished steps are found in the store and not repeated; an interrupted one goes on where it stopped. Without
+    EXPERIMENT, --target DOMAIN runs the experiment 'own' on a domain of your own.
     """
     from cdner.experiment.execute import label_plan
     from cdner.experiment.preflight import check_plan
@@ -69,6 +73,8 @@ def run(
         listed = [(name, compose_experiment(name, {}, ()).description) for name in shipped_experiments()]
         print_rows(("experiment", "description"), listed, output_format)
         return
+    if experiment_name is None and flags.get("target"):
+        experiment_name = OWN_EXPERIMENT
     if experiment_name is None:
         raise UsageError(f"Which experiment? Shipped: {', '.join(shipped_experiments())}; or a TOML file.")
     experiment = compose_experiment(experiment_name, flags, overrides)
