@@ -9,3 +9,5 @@ COMMENT ON TABLE attempt_warning IS 'The warnings of an execution, one line each
 COMMENT ON COLUMN attempt_warning.attempt_id IS 'The attempt.';
 COMMENT ON COLUMN attempt_warning.position IS '0-based, in the order in which they were given.';
 COMMENT ON COLUMN attempt_warning.message IS 'The line.';
+
+COMMENT ON COLUMN reasoning.request_id IS 'The request whose completion the text was parsed from, the one of the best retry; of texts from a file and of told verdicts, a request that holds the sentence alone and was never sent.';
