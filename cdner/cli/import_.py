@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from cdner.cli.import_file import import_file
 from cdner.console.groups import CommandGroup
 from cdner.console.output import format_options, print_rows
 from cdner.console.progress import StderrProgress
@@ -23,7 +24,18 @@ HEADINGS = ("domain", "split", "sentences", "entities", "types", "repaired", "ru
 SPLITS = ("train", "dev", "test")
 
 
-@click.group("import", cls=CommandGroup)
+class _ImportGroup(CommandGroup):
+    """``cdner import FILE ...`` is ``cdner import file FILE ...``."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and Path(args[0]).exists():
+            args = ["file", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group("import", cls=_ImportGroup)
 def import_group() -> None:
     """Bring corpora into the store."""
 
@@ -134,5 +146,7 @@ def _split_of(file: Path) -> str:
         return file.stem
     raise UsageError(f"{file}: which split is it? Name it with --split, or the file train, dev or test.")
 
+
+import_group.add_command(import_file)
 
 COMMANDS = {"import": import_group}

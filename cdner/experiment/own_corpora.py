@@ -28,7 +28,7 @@ SHOWN_EVERY = 1000  # sentences of an import
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class FoundCorpus:
     """What the files of a split hold."""
 
     split: Split
@@ -72,13 +72,13 @@ def import_files(
     """
     prompts.checked_name("domain", domain)
     reader = cast(type[ConllReader], resolve("corpus", "conll"))()
-    found: list[_Found] = []
+    found: list[FoundCorpus] = []
     for split, paths in files.items():
         progress.start(f"read {domain}/{split}")
         sha256 = _sum(paths)
-        _refuse_other_bytes(domain, split, paths, sha256)
+        refuse_other_bytes(domain, split, paths, sha256)
         found.append(_survey(reader, paths, split=split, strict=strict, sha256=sha256))
-    label_set = _label_set(domain, role, labels, found)
+    label_set = label_set_of(domain, role, labels, found)
     store = Store(store_path)
     run_ids = []
     for one in found:
@@ -98,9 +98,11 @@ def import_files(
     return [row for row in stored_corpora.list_corpora(store) if row.run_id in set(run_ids)]
 
 
-def _survey(reader: ConllReader, paths: Sequence[Path], *, split: Split, strict: bool, sha256: str) -> _Found:
+def _survey(
+    reader: ConllReader, paths: Sequence[Path], *, split: Split, strict: bool, sha256: str
+) -> FoundCorpus:
     parts = [reader.survey(path, strict=strict) for path in paths]
-    return _Found(
+    return FoundCorpus(
         split=split,
         paths=tuple(paths),
         sha256=sha256,
@@ -110,7 +112,7 @@ def _survey(reader: ConllReader, paths: Sequence[Path], *, split: Split, strict:
     )
 
 
-def _streamed(reader: ConllReader, found: _Found, progress: Progress) -> Iterator[Sentence]:
+def _streamed(reader: ConllReader, found: FoundCorpus, progress: Progress) -> Iterator[Sentence]:
     """The sentences of all files. InputError at the end when they are no longer those that were surveyed."""
     n_sentences = 0
     for sentence in chain.from_iterable(map(reader.stream, found.paths)):
@@ -131,7 +133,7 @@ def _sum(paths: Sequence[Path]) -> str:
     return sums[0] if len(sums) == 1 else content_hash(list(sums))
 
 
-def _refuse_other_bytes(domain: str, split: Split, paths: Sequence[Path], sha256: str) -> None:
+def refuse_other_bytes(domain: str, split: Split, paths: Sequence[Path], sha256: str) -> None:
     """Experiments find these corpora by checksum: other bytes under their name would never be used."""
     expected = known_sha256(domain, split)
     if expected and sha256 != expected:
@@ -142,7 +144,7 @@ def _refuse_other_bytes(domain: str, split: Split, paths: Sequence[Path], sha256
         )
 
 
-def _label_set(domain: str, role: Role, labels: tuple[str, ...], corpora: Sequence[_Found]) -> Domain:
+def label_set_of(domain: str, role: Role, labels: tuple[str, ...], corpora: Sequence[FoundCorpus]) -> Domain:
     """The domain's types file, else the labels given, else those of train and dev; every label must be in it."""
     found = tuple(dict.fromkeys(name for corpus in corpora for name in corpus.types))
     seen = [corpus for corpus in corpora if corpus.split != "test"] or corpora
