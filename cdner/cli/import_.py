@@ -24,18 +24,7 @@ HEADINGS = ("domain", "split", "sentences", "entities", "types", "repaired", "ru
 SPLITS = ("train", "dev", "test")
 
 
-class _ImportGroup(CommandGroup):
-    """``cdner import FILE ...`` is ``cdner import file FILE ...``."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in self.commands and Path(args[0]).exists():
-            args = ["file", *args]
-        return super().resolve_command(ctx, args)
-
-
-@click.group("import", cls=_ImportGroup)
+@click.group("import", cls=CommandGroup, for_paths="file")
 def import_group() -> None:
     """Bring corpora into the store."""
 
