@@ -22,8 +22,9 @@ from cdner.types import Entity, Sentence
 Misaligned = Literal["split", "snap", "refuse"]  # what is done with a mark that ends inside a token
 Span = tuple[int, int]  # characters, [start, end)
 
-_TITLES = frozenset(["mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "hon", "rev", "gen", "sen", "gov", "rep"])
-_ABBREVIATIONS = _TITLES | frozenset(["inc", "ltd", "co", "corp", "no", "vs", "etc", "fig", "al", "e.g", "i.e", "u.s", "u.k", "a.m", "p.m"])
+_ABBREVIATIONS = """
+    mr mrs ms dr prof st sr jr hon rev gen sen gov rep inc ltd co corp no vs etc fig al e.g i.e u.s u.k a.m p.m
+"""
 _LINE = re.compile(r"[^\n\r]+")
 
 
@@ -144,7 +145,7 @@ def _punkt() -> Any:
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
     parameters = PunktParameters()
-    parameters.abbrev_types = set(_ABBREVIATIONS)
+    parameters.abbrev_types = set(_ABBREVIATIONS.split())
     return PunktSentenceTokenizer(parameters)
 
 
