@@ -15,9 +15,9 @@ from types import FrameType
 
 import click
 
-from cdner import __version__
 from cdner.console.groups import CommandGroup
 from cdner.errors import CdnerError, UsageError
+from cdner.version import __version__
 
 # Command -> (file in this package, one-line help). The help stands here so that --help imports none of the files.
 COMMANDS: dict[str, tuple[str, str]] = {

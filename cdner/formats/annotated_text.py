@@ -149,15 +149,20 @@ def _punkt() -> Any:
     return PunktSentenceTokenizer(parameters)
 
 
-def _tokens(document: AnnotatedText, start: int, end: int) -> list[Span]:
-    if document.tokens is not None:
-        return [span for span in document.tokens if start <= span[0] and span[1] <= end]
+def token_spans(text: str, start: int, end: int) -> list[Span]:
+    """The characters of each token of ``text[start:end]``."""
     found, position = [], start
-    for token in tokenise(document.text[start:end]):
-        position = document.text.index(token, position, end)
+    for token in tokenise(text[start:end]):
+        position = text.index(token, position, end)
         found.append((position, position + len(token)))
         position += len(token)
     return found
+
+
+def _tokens(document: AnnotatedText, start: int, end: int) -> list[Span]:
+    if document.tokens is not None:
+        return [span for span in document.tokens if start <= span[0] and span[1] <= end]
+    return token_spans(document.text, start, end)
 
 
 def _aligned(

@@ -16,7 +16,6 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from cdner import __version__
 from cdner.config import Label, parts_of
 from cdner.errors import StoreError
 from cdner.evaluate.calibration import expected_calibration_error, reliability
@@ -59,6 +58,7 @@ from cdner.store.find import short_names
 from cdner.store.llm_log import load_reasoning, load_usage
 from cdner.store.predictions import load_predictions, predicted_corpus
 from cdner.types import Corpus, Prediction
+from cdner.version import __version__
 
 OF_ALL_TYPES = "*"
 Labels = Mapping[str, Mapping[str, str]]  # experiment -> label -> run

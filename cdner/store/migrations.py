@@ -22,11 +22,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdner import __version__
 from cdner.errors import StoreError
 from cdner.files import content_hash, remove, replacing, resource_root, settle, unfinished_path
 from cdner.store.opening import opened
 from cdner.store.rows import Row, insert_rows
+from cdner.version import __version__
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

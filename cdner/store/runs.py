@@ -21,12 +21,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cdner import __version__
 from cdner.errors import RunBusyError, StoreError
 from cdner.files import Json, canonical_json, content_hash, pid_exists
 from cdner.store.connection import Store
 from cdner.store.migrations import utc_now
 from cdner.store.rows import insert_rows, replace_run
+from cdner.version import __version__
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
