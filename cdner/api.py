@@ -104,6 +104,30 @@ class Recognizer:
         found._use(find_model_run(Store(found.store), model), given)
         return found
 
+    @classmethod
+    def load_folder(
+        cls, folder: str | Path, *, device: str = "auto", batch_size: int = 16, progress: bool | None = None
+    ) -> Recognizer:
+        """A model that ``save`` wrote. Raises InputError for another folder, ModelError for changed weights."""
+        from cdner.annotate.model_folder import read_model_folder
+
+        found = cls(device=device, batch_size=batch_size, progress=progress)
+        found._method = read_model_folder(Path(folder), Execution(device=device, batch_size=batch_size))
+        return found
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model as a folder that needs no store: weights, types, settings, and a card (README.md).
+
+        Raises UsageError if the folder exists, or for a setting that asks an LLM.
+        """
+        from cdner.annotate.model_folder import Card, read_card, write_model_folder
+        from cdner.store import Store
+
+        method = self._loaded()
+        has_store = self.store.exists()
+        card = read_card(Store(self.store), method.model_run) if has_store else Card((), (), ())
+        write_model_folder(method, card, Path(folder))
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002  scikit-learn's
         """The parameters of the constructor."""
         names = ("store", "experiment", "setting", "domain", "overrides", "device", "batch_size", "progress")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pipeline_experiments import copy_of, finished_store, sql, write_experiment
 import cdner as package
 from cdner import Recognizer
 from cdner.api import FoundEntity
-from cdner.errors import InputError, UsageError
+from cdner.errors import InputError, ModelError, UsageError
 from cdner.store import Store
 from cdner.store import predictions as stored_predictions
 from cdner.store.corpora import load_corpus
@@ -95,6 +96,36 @@ def test_fitting_is_the_run_of_the_command_line_and_is_found_again(tmp_path: Pat
         == n_attempts
     )
     assert recognizer.get_params()["domain"] == "mine"
+
+
+def test_a_saved_model_predicts_the_same_without_its_store(store: Path, tmp_path: Path) -> None:
+    recognizer = Recognizer.load(store, _train_run(store))
+    texts = ["Ada Lovelace starred in The Third Man .", "Nobody came ."]
+    expected = recognizer.predict(texts)
+    recognizer.save(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "## Scores, exact spans and types, percent" in card and "| film | test |" in card
+    assert "## Corpora" in card and "| film | train | 6 |" in card
+    for file in store.parent.iterdir():
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    again = Recognizer.load_folder(tmp_path / "model")
+    assert again.predict(texts) == expected
+    assert again.types == recognizer.types
+    with pytest.raises(UsageError, match="exists"):
+        again.save(tmp_path / "model")
+    weights = next((tmp_path / "model").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ModelError, match="are not those that were saved"):
+        Recognizer.load_folder(tmp_path / "model")
+    (tmp_path / "model" / "recognizer.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(InputError, match="is not a saved recognizer"):
+        Recognizer.load_folder(tmp_path / "model")
+
+
+def test_a_model_that_needs_an_llm_is_not_saved(store: Path, tmp_path: Path) -> None:
+    ((run_id,),) = sql(store, "SELECT run_id FROM experiment_run WHERE label = 'train:full'")
+    with pytest.raises(UsageError, match="asks an LLM"):
+        Recognizer.load(store, run_id).save(tmp_path / "model")
 
 
 def test_what_is_missing_is_said(store: Path, tmp_path: Path) -> None:
