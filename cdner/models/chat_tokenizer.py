@@ -71,8 +71,8 @@ def open_chat_tokenizer(model: str) -> ChatTokenizer:
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # of the libraries that read the files, which fail in any way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         where = "folder" if Path(location).is_dir() else "model"
         raise ModelError(
             f"Cannot read the tokenizer of the {where} '{model}': {reason} "

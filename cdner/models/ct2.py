@@ -34,7 +34,7 @@ from cdner.models.inputs import (
     seq2seq_input,
     seq2seq_window,
 )
-from cdner.models.loading import end_ids, quiet
+from cdner.models.loading import end_ids, quiet, read_tokenizer_and_config, read_weights, refusing
 from cdner.models.vocabulary import TokenizerVocabulary
 from cdner.models.weights import read_card, write_folder
 from cdner.types import Generation, ModelInput, TokenConstraint
@@ -77,12 +77,12 @@ def _convert(checkpoint: Path, folder: Path) -> None:
 
 
 def _from_safetensors(model_class: Any, folder: str, **settings: Any) -> Any:
-    """The converter's own way to load a model would fall back to pickled weights."""
-    try:
-        return model_class.from_pretrained(folder, **settings, use_safetensors=True)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"Cannot read the weights of {folder}: {reason} Train again.") from error
+    """Loads the weights for the converter, whose own function would also read pickled ones."""
+    settings.pop("trust_remote_code", None)
+    settings.pop("config", None)
+    with refusing(folder, "a checkpoint"):
+        _, config = read_tokenizer_and_config(folder)
+        return read_weights(model_class, folder, config=config, whole=True, **settings)
 
 
 _MAX_BATCH_TOKENS = 1 << 15  # rows x (input + output)
@@ -276,13 +276,13 @@ def open_converted(
     what cannot be converted or loaded.
     """
     check_engine(INT8, family=family, decoding="free")
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import GenerationConfig
 
     folder = converted(checkpoint)
     class_name, architecture = _ARCHITECTURES[family]
     n_parallel = torch.get_num_threads()
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
-    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    with refusing(str(checkpoint), family):
+        tokenizer, config = read_tokenizer_and_config(str(checkpoint))
     vocabulary = TokenizerVocabulary(tokenizer)
     model = Converted(
         run=_loaded(class_name, folder, device=device, compute_type=compute_type, n_parallel=n_parallel),

@@ -24,7 +24,6 @@ labels are in the checkpoint's config (``id2label``), as for any token classific
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,31 +201,22 @@ OUTSIDE = "O"
 
 
 class TokenClassifier:
-    """``AutoModelForTokenClassification`` that opens an encoder without a head, and none with other weights missing."""
+    """``AutoModelForTokenClassification`` that also opens an encoder without a head over tags."""
 
     @staticmethod
-    def from_pretrained(folder: str, **options: Any) -> Any:
-        """ValueError where weights are missing outside the head, or where it has no head that can be replaced.
+    def from_pretrained(folder: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """The model and transformers' report. ValueError if it has no head that can be replaced.
 
-        A head whose weights are missing knows no types. Weights that the architecture has no place for (a pooler, a
-        language model's head) are not used.
+        A head whose weights are missing is new: its labels are not types, and the report does not name it.
         """
         from transformers import AutoModelForTokenClassification
 
-        try:
-            with _without_load_report():
-                model, told = AutoModelForTokenClassification.from_pretrained(
-                    folder, output_loading_info=True, **options
-                )
-        except RuntimeError as error:  # transformers' class for weights of other shapes than the config says
-            raise ValueError(str(error)) from error
-        head = head_name(model)
-        missing = sorted(told["missing_keys"])
-        if lost := [name for name in missing if not name.startswith(f"{head}.")]:
-            raise ValueError(f"{len(lost)} of its weights are missing, first '{lost[0]}'.")
-        if missing:
+        model, report = AutoModelForTokenClassification.from_pretrained(folder, **options)
+        inside_head = f"{head_name(model)}."
+        missing = [name for name in report["missing_keys"] if not name.startswith(inside_head)]
+        if len(missing) < len(report["missing_keys"]):
             _name_labels(model, [f"LABEL_{number}" for number in range(model.config.num_labels)])
-        return model
+        return model, {**report, "missing_keys": missing}
 
 
 def head_name(model: Any) -> str:
@@ -277,19 +267,6 @@ def _name_labels(model: Any, labels: Sequence[str]) -> None:
     model.num_labels = len(labels)
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: number for number, label in enumerate(labels)}
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """transformers prints a table of weights without a place or without a value; ``TokenClassifier`` judges them."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 _MAX_BATCH_TOKENS = 1 << 14  # rows x longest, without gradients

@@ -130,13 +130,28 @@ def write_card(folder: Path, card: Card) -> None:
 
 
 def weights_sha256(folder: Path) -> str:
-    """SHA-256 of the weights: of the one safetensors file, or over the sums of all shards in name order."""
+    """SHA-256 of the weights: of the only safetensors file, or over the sums of all shards in name order."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(f"{folder} holds no safetensors weights.")
-    if len(files) == 1:
-        return file_sha256(files[0])
-    return hashlib.sha256("".join(file_sha256(file) for file in files).encode()).hexdigest()
+    sums = [remembered_sha256(file) for file in files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def checked(folder: Path, sha256: str) -> Path:
+    """The folder of a checkpoint, if its weights have this ``weights_sha256``. Raises ModelError otherwise.
+
+    Call it with the sum from the store before the checkpoint is opened. A file that has not changed since it was last
+    read is not read again.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"No checkpoint at {folder}. Train it first.")
+    if (found := weights_sha256(folder)) != sha256:
+        raise ModelError(
+            f"The weights in {folder} are not the ones that were trained: their SHA-256 is {found[:12]}... instead of "
+            f"{sha256[:12]}... Put the original files back, or train again with --force."
+        )
+    return folder
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:

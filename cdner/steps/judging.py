@@ -22,6 +22,7 @@ from cdner.config import BackboneChoice, Judging
 from cdner.corpora.sampling import chosen_positions
 from cdner.errors import BackendError
 from cdner.files import Json
+from cdner.models.weights import checked
 from cdner.steps.asking import complete, reasons_in_words
 from cdner.steps.context import Context
 from cdner.steps.step import BACKBONE_ENCODER, Step
@@ -448,7 +449,7 @@ def _encoder(step: Step, context: Context) -> Encoder:
     if settings.encoder == BACKBONE_ENCODER:
         checkpoint = stored_models.load_checkpoint(context.store, context.input_run(step, "encoder"))
         folder = stored_models.checkpoint_directory(context.store, checkpoint)
-        return context.backbone(context.experiment.backbone, folder)
+        return context.backbone(context.experiment.backbone, checked(folder, checkpoint.weights_sha256))
     return context.backbone(encoder_choice(settings.encoder), None)
 
 

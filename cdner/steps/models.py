@@ -12,6 +12,7 @@ from cdner.corpora.sampling import chosen_positions
 from cdner.errors import InputTooLongError
 from cdner.evaluate import score
 from cdner.files import Json
+from cdner.models.weights import checked, weights_sha256
 from cdner.steps.context import Context, predicting
 from cdner.steps.step import Step
 from cdner.steps.text_or_tags import Way, way_of
@@ -61,8 +62,6 @@ def train(step: Step, context: Context) -> None:
 
 def _is_trained(step: Step, context: Context) -> bool:
     """Whether the run's checkpoint is stored and its weights are the ones that were stored."""
-    from cdner.models.weights import weights_sha256
-
     checkpoint = stored_models.find_checkpoint(context.store, step.spec.run_id)
     if checkpoint is None:
         return False
@@ -226,7 +225,8 @@ def _checkpoint(step: Step, context: Context, role: str) -> Path | None:
     if role not in step.inputs:
         return None
     checkpoint = stored_models.load_checkpoint(context.store, context.input_run(step, role))
-    return stored_models.checkpoint_directory(context.store, checkpoint)
+    folder = stored_models.checkpoint_directory(context.store, checkpoint)
+    return checked(folder, checkpoint.weights_sha256)
 
 
 def _sentences(step: Step, context: Context, role: str, sample: Json) -> WithTexts:
