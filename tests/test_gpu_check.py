@@ -6,6 +6,7 @@ import faulthandler
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -417,7 +418,7 @@ def test_the_estimate_in_the_experiments_file_is_what_the_script_prints(name: st
 
 
 def test_the_cost_of_reasoning_is_tokens_times_the_listed_price():
-    prices = tomllib.loads((ROOT / "cdner" / "backends" / "prices.toml").read_text())
+    prices = tomllib.loads((ROOT / "cdner" / "llm" / "prices.toml").read_text())
     listed = prices["models"]["gpt-4o-mini"]
     usd = 881 * (21159 / 4 * listed["input"] + 420 * listed["output"]) / 1e6
     (line,) = [row for row in estimate.table(PAPER[0]).splitlines() if row.startswith("# reason full ")]
@@ -454,6 +455,34 @@ def test_an_estimate_that_cannot_be_made_is_refused_in_one_line(name: str, reaso
     assert (done.returncode, done.stdout) == (1, "")
     assert len(done.stderr.splitlines()) == 1
     assert reason in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ('settings = ["without_all", "fused"]', "no row for the LLM's verdicts"),
+        ('settings = ["without_all", "told"]', "leave out the setting told"),
+        ('settings = ["full", "llm_only"]', "leave out the setting llm_only"),
+        ("predict.confidence = true", "no row for predict.confidence"),
+        ('evidence.decoding = "grounded"', "no row for evidence.decoding"),
+        ('evidence.tags = "each"', ""),
+    ],
+)
+def test_settings_without_a_row_are_refused_and_those_of_taggers_change_nothing(
+    change: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given = (estimate.EXPERIMENTS / f"{PAPER[0]}.toml").read_text()
+    changed = f"{change}\n" + (
+        re.sub(r"(?m)^settings = \[[^]]*\]\n", "", given) if change.startswith("settings") else given
+    )
+    (tmp_path / "changed.toml").write_text(changed)
+    plain = estimate.table(PAPER[0])
+    monkeypatch.setattr(estimate, "EXPERIMENTS", tmp_path)
+    if reason:
+        with pytest.raises(ValueError, match=reason):
+            estimate.table("changed")
+    else:
+        assert estimate.table("changed") == plain
 
 
 def test_an_estimate_imports_no_torch():
