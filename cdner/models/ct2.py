@@ -1,12 +1,10 @@
-"""The CTranslate2 form of a checkpoint: made once, beside it, under a name that says what it was made of.
+"""Prediction by CTranslate2: the same texts as with torch, for a fraction of the CPU time.
 
-Weights come from safetensors and from nowhere else. A conversion that is broken off leaves nothing that a later one
-would take for a model. Knows nothing of generation.
+A checkpoint is converted once. The conversion is a folder beside it whose name contains a hash of everything it was
+made from, and it appears under that name only when it is complete. Weights are read from safetensors files only.
 
-Prediction by CTranslate2: greedy texts from a converted checkpoint, for a fraction of the CPU time.
-
-Reads inputs exactly as the torch path does. It writes freely only: the library lets nobody choose among a row's next
-tokens, so a constrained output is an error that names the way out. Knows nothing of training and entities.
+Inputs are encoded as on the torch path. CTranslate2 has no way to restrict the next token of a row, so constrained
+output is an error that names the alternative.
 """
 
 from __future__ import annotations
@@ -40,86 +38,37 @@ from cdner.models.weights import read_card, write_folder
 from cdner.types import Generation, ModelInput, TokenConstraint
 
 _ALSO_CONVERTED = ("config.json", "tokenizer.json")  # beside the weights, whose sum the card has
-
-
-def converted(checkpoint: Path) -> Path:
-    """Folder of the converted checkpoint, one for all compute types; converts where it is not there yet.
-
-    ModelError for what is no checkpoint of ours, and for an architecture CTranslate2 does not know.
-    """
-    target = conversion_path(checkpoint)
-    if not target.is_dir():
-        write_folder(target, lambda folder: _convert(checkpoint, folder))
-    return target
-
-
-def conversion_path(checkpoint: Path) -> Path:
-    """``<checkpoint>.ct2-<hash of weights, configuration, tokenizer and converter>``."""
-    import ctranslate2
-
-    sums = [file_sha256(path) for name in _ALSO_CONVERTED if (path := checkpoint / name).is_file()]
-    made_of = content_hash([read_card(checkpoint).weights_sha256, *sums, ctranslate2.__version__])
-    return checkpoint.with_name(f"{checkpoint.name}.ct2-{made_of}")
-
-
-def _convert(checkpoint: Path, folder: Path) -> None:
-    from ctranslate2.converters import TransformersConverter
-
-    converter = TransformersConverter(str(checkpoint))
-    converter.load_model = _from_safetensors
-    try:
-        with quiet():
-            converter.convert(str(folder), force=True)  # the folder is there, and empty
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise ModelError(
-            f"CTranslate2 cannot convert {checkpoint}: {error}. Predict with --engine torch."
-        ) from error
-
-
-def _from_safetensors(model_class: Any, folder: str, **settings: Any) -> Any:
-    """Loads the weights for the converter, whose own function would also read pickled ones."""
-    settings.pop("trust_remote_code", None)
-    settings.pop("config", None)
-    with refusing(folder, "a checkpoint"):
-        _, config = read_tokenizer_and_config(folder)
-        return read_weights(model_class, folder, config=config, whole=True, **settings)
-
-
 _MAX_BATCH_TOKENS = 1 << 15  # rows x (input + output)
 
 
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """A converted checkpoint in memory, and how texts become its tokens and back."""
+def open_converted(
+    family: str, checkpoint: Path, *, device: str = "auto", compute_type: str = "int8_float32"
+) -> Ct2Engine:
+    """Load the converted form of a checkpoint, which is made where it is not there yet.
 
-    run: Any  # ctranslate2.Generator or ctranslate2.Translator
-    n_parallel: int  # batches at once
-    config: Any  # of transformers
-    vocabulary: TokenizerVocabulary
-    encoder: InputEncoder
-    max_input_tokens: int  # what it was trained with
-    ends: frozenset[int]
-    tokens: tuple[str, ...]  # by id: CTranslate2 is told tokens, not ids
+    ``compute_type``: as CTranslate2 calls it. UsageError for a family or a package that is not there, ModelError for
+    what cannot be converted or loaded.
+    """
+    check_engine(INT8, family=family, decoding="free")
+    from transformers import GenerationConfig
 
-    def named(self, ids: Sequence[int]) -> list[str]:
-        return [self.tokens[token] for token in ids]
-
-
-class Architecture(Protocol):
-    """What the families differ in."""
-
-    def encode(self, source: ModelInput, max_new_tokens: int, index: int) -> EncodedInput: ...
-
-    def start(self, rows: Sequence[Sequence[int]], prefix: Sequence[int], max_new_tokens: int) -> list[Any]:
-        """Hand over a batch; per row an object whose ``result`` waits for it. ``prefix`` stands before every row."""
-        ...
-
-    def output_ids(self, result: Any) -> list[int]:
-        """Ids of the output, its end token with it."""
-        ...
-
-    @property
-    def shares_prefix(self) -> bool: ...
+    folder = converted(checkpoint)
+    class_name, architecture = _ARCHITECTURES[family]
+    n_parallel = torch.get_num_threads()
+    with refusing(str(checkpoint), family):
+        tokenizer, config = read_tokenizer_and_config(str(checkpoint))
+    vocabulary = TokenizerVocabulary(tokenizer)
+    model = Converted(
+        run=_loaded(class_name, folder, device=device, compute_type=compute_type, n_parallel=n_parallel),
+        n_parallel=n_parallel,
+        config=config,
+        vocabulary=vocabulary,
+        encoder=InputEncoder(tokenizer),
+        max_input_tokens=read_card(checkpoint).settings.max_input_tokens,
+        ends=end_ids(GenerationConfig.from_model_config(config), vocabulary.end_id),
+        tokens=_tokens(folder),
+    )
+    return Ct2Engine(model, architecture(model))
 
 
 class Ct2Engine:
@@ -189,6 +138,40 @@ def _shared(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     Where one keeps a single token, CTranslate2 (4.8.5) returns the rest of the others' prompts as their output.
     """
     return common_prefix(rows)[: max(0, min(map(len, rows), default=0) - 2)]
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A converted checkpoint in memory, and how texts become its tokens and back."""
+
+    run: Any  # ctranslate2.Generator or ctranslate2.Translator
+    n_parallel: int  # batches at once
+    config: Any  # of transformers
+    vocabulary: TokenizerVocabulary
+    encoder: InputEncoder
+    max_input_tokens: int  # what it was trained with
+    ends: frozenset[int]
+    tokens: tuple[str, ...]  # by id: CTranslate2 is told tokens, not ids
+
+    def named(self, ids: Sequence[int]) -> list[str]:
+        return [self.tokens[token] for token in ids]
+
+
+class Architecture(Protocol):
+    """What the families differ in."""
+
+    def encode(self, source: ModelInput, max_new_tokens: int, index: int) -> EncodedInput: ...
+
+    def start(self, rows: Sequence[Sequence[int]], prefix: Sequence[int], max_new_tokens: int) -> list[Any]:
+        """Hand over a batch; per row an object whose ``result`` waits for it. ``prefix`` stands before every row."""
+        ...
+
+    def output_ids(self, result: Any) -> list[int]:
+        """Ids of the output, its end token with it."""
+        ...
+
+    @property
+    def shares_prefix(self) -> bool: ...
 
 
 class _Causal:
@@ -267,36 +250,6 @@ _ARCHITECTURES: Mapping[str, tuple[str, Callable[[Converted], Architecture]]] = 
 }
 
 
-def open_converted(
-    family: str, checkpoint: Path, *, device: str = "auto", compute_type: str = "int8_float32"
-) -> Ct2Engine:
-    """Load the converted form of a checkpoint, which is made where it is not there yet.
-
-    ``compute_type``: as CTranslate2 calls it. UsageError for a family or a package that is not there, ModelError for
-    what cannot be converted or loaded.
-    """
-    check_engine(INT8, family=family, decoding="free")
-    from transformers import GenerationConfig
-
-    folder = converted(checkpoint)
-    class_name, architecture = _ARCHITECTURES[family]
-    n_parallel = torch.get_num_threads()
-    with refusing(str(checkpoint), family):
-        tokenizer, config = read_tokenizer_and_config(str(checkpoint))
-    vocabulary = TokenizerVocabulary(tokenizer)
-    model = Converted(
-        run=_loaded(class_name, folder, device=device, compute_type=compute_type, n_parallel=n_parallel),
-        n_parallel=n_parallel,
-        config=config,
-        vocabulary=vocabulary,
-        encoder=InputEncoder(tokenizer),
-        max_input_tokens=read_card(checkpoint).settings.max_input_tokens,
-        ends=end_ids(GenerationConfig.from_model_config(config), vocabulary.end_id),
-        tokens=_tokens(folder),
-    )
-    return Ct2Engine(model, architecture(model))
-
-
 def _loaded(class_name: str, folder: Path, *, device: str, compute_type: str, n_parallel: int) -> Any:
     import ctranslate2
 
@@ -323,3 +276,46 @@ def _tokens(folder: Path) -> tuple[str, ...]:
     """The vocabulary as the converter wrote it: one file, whose name depends on the architecture."""
     (path,) = folder.glob("*vocabulary.json")
     return tuple(json.loads(path.read_text(encoding="utf-8")))
+
+
+def converted(checkpoint: Path) -> Path:
+    """Folder of the converted checkpoint, one for all compute types; converts where it is not there yet.
+
+    ModelError for what is no checkpoint of ours, and for an architecture CTranslate2 does not know.
+    """
+    target = conversion_path(checkpoint)
+    if not target.is_dir():
+        write_folder(target, lambda folder: _convert(checkpoint, folder))
+    return target
+
+
+def conversion_path(checkpoint: Path) -> Path:
+    """``<checkpoint>.ct2-<hash of weights, configuration, tokenizer and converter>``."""
+    import ctranslate2
+
+    sums = [file_sha256(path) for name in _ALSO_CONVERTED if (path := checkpoint / name).is_file()]
+    made_of = content_hash([read_card(checkpoint).weights_sha256, *sums, ctranslate2.__version__])
+    return checkpoint.with_name(f"{checkpoint.name}.ct2-{made_of}")
+
+
+def _convert(checkpoint: Path, folder: Path) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    converter = TransformersConverter(str(checkpoint))
+    converter.load_model = _from_safetensors
+    try:
+        with quiet():
+            converter.convert(str(folder), force=True)  # the folder is there, and empty
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise ModelError(
+            f"CTranslate2 cannot convert {checkpoint}: {error}. Predict with --engine torch."
+        ) from error
+
+
+def _from_safetensors(model_class: Any, folder: str, **settings: Any) -> Any:
+    """Loads the weights for the converter, whose own function would also read pickled ones."""
+    settings.pop("trust_remote_code", None)
+    settings.pop("config", None)
+    with refusing(folder, "a checkpoint"):
+        _, config = read_tokenizer_and_config(folder)
+        return read_weights(model_class, folder, config=config, whole=True, **settings)

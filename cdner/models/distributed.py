@@ -1,12 +1,9 @@
-"""The processes that ``accelerate launch`` or ``torchrun`` started, and what they tell each other while they train.
+"""Training in several processes that ``accelerate launch`` or ``torchrun`` started.
 
-The first one (rank 0) leads: it alone carries out the command. Speaks ``torch.distributed``: over gloo between CPUs,
-over NCCL between GPUs. Knows nothing of models, stores and commands. Importing it imports no torch.
-
-``cdner`` as one of several processes of ``accelerate launch`` or ``torchrun``: one carries out the command.
-
-The others wait until it trains and then take their part of every optimiser step. They touch no store, print nothing
-and write nothing. A command that does not train runs as always, and the others wait until it has ended.
+Process 0, the leader, carries out the command. The others wait until it trains and then take their part of every
+optimiser step; they open no store, print nothing, and write no files. While a command that does not train runs, they
+wait until it has ended. Processes communicate through ``torch.distributed``: gloo between CPUs, NCCL between GPUs.
+Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -24,7 +21,6 @@ from cdner.errors import CdnerError, ModelError, UsageError
 
 if TYPE_CHECKING:
     import torch
-
 
 JOINING = timedelta(minutes=5)  # until all have started
 PATIENCE = timedelta(days=30)  # with a living process: the leader may ask an LLM for days before it trains
@@ -66,6 +62,67 @@ def several_started() -> bool:
     """Whether a launcher has started this process as one of several."""
     n = os.environ.get("WORLD_SIZE", "")
     return "RANK" in os.environ and n.isdecimal() and int(n) > 1
+
+
+def alone_unawares() -> str:
+    """What to tell whoever asked ``accelerate launch --cpu`` for several processes; "" where nobody did.
+
+    It sets an address to meet at and starts one process, which nobody will meet (accelerate 1.15).
+    """
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if not on_cpu or "MASTER_ADDR" not in os.environ or "RANK" in os.environ:
+        return ""
+    return (
+        "accelerate launch --cpu starts one process, whatever --num_processes says. For several on the CPU "
+        "use --multi_gpu instead of --cpu: it runs torchrun, and without GPUs the CPU is used."
+    )
+
+
+def run(command: Callable[[], int], take_part: Callable[[bytes], None]) -> int:
+    """Execute ``command`` as the leader, or call ``take_part`` with each message of the leader until it has ended.
+
+    Returns the exit code.
+    """
+    leads = os.environ["RANK"] == "0"
+    # A follower leaves Ctrl-C to the leader and dies of SIGTERM without a word.
+    for number, follows in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)):
+        signal.signal(number, _interrupt if leads else follows)
+    join()
+    if not leads:
+        return _follow(take_part)
+    try:
+        code = command()
+    except BaseException:  # whatever it is, the caller says it
+        leader_spoke()
+        raise
+    send(b"")
+    leave()
+    return code
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    """Once: a launcher that got a Ctrl-C, or has lost a process, sends signals to all that remain."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    stop = KeyboardInterrupt()
+    if number == signal.SIGTERM:
+        stop.add_note("The launcher ended this process; below it says which one was the first to end")
+    raise stop
+
+
+def _follow(take_part: Callable[[bytes], None]) -> int:
+    try:
+        while message := receive():
+            take_part(message)
+    except LostProcessError:
+        if processes().rank == 1 and not has_leader_spoken():
+            raise
+        return 1
+    except CdnerError as error:
+        report_failure(str(error))
+        return 1
+    leave()
+    return 0
 
 
 def join() -> Processes:
@@ -247,64 +304,3 @@ def _connected() -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def alone_unawares() -> str:
-    """What to tell whoever asked ``accelerate launch --cpu`` for several processes; "" where nobody did.
-
-    It sets an address to meet at and starts one process, which nobody will meet (accelerate 1.15).
-    """
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    if not on_cpu or "MASTER_ADDR" not in os.environ or "RANK" in os.environ:
-        return ""
-    return (
-        "accelerate launch --cpu starts one process, whatever --num_processes says. For several on the CPU "
-        "use --multi_gpu instead of --cpu: it runs torchrun, and without GPUs the CPU is used."
-    )
-
-
-def run(command: Callable[[], int], take_part: Callable[[bytes], None]) -> int:
-    """Execute ``command`` as the leader, or call ``take_part`` with each message of the leader until it has ended.
-
-    Returns the exit code.
-    """
-    leads = os.environ["RANK"] == "0"
-    # A follower leaves Ctrl-C to the leader and dies of SIGTERM without a word.
-    for number, follows in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)):
-        signal.signal(number, _interrupt if leads else follows)
-    join()
-    if not leads:
-        return _follow(take_part)
-    try:
-        code = command()
-    except BaseException:  # whatever it is, the caller says it
-        leader_spoke()
-        raise
-    send(b"")
-    leave()
-    return code
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """Once: a launcher that got a Ctrl-C, or has lost a process, sends signals to all that remain."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    stop = KeyboardInterrupt()
-    if number == signal.SIGTERM:
-        stop.add_note("The launcher ended this process; below it says which one was the first to end")
-    raise stop
-
-
-def _follow(take_part: Callable[[bytes], None]) -> int:
-    try:
-        while message := receive():
-            take_part(message)
-    except LostProcessError:
-        if processes().rank == 1 and not has_leader_spoken():
-            raise
-        return 1
-    except CdnerError as error:
-        report_failure(str(error))
-        return 1
-    leave()
-    return 0

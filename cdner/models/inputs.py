@@ -1,13 +1,13 @@
-"""A sentence's words as token ids, with the place where each word begins. Knows no model.
+"""Turns inputs into token ids: texts inside a token budget, and sentences with the position of each word.
 
-A sentence is read as one text (its tokens joined by single spaces), so each word is spelled as in running text. A word
-that the tokenizer spells with nothing (a lone control character) stands as the unknown token: every word has a place.
+The segments of an input are encoded as one text (a space between two segments belongs to the token that it starts),
+but each token keeps the priority of its segment. An input over its budget loses tokens from the end of the segments
+with the highest priority first, never from priority 0, and every lost token is counted. ``causal_input`` and
+``seq2seq_input`` say how an input of each family ends, for every engine.
 
-Turns the segments of an input into token ids inside a budget, and counts every token that had to go.
-
-Segments are read as one text (a space at a seam belongs to the token it starts), but each token keeps the
-priority of its segment: the tail of the highest priority is cut first, priority 0 never. Says how an input of each
-family ends, for every engine that runs it. Knows no model.
+The words of a sentence are encoded as one text too, joined by single spaces, so that each is spelled as in running
+text. A word that the tokenizer spells with no token (a control character) becomes the unknown token: every word has a
+position.
 """
 
 from __future__ import annotations
@@ -21,59 +21,7 @@ from cdner.errors import InputTooLongError, ModelError
 from cdner.models.vocabulary import encode_plain, neutralised, special_strings
 from cdner.types import ModelInput, Segment
 
-
-@dataclass(frozen=True, slots=True)
-class WordTokens:
-    """``first[w]``: position in ``ids`` of the first sub-token of word w, ascending. No special tokens."""
-
-    ids: tuple[int, ...]
-    first: tuple[int, ...]
-
-    def places(self, start: int, end: int) -> slice:
-        """Where the sub-tokens of words ``[start, end)`` stand in ``ids``."""
-        return slice(self.first[start], self.first[end] if end < len(self.first) else len(self.ids))
-
-
-class WordEncoder:
-    """Encodes sentences with one tokenizer."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._specials = special_strings(tokenizer)
-
-    def encode(self, words: Sequence[str]) -> WordTokens:
-        """ModelError for a word that the tokenizer cannot spell, where it has no unknown token either."""
-        spelled = [neutralised(word, self._specials) for word in words]
-        ends: list[int] = []  # of each word, as a position in the text
-        for word in spelled:
-            ends.append(len(word) + (ends[-1] + 1 if ends else 0))
-        plain = encode_plain(self._tokenizer, " ".join(spelled))
-        # The space in front of a word is the word's: its last character lies behind the end of the word before.
-        owners = [bisect_right(ends, last) for last in plain.last_characters]
-        ids: list[int] = []
-        first: list[int] = []
-        place = 0
-        for number, word in enumerate(words):
-            first.append(len(ids))
-            begun = place
-            while place < len(owners) and owners[place] <= number:
-                ids.append(plain.ids[place])
-                place += 1
-            if place == begun:
-                ids.append(self._unknown(word))
-        return WordTokens(tuple(ids), tuple(first))
-
-    def _unknown(self, word: str) -> int:
-        found = self._tokenizer.unk_token_id
-        if found is None:
-            raise ModelError(
-                f"The model's tokenizer cannot spell the word {word!r}. Remove it from the text."
-            )
-        return int(found)
-
-
 SEPARATOR = "\n"  # between input and target of a decoder-only model
-
 # T5 would take any length, but its attention is computed whole: 12 heads over 4096 tokens hold 0.8 GB at a time, over
 # the 30,000 of one endless sentence 43 GB, and the system would kill us without a word.
 LONGEST_RELATIVE = 4096  # tokens
@@ -224,3 +172,53 @@ def _tails(priorities: list[int], n_over: int) -> set[int]:
     """Positions to drop: highest priority first, from its end backwards, never priority 0."""
     order = sorted(range(len(priorities)), key=lambda position: (-priorities[position], -position))
     return {position for position in order[:n_over] if priorities[position] > 0}
+
+
+@dataclass(frozen=True, slots=True)
+class WordTokens:
+    """``first[w]``: position in ``ids`` of the first sub-token of word w, ascending. No special tokens."""
+
+    ids: tuple[int, ...]
+    first: tuple[int, ...]
+
+    def places(self, start: int, end: int) -> slice:
+        """Where the sub-tokens of words ``[start, end)`` stand in ``ids``."""
+        return slice(self.first[start], self.first[end] if end < len(self.first) else len(self.ids))
+
+
+class WordEncoder:
+    """Encodes sentences with one tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._specials = special_strings(tokenizer)
+
+    def encode(self, words: Sequence[str]) -> WordTokens:
+        """ModelError for a word that the tokenizer cannot spell, where it has no unknown token either."""
+        spelled = [neutralised(word, self._specials) for word in words]
+        ends: list[int] = []  # of each word, as a position in the text
+        for word in spelled:
+            ends.append(len(word) + (ends[-1] + 1 if ends else 0))
+        plain = encode_plain(self._tokenizer, " ".join(spelled))
+        # The space in front of a word is the word's: its last character lies behind the end of the word before.
+        owners = [bisect_right(ends, last) for last in plain.last_characters]
+        ids: list[int] = []
+        first: list[int] = []
+        place = 0
+        for number, word in enumerate(words):
+            first.append(len(ids))
+            begun = place
+            while place < len(owners) and owners[place] <= number:
+                ids.append(plain.ids[place])
+                place += 1
+            if place == begun:
+                ids.append(self._unknown(word))
+        return WordTokens(tuple(ids), tuple(first))
+
+    def _unknown(self, word: str) -> int:
+        found = self._tokenizer.unk_token_id
+        if found is None:
+            raise ModelError(
+                f"The model's tokenizer cannot spell the word {word!r}. Remove it from the text."
+            )
+        return int(found)

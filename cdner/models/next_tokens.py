@@ -1,15 +1,13 @@
-"""The tokens of several possible next texts behind a rendered prompt, as the tokenizer cuts prompt and text together.
+"""Log-probabilities of given tokens after many prompts of one causal model, in one forward pass for many prompts.
 
-Where a tokenizer joins the prompt's last characters with a text's first ones, the tokens that differ from the prompt's
-own belong to the texts: all of them then begin a little earlier, at the last token that they share with the prompt.
+Exists for questions with given answers, by the thousand; nothing is generated. The keys and values of the prompts'
+common prefix are computed once. What remains of each prompt stands in one row without padding, followed by the first
+tokens of its answers as branches, so that answers that begin alike share them. Attention is computed prompt by prompt;
+it is registered with transformers. Only the last hidden states that are needed are multiplied with the output matrix,
+in float32: bf16 has steps of 1/8 between logits of 16 and 32.
 
-Log-probabilities of given tokens behind many prompts of one causal model: one pass each, nothing is generated.
-
-Exists for questions with given answers, asked by the thousand. The prompts' common beginning is computed once; their
-own parts stand in one row without padding, and so do the first tokens of answers that begin alike, as branches behind
-their prompt. Attention alone goes prompt by prompt. Of the last layer's outputs only those that are asked for meet the
-output matrix, in float32: bf16 has steps of an eighth among logits of 16 to 32. Plugs into transformers' attention
-registry.
+``ContinuationEncoder`` finds the tokens of the answers. A tokenizer can merge the prompt's last characters with an
+answer's first ones. All answers then begin a little earlier, after the last token that they share with the prompt.
 """
 
 from __future__ import annotations
@@ -23,55 +21,6 @@ import torch
 from torch import Tensor
 
 from cdner.models.vocabulary import neutralised, special_strings
-
-
-@dataclass(frozen=True, slots=True)
-class Continuations:
-    """``prompt``: the tokens in front of all texts; ``texts``: those of each text."""
-
-    prompt: tuple[int, ...]
-    texts: tuple[tuple[int, ...], ...]
-
-
-class ContinuationEncoder:
-    """Remembers the texts' tokens behind the same last words: thousands of prompts end alike."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._specials = special_strings(tokenizer)
-        self._known: dict[tuple[str, tuple[str, ...]], Continuations] = {}
-
-    def prompt(self, rendered: str) -> list[int]:
-        """Tokens of a rendered prompt alone."""
-        ids: list[int] = self._tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
-
-    def encode(self, rendered: str, texts: Sequence[str]) -> Continuations:
-        """``rendered``: a chat whose special-token strings count; in ``texts`` they are broken up."""
-        ids = self.prompt(rendered)
-        # No token crosses a special token: what stands in front of the last one is the same with and without a text.
-        cut = max((rendered.rfind(special) for special in self._specials), default=-1)
-        tail = rendered[max(cut, 0) :]
-        if cut < 0:
-            return self._joined(rendered, texts)
-        key = (tail, tuple(texts))
-        if key not in self._known:
-            self._known[key] = self._joined(tail, texts)
-        end = self._known[key]
-        own = self.prompt(tail)
-        head = ids[: len(ids) - len(own)]
-        if ids[len(head) :] != own:  # a tokenizer that does otherwise
-            return self._joined(rendered, texts)
-        return Continuations((*head, *end.prompt), end.texts)
-
-    def _joined(self, rendered: str, texts: Sequence[str]) -> Continuations:
-        harmless = [neutralised(text, self._specials) for text in texts]
-        rows = [self.prompt(rendered), *(self.prompt(rendered + text) for text in harmless)]
-        low, high = min(rows), max(rows)
-        shortest = min(map(len, rows))
-        n = next((n for n in range(shortest) if low[n] != high[n]), shortest)
-        return Continuations(tuple(rows[0][:n]), tuple(tuple(row[n:]) for row in rows[1:]))
-
 
 PACKED = "cdner_packed"
 Path = tuple[int, ...]  # tokens behind a prompt
@@ -158,6 +107,98 @@ def joined(prompts: Sequence[Path], asked: Sequence[Asked], *, most: int) -> lis
     return [Joined.of(group, asked) for group in groups]
 
 
+def n_common(one: Path, other: Path) -> int:
+    """How many first tokens two sequences share."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def answers(model: Any, questions: Sequence[Question], prefix: SharedPrefix) -> list[Found]:
+    """One forward pass; what is asked, question by question. ``model``: one for causal language modelling."""
+    row = PackedRow.of(questions, prefix, model.device)
+    indices = torch.tensor([index for _, _, index in row.places], dtype=torch.long, device=model.device)
+    usual = model.config._attn_implementation
+    model.config._attn_implementation = PACKED
+    try:
+        with torch.inference_mode(), _exact_head(model):
+            # The model's own forward, because some scale or bend what the output matrix gives.
+            out = model(
+                input_ids=row.ids,
+                position_ids=row.positions,
+                use_cache=False,
+                logits_to_keep=indices,
+                packed=row,
+            )
+    finally:
+        model.config._attn_implementation = usual
+    logits = out.logits[0].float()  # (places, vocabulary)
+    normalisers = logits.logsumexp(-1)
+    found: list[Found] = [{} for _ in questions]
+    for place, (number, path, _) in enumerate(row.places):
+        tokens = list(questions[number].asked[path])
+        values = (logits[place, tokens] - normalisers[place]).tolist()
+        found[number][path] = dict(zip(tokens, values, strict=True))
+    return found
+
+
+@contextlib.contextmanager
+def _exact_head(model: Any) -> Iterator[None]:
+    """Let the output matrix multiply in float32, some of its rows at a time, whatever it is kept in."""
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.weight.dtype == torch.float32:
+        yield
+        return
+
+    def product(hidden: Tensor) -> Tensor:
+        exact = hidden.float()
+        pieces = [exact @ rows.float().T for rows in torch.split(head.weight, _VOCABULARY_STEP)]
+        found = torch.cat(pieces, dim=-1)
+        return found if head.bias is None else found + head.bias.float()
+
+    head.forward = product  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        head.__dict__.pop("forward", None)
+
+
+def register() -> None:
+    """Make ``PACKED`` known to transformers; harmless when done before."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(PACKED, packed_attention)
+
+
+def packed_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _attention_mask: Tensor | None,
+    scaling: float | None = None,
+    *,
+    packed: PackedRow,
+    **_unused: object,
+) -> tuple[Tensor, None]:
+    """(1, T, heads, head size) outputs: each part sees the prefix and itself."""
+    shared = packed.prefix[module.layer_idx] if packed.prefix else None
+    out = query.new_empty(1, query.shape[2], query.shape[1], query.shape[3])
+    for part in packed.parts:
+        keys, values = key[0, :, part.start : part.end], value[0, :, part.start : part.end]
+        if shared is not None:
+            keys, values = torch.cat((shared[0], keys), dim=1), torch.cat((shared[1], values), dim=1)
+        found = torch.nn.functional.scaled_dot_product_attention(
+            query[:, :, part.start : part.end],
+            keys[None],
+            values[None],
+            attn_mask=part.visible[None, None],
+            scale=scaling,
+            enable_gqa=keys.shape[0] != query.shape[1],
+        )
+        out[:, part.start : part.end] = found.transpose(1, 2)
+    return out, None
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """Where a question stands in the row, and who sees whom in it."""
@@ -202,77 +243,6 @@ class PackedRow:
         )
 
 
-def n_common(one: Path, other: Path) -> int:
-    """How many first tokens two sequences share."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def register() -> None:
-    """Make ``PACKED`` known to transformers; harmless when done before."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(PACKED, packed_attention)
-
-
-def packed_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    _attention_mask: Tensor | None,
-    scaling: float | None = None,
-    *,
-    packed: PackedRow,
-    **_unused: object,
-) -> tuple[Tensor, None]:
-    """(1, T, heads, head size) outputs: each part sees the prefix and itself."""
-    shared = packed.prefix[module.layer_idx] if packed.prefix else None
-    out = query.new_empty(1, query.shape[2], query.shape[1], query.shape[3])
-    for part in packed.parts:
-        keys, values = key[0, :, part.start : part.end], value[0, :, part.start : part.end]
-        if shared is not None:
-            keys, values = torch.cat((shared[0], keys), dim=1), torch.cat((shared[1], values), dim=1)
-        found = torch.nn.functional.scaled_dot_product_attention(
-            query[:, :, part.start : part.end],
-            keys[None],
-            values[None],
-            attn_mask=part.visible[None, None],
-            scale=scaling,
-            enable_gqa=keys.shape[0] != query.shape[1],
-        )
-        out[:, part.start : part.end] = found.transpose(1, 2)
-    return out, None
-
-
-def answers(model: Any, questions: Sequence[Question], prefix: SharedPrefix) -> list[Found]:
-    """One forward pass; what is asked, question by question. ``model``: one for causal language modelling."""
-    row = PackedRow.of(questions, prefix, model.device)
-    indices = torch.tensor([index for _, _, index in row.places], dtype=torch.long, device=model.device)
-    usual = model.config._attn_implementation
-    model.config._attn_implementation = PACKED
-    try:
-        with torch.inference_mode(), _exact_head(model):
-            # The model's own forward, because some scale or bend what the output matrix gives.
-            out = model(
-                input_ids=row.ids,
-                position_ids=row.positions,
-                use_cache=False,
-                logits_to_keep=indices,
-                packed=row,
-            )
-    finally:
-        model.config._attn_implementation = usual
-    logits = out.logits[0].float()  # (places, vocabulary)
-    normalisers = logits.logsumexp(-1)
-    found: list[Found] = [{} for _ in questions]
-    for place, (number, path, _) in enumerate(row.places):
-        tokens = list(questions[number].asked[path])
-        values = (logits[place, tokens] - normalisers[place]).tolist()
-        found[number][path] = dict(zip(tokens, values, strict=True))
-    return found
-
-
 def _visible(n_prefix: int, n_own: int, nodes: Sequence[Path], index: Mapping[Path, int]) -> Tensor:
     """(n, n_prefix + n) bool: all see the prefix, own tokens those before them, branches the prompt and their path."""
     n = n_own + len(nodes)
@@ -285,22 +255,49 @@ def _visible(n_prefix: int, n_own: int, nodes: Sequence[Path], index: Mapping[Pa
     return torch.cat((torch.ones(n, n_prefix, dtype=torch.bool), seen), dim=1)
 
 
-@contextlib.contextmanager
-def _exact_head(model: Any) -> Iterator[None]:
-    """Let the output matrix multiply in float32, some of its rows at a time, whatever it is kept in."""
-    head = model.get_output_embeddings()
-    if type(head) is not torch.nn.Linear or head.weight.dtype == torch.float32:
-        yield
-        return
+@dataclass(frozen=True, slots=True)
+class Continuations:
+    """``prompt``: the tokens in front of all texts; ``texts``: those of each text."""
 
-    def product(hidden: Tensor) -> Tensor:
-        exact = hidden.float()
-        pieces = [exact @ rows.float().T for rows in torch.split(head.weight, _VOCABULARY_STEP)]
-        found = torch.cat(pieces, dim=-1)
-        return found if head.bias is None else found + head.bias.float()
+    prompt: tuple[int, ...]
+    texts: tuple[tuple[int, ...], ...]
 
-    head.forward = product  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        head.__dict__.pop("forward", None)
+
+class ContinuationEncoder:
+    """Remembers the texts' tokens behind the same last words: thousands of prompts end alike."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._specials = special_strings(tokenizer)
+        self._known: dict[tuple[str, tuple[str, ...]], Continuations] = {}
+
+    def prompt(self, rendered: str) -> list[int]:
+        """Tokens of a rendered prompt alone."""
+        ids: list[int] = self._tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def encode(self, rendered: str, texts: Sequence[str]) -> Continuations:
+        """``rendered``: a chat whose special-token strings count; in ``texts`` they are broken up."""
+        ids = self.prompt(rendered)
+        # No token crosses a special token: what stands in front of the last one is the same with and without a text.
+        cut = max((rendered.rfind(special) for special in self._specials), default=-1)
+        tail = rendered[max(cut, 0) :]
+        if cut < 0:
+            return self._joined(rendered, texts)
+        key = (tail, tuple(texts))
+        if key not in self._known:
+            self._known[key] = self._joined(tail, texts)
+        end = self._known[key]
+        own = self.prompt(tail)
+        head = ids[: len(ids) - len(own)]
+        if ids[len(head) :] != own:  # a tokenizer that does otherwise
+            return self._joined(rendered, texts)
+        return Continuations((*head, *end.prompt), end.texts)
+
+    def _joined(self, rendered: str, texts: Sequence[str]) -> Continuations:
+        harmless = [neutralised(text, self._specials) for text in texts]
+        rows = [self.prompt(rendered), *(self.prompt(rendered + text) for text in harmless)]
+        low, high = min(rows), max(rows)
+        shortest = min(map(len, rows))
+        n = next((n for n in range(shortest) if low[n] != high[n]), shortest)
+        return Continuations(tuple(rows[0][:n]), tuple(tuple(row[n:]) for row in rows[1:]))

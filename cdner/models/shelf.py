@@ -1,9 +1,7 @@
-"""Which models the hub's own cache on this machine holds. Asks no network and imports no torch.
+"""The models that cdner can fetch by name: what each is, where it comes from, and its folder after the fetch.
 
-The models that cdner fetches by name: what each is, where it comes from, and its folder once it is here.
-
-The list is data (``models.toml`` beside this file); no code names one of its models. Does not fetch and imports no
-torch.
+The list is data (``models.toml`` beside this file); no code names one of its models. ``cached_models`` lists the models
+in the hub's own cache. Nothing here uses the network or imports torch; ``cdner.models.fetching`` fetches.
 """
 
 from __future__ import annotations
@@ -20,37 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from cdner.errors import ModelError
 from cdner.files import cache_root
 
-_WEIGHTS = (".safetensors", ".bin", ".gguf")
-
-
-@dataclass(frozen=True, slots=True)
-class CachedModel:
-    name: str  # "google/flan-t5-base"
-    has_weights: bool  # in one of its revisions; False after a download that was broken off
-
-
-def cached_models() -> list[CachedModel]:
-    """By name; empty without a cache. Where it lies: HF_HUB_CACHE, HF_HOME, else ~/.cache/huggingface/hub."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        repositories = scan_cache_dir().repos
-    except CacheNotFound:
-        return []
-    found = []
-    for repository in repositories:
-        files = [file for revision in repository.revisions for file in revision.files]
-        if repository.repo_type == "model":
-            weights = any(file.file_name.endswith(_WEIGHTS) for file in files)
-            found.append(CachedModel(repository.repo_id, weights))
-    return sorted(found, key=lambda model: model.name)
-
-
 LIST = Path(__file__).with_name("models.toml")
 WEIGHTS = "model.safetensors"
 CARD = "cdner_model.json"  # in a fetched model's folder: which weights these are
-
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Revision = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]  # no folder
@@ -182,3 +153,27 @@ def model_location(name: str) -> str:
 def not_here(name: str) -> str:
     """The one sentence for a model of the shelf that is not fetched."""
     return f"The model '{name}' is not here yet. Run: cdner models fetch {name}"
+
+
+@dataclass(frozen=True, slots=True)
+class CachedModel:
+    name: str  # "google/flan-t5-base"
+    has_weights: bool  # in one of its revisions; False after a download that was broken off
+
+
+def cached_models() -> list[CachedModel]:
+    """By name; empty without a cache. Where it lies: HF_HUB_CACHE, HF_HOME, else ~/.cache/huggingface/hub."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    found = []
+    for repository in repositories:
+        files = [file for revision in repository.revisions for file in revision.files]
+        if repository.repo_type == "model":
+            weights = any(file.file_name.endswith(_WEIGHTS) for file in files)
+            found.append(CachedModel(repository.repo_id, weights))
+    return sorted(found, key=lambda model: model.name)

@@ -1,9 +1,7 @@
-"""Groups training examples: seeded, length-bucketed batches, and what one forward pass takes.
+"""The training loop of every family: AdamW, seeded batches, selection on dev, exact resume.
 
-One training loop for every backbone: AdamW, seeded batches, best-on-dev selection, exact resume.
-
-Randomness is a function of seed and epoch alone, so an epoch repeated after a kill repeats exactly. Knows
-tokens and losses; what an example is and what its target means are the backbone's.
+Randomness is a function of seed and epoch alone, so that an epoch that is repeated after a kill gives the same weights.
+The loop works with token ids and losses; the backbone encodes the examples and computes the loss.
 """
 
 from __future__ import annotations

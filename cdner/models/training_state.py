@@ -1,8 +1,8 @@
-"""AdamW with fp32 master weights where the model computes in bf16, and a state that can be saved exactly.
+"""The optimiser, and the state of a training run between two epochs.
 
-Updates smaller than bf16's step would be lost on bf16 weights; the master copy keeps them. Knows no losses.
-
-The state of a training run between two epochs: saved whole or not at all, trusted only by its own run.
+``MasterAdamW`` is AdamW with fp32 master weights for a model that computes in bf16, where updates smaller than the
+format's step would be lost. A ``TrainingState`` is saved completely or not at all, and is loaded only by the run that
+saved it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from cdner.models.weights import write_folder
 from cdner.types import EpochLog
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_STATE, _LAST, _BEST = "state.json", "last.safetensors", "best.safetensors"
 
 
 class MasterAdamW:
@@ -122,9 +123,6 @@ def learning_rate_factor(step: int, n_steps: int, settings: Training) -> float:
     if settings.schedule == "constant":
         return 1.0
     return (n_steps - step) / (n_steps - n_warmup)
-
-
-_STATE, _LAST, _BEST = "state.json", "last.safetensors", "best.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
