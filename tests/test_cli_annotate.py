@@ -90,7 +90,7 @@ def test_another_model_in_the_place_of_the_trained_one_is_refused(change, store,
     for command in (
         ("annotate", rows, tmp_path / "out", "--run", "tiny:source/train"),
         ("explain", "--sentence", "Mara Holt's film won.", "-e", "tiny", "--setting", "full"),
-        ("predict", "-e", "tiny", "--setting", "without_all", "--force"),
+        ("predict", "-e", copied.parent / "tiny.toml", "--setting", "without_all", "--force"),
     ):
         ran = cdner(copied, "--quiet", *command)
         assert ran.code == 1, command

