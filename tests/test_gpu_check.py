@@ -24,7 +24,7 @@ sys.path[:0] = [str(SCRIPTS / "gpu_check"), str(SCRIPTS / "benchmarks")]
 import estimate  # noqa: E402
 import prediction_checks  # noqa: E402
 import token_counts  # noqa: E402
-from apart import run_apart, told  # noqa: E402
+from apart import results_of, run_apart  # noqa: E402
 from machine import Machine  # noqa: E402
 from shapes import SMALL_CAUSAL, SMALL_T5, T5Shape, shape_of  # noqa: E402
 from subjects import Subject, cached_subjects  # noqa: E402
@@ -161,7 +161,7 @@ def raises(_tell):
         (lambda _tell: crash(), "its process was ended by SIGSEGV"),
         (
             lambda _tell: os.kill(os.getpid(), signal.SIGKILL),
-            "its process was ended by SIGKILL (for want of memory?)",
+            "its process was ended by SIGKILL (out of memory?)",
         ),
         (lambda _tell: os._exit(7), "its process ended with exit code 7"),
         (lambda _tell: time.sleep(60), "stopped after 1 seconds"),
@@ -183,7 +183,7 @@ def test_what_was_told_before_a_crash_is_kept():
     assert "SIGSEGV" in run_apart(work, heard.append, seconds=60)
     assert heard == [1, [2, "b"]]
     with pytest.raises(RuntimeError, match="SIGSEGV"):
-        told(work, seconds=60)
+        results_of(work, seconds=60)
 
 
 def test_a_part_that_is_stopped_takes_the_processes_it_started_with_it(tmp_path: Path):
@@ -192,7 +192,7 @@ def test_a_part_that_is_stopped_takes_the_processes_it_started_with_it(tmp_path:
             (tmp_path / "pid").write_text(str(os.getpid()))
             time.sleep(60)
 
-        told(inner, seconds=60)
+        results_of(inner, seconds=60)
 
     assert "stopped" in run_apart(work, lambda _told: None, seconds=2)
     pid = int((tmp_path / "pid").read_text())

@@ -57,7 +57,7 @@ class PromptGroup:
     """Prompts with a common prefix as one question: the prefix is its prompt, the rest of each prompt a branch."""
 
     question: Question
-    members: tuple[tuple[int, TokenPath], ...]  # (index of the prompt, its tokens behind the shared ones)
+    members: tuple[tuple[int, TokenPath], ...]  # (index of the prompt, its tokens after the shared ones)
 
     @classmethod
     def of(cls, members: Mapping[int, TokenPath], asked: Sequence[Asked]) -> PromptGroup:

@@ -121,12 +121,6 @@ def names() -> tuple[str, ...]:
     return tuple(name for model in shelf() for name in (*model.aliases, model.name))
 
 
-def model_folder(name: str) -> Path | None:
-    """The folder of a fetched model of the shelf; None for any other name, and before the fetch."""
-    model = find(name)
-    return model.folder if model and is_fetched(model) else None
-
-
 def is_fetched(model: ShelfModel) -> bool:
     """Whether its folder exists and has these weights. A folder without a card was made by an earlier version."""
     if not (model.folder / WEIGHTS).is_file():

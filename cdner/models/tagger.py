@@ -393,7 +393,7 @@ def _frame(tokenizer: Any, *segments: str) -> _Frame:
 def _window(tokenizer: Any, model: Any) -> int:
     """Most tokens of an input, special ones counted: by config, by tokenizer and by the table of positions.
 
-    Models of the RoBERTa kind count positions from behind the padding's, so that their table is longer than that.
+    Models of the RoBERTa kind start counting after the padding's position, so that their table is longer.
     """
     limits = [LONGEST_RELATIVE, int(tokenizer.model_max_length)]
     limits.append(getattr(model.config, "max_position_embeddings", None) or LONGEST_RELATIVE)
