@@ -23,14 +23,11 @@ if TYPE_CHECKING:
     import torch
 
 JOINING = timedelta(minutes=5)  # how long to wait until all processes have started
-PATIENCE = timedelta(
-    days=30
-)  # how long to wait for a running process: the leader may query an LLM for days before it trains
+# How long to wait for a process that runs: the leader may query an LLM for days before it trains.
+PATIENCE = timedelta(days=30)
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_LED, _FAILED = (
-    "cdner/led",
-    "cdner/failed",
-)  # keys of the store: the leader reports its own error; why another process failed
+# Keys of torch's store: the leader reports its own error; why another process has failed.
+_LED, _FAILED = "cdner/led", "cdner/failed"
 T = TypeVar("T")
 
 

@@ -24,10 +24,7 @@ AT_ONCE = 1 << 23  # values dequantised at a time: 32 MiB as float32
 # For this architecture only, llama.cpp stores the rows of query and key in the order of its rotary embedding:
 # https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py (LlamaModel.permute)
 _PERMUTED = {"llama": ("attn_q.", "attn_k.")}
-ARCHITECTURES = (
-    "llama",
-    "qwen2",
-)  # tests compare each of them with transformers
+ARCHITECTURES = ("llama", "qwen2")  # tests compare each of them with transformers
 
 
 @dataclass(frozen=True, slots=True)

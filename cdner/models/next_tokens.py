@@ -29,9 +29,8 @@ Found = dict[TokenPath, dict[int, float]]  # the same with natural logarithms of
 SharedPrefix = list[
     tuple[Tensor, Tensor]
 ]  # a layer's keys and values: (key-value heads, tokens, head size) each
-_VOCABULARY_STEP = (
-    1 << 14
-)  # rows of the output matrix that are converted to float32 at a time: 100 MB for 1,536 dimensions
+# Rows of the output matrix that are converted to float32 at a time: 100 MB for 1,536 dimensions.
+_VOCABULARY_STEP = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,8 @@ from cdner.types import (
     TrainingExample,
 )
 
-_BATCHES_PER_BUCKET = (
-    16  # shuffled examples for this many batches are sorted by length and then cut into batches
-)
+# Shuffled examples for this many batches are sorted by length and then cut into batches.
+_BATCHES_PER_BUCKET = 16
 
 
 @dataclass(frozen=True, slots=True)
