@@ -107,7 +107,8 @@ def read_card(store: Store, model_run: str) -> Card:
             "SELECT DISTINCT domain, split, precision, recall, f1 FROM score"
             " WHERE metric_family = 'strict' AND entity_type = '*' AND run_id IN ("
             "  SELECT of_scores.run_id FROM run_input AS of_scores JOIN run_input AS of_predictions"
-            "  ON of_predictions.run_id = of_scores.input_run_id WHERE of_predictions.input_run_id = $run) ORDER BY ALL",
+            "  ON of_predictions.run_id = of_scores.input_run_id WHERE of_predictions.input_run_id = $run)"
+            " ORDER BY 1, 2, 3",
             {"run": model_run},
         ).fetchall()
         confused = connection.execute(

@@ -147,7 +147,7 @@ def _carried_out(arguments: list[str] | None) -> int:
 
     if distributed.several_started():
         return distributed.run(lambda: _invoke(arguments), _take_part)
-    if warning := distributed.alone_unawares():
+    if warning := distributed.single_process_warning():
         click.echo(f"Warning: {warning}", err=True)
     return _invoke(arguments)
 

@@ -17,6 +17,7 @@ from typing import Literal, cast
 from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Reasoning, Setting
 from cdner.errors import BackendError, InputError, UsageError
 from cdner.experiment.execute import recorded
+from cdner.models.weights import checked
 from cdner.reasoning import parse_reasoning
 from cdner.steps.asking import complete, to_send
 from cdner.steps.context import Context
@@ -266,7 +267,7 @@ def find_entities(
     started = time.monotonic()
     checkpoint = stored_models.load_checkpoint(context.store, model.run_id)
     folder = stored_models.checkpoint_directory(context.store, checkpoint)
-    backbone = context.models.predictor(settings, folder)
+    backbone = context.models.predictor(settings, checked(folder, checkpoint.weights_sha256))
     loaded = time.monotonic()
     generations: list[Generation] = []
     predicted = predict_all(

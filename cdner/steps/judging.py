@@ -18,6 +18,7 @@ from cdner.choices import ChoiceScores, normalised, read_scores
 from cdner.config import BackboneChoice, Experiment, Llm
 from cdner.errors import BackendError, UsageError
 from cdner.files import Json
+from cdner.models.weights import checked
 from cdner.steps.asking import check_llm, complete, reasons_in_words
 from cdner.steps.context import Context
 from cdner.steps.nearest import Labelled, embedded, labelled_mentions, nearest_labelled
@@ -369,7 +370,9 @@ def _encoder(step: Step, context: Context) -> Encoder:
     if settings.encoder == BACKBONE_ENCODER:
         checkpoint = stored_models.load_checkpoint(context.store, context.input_run(step, "encoder"))
         folder = stored_models.checkpoint_directory(context.store, checkpoint)
-        return context.models.backbone(context.experiment.backbone, folder)
+        return context.models.backbone(
+            context.experiment.backbone, checked(folder, checkpoint.weights_sha256)
+        )
     return context.models.backbone(encoder_choice(settings.encoder), None)
 
 

@@ -12,6 +12,7 @@ from cdner.errors import InputTooLongError, unknown_name
 from cdner.files import Json
 from cdner.models.engines import check_engine
 from cdner.models.shelf import model_location
+from cdner.models.weights import checked
 from cdner.registry import names
 from cdner.steps.context import Context
 from cdner.steps.protocol import StepKind
@@ -159,7 +160,8 @@ def checkpoint_of(step: Step, context: Context, role: str) -> Path | None:
     if role not in step.inputs:
         return None
     checkpoint = stored_models.load_checkpoint(context.store, context.input_run(step, role))
-    return stored_models.checkpoint_directory(context.store, checkpoint)
+    folder = stored_models.checkpoint_directory(context.store, checkpoint)
+    return checked(folder, checkpoint.weights_sha256)
 
 
 def check_backbone(step: Step, context: Context) -> None:  # noqa: ARG001  every check has one signature

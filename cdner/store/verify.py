@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdner.errors import StoreError
 from cdner.files import content_hash, file_sha256
 from cdner.store.connection import Store
 from cdner.store.corpora import sentence_id
 from cdner.store.llm_log import request_id, request_of_rows, template_id
 from cdner.store.migrations import schema_version
+from cdner.store.models import Checkpoint, checkpoint_directory
 from cdner.store.opening import opened
 from cdner.store.runs import OUTPUT_TABLES, is_alive, run_spec
 
@@ -120,7 +122,12 @@ def verify(store: Store) -> list[Problem]:
         ]
         checkpoints = connection.execute("SELECT run_id, path, weights_sha256 FROM checkpoint").fetchall()
     for run_id, path, expected in checkpoints:  # after the store is closed: this takes long
-        problems += _checkpoint_problems(run_id, store.directory / path, expected)
+        try:
+            directory = checkpoint_directory(store, Checkpoint(path, expected, 0))
+        except StoreError as error:
+            problems.append(Problem("checkpoint", run_id, str(error)))
+        else:
+            problems += _checkpoint_problems(run_id, directory, expected)
     return problems
 
 
