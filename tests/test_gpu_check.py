@@ -297,8 +297,8 @@ def test_two_runs_that_differ_are_noticed(tmp_path: Path):
     assert missed_by("determinism", t5) == []
     by_chance = """
 import os
-usual = cdner.models.trainable.epoch_batches
-cdner.models.trainable.epoch_batches = lambda examples, size, *, seed, epoch: usual(
+usual = cdner.models.training.epoch_batches
+cdner.models.training.epoch_batches = lambda examples, size, *, seed, epoch: usual(
     examples, size, seed=seed + os.getpid(), epoch=epoch
 )
 """
