@@ -14,6 +14,7 @@ from store_examples import DOMAIN, import_corpus
 from cdner.config import Experiment
 from cdner.steps import predicting, windows
 from cdner.steps.context import Context
+from cdner.steps.holders import ModelHolder
 from cdner.steps.step import Step
 from cdner.store import Store
 from cdner.store import predictions as stored_predictions
@@ -64,7 +65,7 @@ def test_storing_takes_a_twentieth_of_the_time_at_most_and_a_slow_models_chunks_
     monkeypatch.setattr(windows, "time", clock)
     monkeypatch.setattr(stored_predictions, "save_predictions", save_slowly)
     backbone = SimpleNamespace(generate=generate, vocabulary=byte_level_vocabulary())
-    monkeypatch.setattr(Context, "predictor", lambda *_: backbone)
+    monkeypatch.setattr(ModelHolder, "predictor", lambda *_: backbone)
     store = Store(tmp_path / "s.duckdb")
     sentences = tuple(Sentence((f"name{number}", "plays")) for number in range(N))
     corpus_run = import_corpus(store, Corpus("films", "test", sentences, types=DOMAIN.types))

@@ -26,6 +26,7 @@ from cdner.llm.scripted import ScriptedBackend, written
 from cdner.models import open_backbone
 from cdner.steps import asking, evaluating, predicting, reasoning
 from cdner.steps.context import Context
+from cdner.steps.holders import ModelHolder
 from cdner.steps.kinds import KINDS
 from cdner.steps.step import Step
 from cdner.store import Store
@@ -156,7 +157,7 @@ def predict(
 ) -> tuple[str, list[int]]:
     """The run, and how many sentences the backbone got at a time."""
     instant = Instant([])
-    monkeypatch.setattr(Context, "predictor", lambda *_: backbone or instant)
+    monkeypatch.setattr(ModelHolder, "predictor", lambda *_: backbone or instant)
     settings: dict[str, Json] = {"n": n, "types": list(DOMAIN.types), "predict": {"max_new_tokens": 8}}
     step = step_of("predict", settings, corpus=corpus_run)
     predicting.predict(step, context_of(store))
@@ -179,7 +180,7 @@ def reason(store: Store, corpus_run: str, monkeypatch: pytest.MonkeyPatch, *, ma
     )
     step = step_of("reason", {"n": 0, "setting": "full"}, corpus=corpus_run, confusion="none")
     context = context_of(store, execution=Execution(max_gaps=max_gaps))
-    context._backends["scripted", "m"] = ScriptedBackend(answered, model="m", at_hand=True)
+    context.llms._backends["scripted", "m"] = ScriptedBackend(answered, model="m", at_hand=True)
     reasoning.reason(step, context)
     return step
 
