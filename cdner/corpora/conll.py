@@ -96,7 +96,7 @@ class Columns:
 
 
 class ConllReader:
-    """The ``CorpusReader`` for column files; one too large for memory is surveyed first, then streamed."""
+    """Reads column files. One that is too large for memory is surveyed first, then streamed."""
 
     def __init__(self, columns: Columns | None = None) -> None:
         self._columns = columns or Columns()
