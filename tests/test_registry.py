@@ -137,9 +137,9 @@ def test_unknown_kind_knows_no_names() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("unready", r"The corpus 'unready' needs a package .* not installed: .*'a_package_nobody_installed'"),
-        ("old", r"The corpus 'old' cannot be loaded from 'cdner_guest_old:READER': .*a_name_json_never_had"),
-        ("renamed", r"The corpus 'renamed' cannot be loaded from 'cdner_guest:WRITER': .*'WRITER'"),
+        ("unready", r"The reader 'unready' needs a package .* not installed: .*'a_package_nobody_installed'"),
+        ("old", r"The reader 'old' cannot be loaded from 'cdner_guest_old:READER': .*a_name_json_never_had"),
+        ("renamed", r"The reader 'renamed' cannot be loaded from 'cdner_guest:WRITER': .*'WRITER'"),
     ],
 )
 def test_broken_implementation_is_one_line_that_says_why(name: str, message: str) -> None:
