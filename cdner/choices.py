@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from cdner.hashing import canonical_json
+from cdner.files import canonical_json
 
 # logits: computed from the whole distribution. top_logprobs: the figures a server sent of its most probable tokens.
 # sampled: the server has no log-probabilities; it was asked to choose, once or several times.

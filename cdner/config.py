@@ -2,6 +2,10 @@
 
 A settings object's ``identity()`` is what enters a run id. Where and how fast something runs (devices, concurrency,
 timeouts, base URLs, keys) is in ``Execution`` and in no identity. TOML is read here and nowhere else.
+
+An experiment that varies something, as the list of its cells: plain experiments with a name each.
+
+Knows nothing of plans or runs. That cells share the stages that are equal follows from run identities alone.
 """
 
 from __future__ import annotations
@@ -9,13 +13,15 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cdner.errors import UsageError
-from cdner.hashing import Json
+from cdner.files import Json
 
 Setting = Literal[
     "without_source",
@@ -31,32 +37,92 @@ Setting = Literal[
     "told",  # the LLM's verdicts on the mentions of without_all stand in the model's input as a text
     "told_fused",  # the entities of told, their types decided together with verdicts on its own mentions
 ]
-REASONING_SETTINGS: tuple[Setting, ...] = (
-    "without_backward",
-    "without_initial",
-    "without_initial_and_backward",
-    "full",
-)
-# setting -> the setting whose reasoning texts stand in its inputs; the others have none
-REASONING_OF: Mapping[Setting, Setting] = {
-    **{setting: setting for setting in REASONING_SETTINGS},
-    "full_without_source": "full",
+
+
+@dataclass(frozen=True, slots=True)
+class SettingParts:
+    """What a setting's predictions are made from.
+
+    At most one of ``reasoning``, ``told``, ``fused`` and ``llm_only`` is set.
+    """
+
+    trains_on_source: bool = True
+    reasoning: Setting | None = None  # the setting whose reasoning texts the model reads
+    told: Setting | None = (
+        None  # the setting on whose mentions the verdicts are that the model reads as a text
+    )
+    fused: Setting | None = None  # the setting whose entities are judged and get fused types
+    llm_only: bool = False  # the LLM's own entities
+
+    @property
+    def judged(self) -> Setting | None:
+        """The setting on whose mentions an LLM gives verdicts."""
+        return self.fused or self.told
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the setting's model reads a text about each sentence."""
+        return bool(self.reasoning or self.told)
+
+    @property
+    def prediction_step(self) -> str:
+        """The kind of step that makes the setting's predictions."""
+        return "extract" if self.llm_only else "fuse" if self.fused else "predict"
+
+
+SETTINGS: Mapping[Setting, SettingParts] = {
+    "without_source": SettingParts(trains_on_source=False),
+    "without_all": SettingParts(),
+    "without_backward": SettingParts(reasoning="without_backward"),
+    "without_initial": SettingParts(reasoning="without_initial"),
+    "without_initial_and_backward": SettingParts(reasoning="without_initial_and_backward"),
+    "full": SettingParts(reasoning="full"),
+    "full_without_source": SettingParts(reasoning="full", trains_on_source=False),
+    "llm_only": SettingParts(llm_only=True),
+    "fused": SettingParts(fused="without_all"),
+    "full_fused": SettingParts(fused="full"),
+    "told": SettingParts(told="without_all"),
+    "told_fused": SettingParts(fused="told"),
 }
-# setting -> the setting on whose mentions the verdicts are that stand in its inputs
-TOLD_OF: Mapping[Setting, Setting] = {"told": "without_all"}
-# settings whose models read a text about each sentence, with source training as in the paper
-SETTINGS_WITH_TEXTS: tuple[Setting, ...] = (*REASONING_SETTINGS, *TOLD_OF)
-# setting -> the setting whose entities are judged and whose types are fused with the verdicts
-FUSED_OF: Mapping[Setting, Setting] = {"fused": "without_all", "full_fused": "full", "told_fused": "told"}
-# setting -> the setting whose entities an LLM judges for it
-JUDGED_OF: Mapping[Setting, Setting] = {**FUSED_OF, **TOLD_OF}
+# Settings with reasoning texts of their own.
+REASONING_SETTINGS: tuple[Setting, ...] = tuple(
+    setting for setting, parts in SETTINGS.items() if parts.reasoning == setting
+)
+# Settings for which an LLM gives verdicts; the order is that of the help text.
+JUDGED_SETTINGS: tuple[Setting, ...] = tuple(
+    sorted(
+        (name for name, parts in SETTINGS.items() if parts.judged), key=lambda name: not SETTINGS[name].fused
+    )
+)
 TEXT_FAMILIES = ("causal", "seq2seq")  # backbones that write text; they have no head over tags
 PREDICTION_STEPS = ("predict", "extract", "fuse")  # kinds of steps whose output is a setting's predictions
 
 
-def prediction_step(setting: str) -> str:
-    """The kind of step that makes a setting's predictions."""
-    return "extract" if setting == "llm_only" else "fuse" if setting in FUSED_OF else "predict"
+def parts_of(setting: str) -> SettingParts:
+    """The parts of a setting by its name. An unknown name has those of ``without_all``."""
+    return SETTINGS.get(cast(Setting, setting), SettingParts())
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The part that a run plays in an experiment: ``predict:full/test``, ``import:ai/train``, ``quantify:target``.
+
+    ``subject``: a setting, or a domain in labels of imports. ``split``: "" in labels without one.
+    """
+
+    kind: str
+    subject: str
+    split: str = ""
+
+    @classmethod
+    def of(cls, text: str) -> Label:
+        """Parse a label. Text that is not a label gives empty parts."""
+        kind, _, rest = text.partition(":")
+        subject, _, split = rest.partition("/")
+        return cls(kind, subject, split)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.subject}" + (f"/{self.split}" if self.split else "")
 
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -437,3 +503,82 @@ def _keys_at(path: list[str]) -> list[str]:
             return []
         model = annotation
     return list(model.model_fields)
+
+
+def cells(experiment: Experiment) -> tuple[Experiment, ...]:
+    """Every combination of the axes' values, the last axis fastest; the experiment itself if it varies nothing.
+
+    A cell is called ``name[axis=value,...]`` and varies nothing. UsageError for a key that is no setting, a value
+    that its key cannot take, or two axes with one name or key.
+    """
+    _refuse_overlap(experiment)
+    return tuple(
+        _cell(experiment, combination)
+        for combination in product(
+            *(tuple((axis, value) for value in axis.values) for axis in experiment.vary)
+        )
+    )
+
+
+def with_profile(experiment: Experiment, profile: Mapping[str, object], *, name: str) -> Experiment:
+    """The experiment on other means: a profile changes settings, and the values of axes the experiment has.
+
+    ``profile`` is a table like an experiment's, with ``axes = {axis name: values}`` besides; axes the experiment does
+    not have are left out, for one profile serves many. It is called ``experiment@name``. UsageError as for a file.
+    """
+    changes = dict(profile)
+    values = changes.pop("axes", {})
+    where = f"profile {name}"
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{where}: 'axes' must be a table of axis name = values.")
+    table = merged(experiment.model_dump(mode="python"), changes)
+    table["name"] = f"{experiment.name}@{name}"
+    table["vary"] = tuple(
+        {**axis.model_dump(mode="python"), "values": values.get(axis.name, axis.values)}
+        for axis in experiment.vary
+    )
+    return parse_experiment(table, where=where)
+
+
+def axes_of(name: str) -> tuple[str, dict[str, str]]:
+    """``figure4@cpu[n_train=20,seed=0]`` -> ``figure4@cpu`` and what its axes are; a name without cells has none."""
+    study, _, rest = name.partition("[")
+    pairs = [part.partition("=") for part in rest.removesuffix("]").split(",") if "=" in part]
+    return study, {axis: value for axis, _, value in pairs}
+
+
+def _cell(experiment: Experiment, combination: tuple[tuple[Axis, object], ...]) -> Experiment:
+    if not combination:
+        return experiment
+    table: dict[str, Any] = experiment.model_dump(mode="python", exclude={"vary"})
+    for axis, value in combination:
+        for key in axis.keys:
+            _assign(table, key, value, where=f"{experiment.name}: vary '{axis.name}'")
+    named = ",".join(f"{axis.name}={_shown(value)}" for axis, value in combination)
+    table["name"] = f"{experiment.name}[{named}]"
+    return parse_experiment(table, where=str(table["name"]))
+
+
+def _assign(table: dict[str, Any], key: str, value: object, *, where: str) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        inner = table.get(part)
+        if not isinstance(inner, Mapping):
+            raise UsageError(f"{where}: '{key}' is no setting ('{part}' is no section).")
+        table = inner  # type: ignore[assignment]  # model_dump gives dicts
+    if last not in table:
+        raise UsageError(f"{where}: '{key}' is no setting. Known here: {', '.join(sorted(table))}.")
+    table[last] = value
+
+
+def _shown(value: object) -> str:
+    return "+".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _refuse_overlap(experiment: Experiment) -> None:
+    names = [axis.name for axis in experiment.vary]
+    keys = [key for axis in experiment.vary for key in axis.keys]
+    for kind, given in (("name", names), ("key", keys)):
+        twice = [value for value in given if given.count(value) > 1]
+        if twice:
+            raise UsageError(f"{experiment.name}: vary has the {kind} '{twice[0]}' twice.")

@@ -13,15 +13,15 @@ from cdner.errors import UsageError, unknown_name
 
 _BUILT_IN: dict[str, dict[str, str]] = {
     "backend": {
-        "openai": "cdner.backends.openai:open_backend",
-        "vllm": "cdner.backends.vllm:open_backend",
-        "local": "cdner.backends.local:open_backend",
-        "scripted": "cdner.backends.scripted:open_backend",
+        "openai": "cdner.llm.openai:open_backend",
+        "vllm": "cdner.llm.vllm.backend:open_backend",
+        "local": "cdner.llm.local:open_backend",
+        "scripted": "cdner.llm.scripted:open_backend",
     },
     "backbone": {
-        "seq2seq": "cdner.backbone.seq2seq:FAMILY",
-        "causal": "cdner.backbone.causal:FAMILY",
-        "tagger": "cdner.backbone.tagger:FAMILY",
+        "seq2seq": "cdner.models.seq2seq:FAMILY",
+        "causal": "cdner.models.causal:FAMILY",
+        "tagger": "cdner.models.tagger:FAMILY",
     },
     "dimension": {
         "u_hie": "cdner.confusion.hierarchy:HierarchyDimension",
@@ -32,15 +32,15 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "conll": "cdner.corpora.conll:ConllReader",
     },
     "export": {
-        "conll": "cdner.export.conll:write_conll",
-        "jsonl": "cdner.export.json_lines:write_json_lines",
-        "spacy": "cdner.export.spacy_docs:write_doc_bin",
-        "labelstudio": "cdner.export.label_studio:write_label_studio",
-        "datasets": "cdner.export.datasets_folder:write_datasets_folder",
+        "conll": "cdner.formats.conll:write_conll",
+        "jsonl": "cdner.formats.json_lines:write_json_lines",
+        "spacy": "cdner.formats.spacy_docs:write_doc_bin",
+        "labelstudio": "cdner.formats.label_studio:write_label_studio",
+        "datasets": "cdner.formats.datasets_folder:write_datasets_folder",
     },
     "engine": {
-        "local": "cdner.pipeline.annotate.worker:annotate_here",
-        "ray": "cdner.pipeline.annotate.ray_engine:annotate_on_ray",
+        "local": "cdner.annotate.worker:annotate_here",
+        "ray": "cdner.annotate.ray_engine:annotate_on_ray",
     },
 }
 

@@ -178,8 +178,17 @@ class TokenConstraint(Protocol):
 
 
 class Progress(Protocol):
+    """Where long work says how far it is, and what a user should know about its result.
+
+    ``start`` begins a piece of work of ``total`` units (None: unknown), ``advance`` reports units done. ``warn`` says
+    what was guessed, dropped or replaced; ``warnings`` are all that were said, in order.
+    """
+
+    @property
+    def warnings(self) -> Sequence[str]: ...
     def start(self, label: str, total: int | None = None) -> None: ...
     def advance(self, n: int = 1, note: str = "") -> None: ...
+    def warn(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ from pathlib import Path
 from chat_servers import Reply, after, said
 
 from cdner import prompts
-from cdner.backbone.checkpoint import Card, write_card
+from cdner.annotate.driver import Outcome, annotate
+from cdner.annotate.method import Asking, Method
+from cdner.annotate.source import open_source
+from cdner.annotate.worker import Silent, Workers
 from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Reasoning, Training
-from cdner.hashing import content_hash
-from cdner.pipeline.annotate.driver import Outcome, annotate
-from cdner.pipeline.annotate.method import Asking, Method
-from cdner.pipeline.annotate.source import open_source
-from cdner.pipeline.annotate.worker import Silent, Workers
+from cdner.files import content_hash
+from cdner.models.weights import Card, write_card
 from cdner.reasoning import reasoning_requests
 from cdner.types import Progress
 

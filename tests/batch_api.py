@@ -294,7 +294,7 @@ def _lines(content: bytes) -> list[dict[str, Any]]:
 
 def hasten() -> None:
     """Look at the server every few hundredths of a second; for the child process of a test."""
-    from cdner.backends.batch import backend, server
+    from cdner.llm.batch import backend, server
 
     backend.FIRST_PAUSE, backend.LONGEST_PAUSE = 0.02, 0.05
     server.PAUSE = 0.02

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 
-from cdner.cli.progress import StderrProgress
-from cdner.hashing import canonical_json
-from cdner.pipeline.own_corpora import import_known
+from cdner.console.progress import StderrProgress
+from cdner.experiment.own_corpora import import_known
+from cdner.files import canonical_json
 from cdner.store import Store
+from cdner.store.confusion import TypeDescription, save_descriptions
 from cdner.store.corpora import find_corpus_run, load_corpus
-from cdner.store.descriptions import TypeDescription, save_descriptions
-from cdner.store.reasoning import save_completions, save_reasoning, save_requests, save_template
+from cdner.store.llm_log import save_completions, save_reasoning, save_requests, save_template
 from cdner.store.runs import begin_attempt, finish_attempt, label_experiment, run_spec
 from cdner.types import Completion, Message, ReasoningChain, ReasoningRequest, Sampling
 

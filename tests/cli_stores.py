@@ -14,10 +14,9 @@ import pytest
 
 from cdner.cli import run_cli
 from cdner.store import Store
-from cdner.store.confusion import save_confusion, save_rivals
+from cdner.store.confusion import Hierarchy, Ratios, save_confusion, save_hierarchy, save_rivals
 from cdner.store.corpora import save_corpus
 from cdner.store.predictions import save_predictions
-from cdner.store.ratios import Hierarchy, Ratios, save_hierarchy
 from cdner.store.runs import begin_attempt, finish_attempt, label_experiment, run_spec
 from cdner.types import ConfusionMatrix, Corpus, Domain, Entity, Generation, Prediction, Sentence, TypeEntry
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, T5Tokenizer
 
-from cdner.backbone.vocabulary import TokenizerVocabulary
+from cdner.models.vocabulary import TokenizerVocabulary
 from cdner.spans import bio_to_entities
 from cdner.types import Entity, Sentence, Vocabulary
 

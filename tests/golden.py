@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from cdner.hashing import Json, content_hash
+from cdner.files import Json, content_hash
 
 FILE = Path(__file__).parent / "fixtures" / "golden.json"
 

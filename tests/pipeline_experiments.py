@@ -25,12 +25,12 @@ from typing import Any
 
 from fixtures.tiny_models import write_tiny_bert, write_tiny_llama, write_tiny_t5
 
-from cdner.backends.chat.budget import Budget
-from cdner.backends.scripted import ScriptedBackend, written
 from cdner.choices import ChoiceScores, scores_text
 from cdner.cli import run_cli
 from cdner.config import Execution, Llm
-from cdner.hashing import content_hash
+from cdner.files import content_hash
+from cdner.llm.chat.budget import Budget
+from cdner.llm.scripted import ScriptedBackend, written
 from cdner.store import Store
 from cdner.store.runs import OUTPUT_TABLES
 from cdner.types import Completion, Gap, ReasoningRequest
@@ -256,9 +256,9 @@ _PRELOADED = (
     "nltk.corpus",
     "openai",
     "httpx2",
-    *(f"cdner.backbone.{name}" for name in ("seq2seq", "causal", "training")),
-    *("cdner.cli.run", "cdner.cli.verbs", "cdner.pipeline.execute", "cdner.pipeline.own_corpora"),
-    *("cdner.pipeline.plan", "cdner.pipeline.summary"),
+    *(f"cdner.models.{name}" for name in ("seq2seq", "causal", "training")),
+    *("cdner.cli.run", "cdner.cli.verbs", "cdner.experiment.execute", "cdner.experiment.own_corpora"),
+    *("cdner.experiment.plan", "cdner.experiment.summary"),
 )
 
 
@@ -325,7 +325,7 @@ class DieAt:
     after: bool = False
 
     def __call__(self) -> None:
-        chunks = sys.modules["cdner.pipeline.chunks"]
+        chunks = sys.modules["cdner.steps.windows"]
         chunks.SIZE, chunks.PAUSE = 2, 0  # type: ignore[attr-defined]
         module = sys.modules[self.module]
         original = getattr(module, self.function)

@@ -13,8 +13,8 @@ from store_examples import DOMAIN, GENERATION, import_corpus
 
 from cdner.evaluate import error_proportions, score
 from cdner.store import Store
+from cdner.store.llm_log import save_completions, save_reasoning, save_requests
 from cdner.store.predictions import save_predictions
-from cdner.store.reasoning import save_completions, save_reasoning, save_requests
 from cdner.store.runs import label_experiment
 from cdner.store.scores import ErrorRow, ScoreRow, save_scores
 from cdner.types import (

@@ -13,11 +13,17 @@ from random_corpora import seeded_pair
 
 from cdner.evaluate import score
 from cdner.store import Store
-from cdner.store.confusion import save_confusion, save_rivals
+from cdner.store.confusion import (
+    Hierarchy,
+    Ratios,
+    save_confusion,
+    save_hierarchy,
+    save_misclassification,
+    save_rivals,
+)
 from cdner.store.corpora import save_corpus
+from cdner.store.llm_log import save_reasoning
 from cdner.store.predictions import save_predictions
-from cdner.store.ratios import Hierarchy, Ratios, save_hierarchy, save_misclassification
-from cdner.store.reasoning import save_reasoning
 from cdner.store.runs import label_experiment
 from cdner.store.scores import ScoreRow, save_scores
 from cdner.types import ConfusionMatrix, Corpus, Entity, Generation, Prediction, ReasoningChain, Sentence

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from cdner.backends import automatic
-from cdner.backends.automatic import Chosen, available_memory, choose_llm
 from cdner.cli import run_cli
-from cdner.cli.experiment import compose_experiment
 from cdner.config import Describing, Execution, Reasoning
+from cdner.console.experiment_options import compose_experiment
 from cdner.errors import BackendError
+from cdner.llm import automatic
+from cdner.llm.automatic import Chosen, available_memory, choose_llm
 
 GIB = 2**30
 
@@ -22,7 +22,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, free: float, cuda: bool = False,
         if not vllm:
             raise BackendError("vLLM was not found")
 
-    monkeypatch.setattr("cdner.backends.vllm_server.installation.find_vllm", find)
+    monkeypatch.setattr("cdner.llm.vllm.installation.find_vllm", find)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_memory_is_what_the_system_says() -> None:
 def test_the_local_backend_gets_settings_it_can_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = Chosen("local", "small", "because")
     for installed in (True, False):
-        monkeypatch.setattr("cdner.backbone.schema_grammar.grammar_is_installed", lambda i=installed: i)
+        monkeypatch.setattr("cdner.models.schema_grammar.grammar_is_installed", lambda i=installed: i)
         llm = chosen.of(Reasoning(backend="auto"))
         assert (llm.backend, llm.model, llm.retries, llm.structured) == ("local", "small", 0, installed)
     assert chosen.of(Describing(backend="auto")).structured is False

@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 from batch_api import KEY, BatchApi, expired, hasten, refused, said, serving
 
-from cdner.backends.batch import BatchBackend, open_batch
-from cdner.backends.batch import backend as backend_module
-from cdner.backends.batch import server as server_module
-from cdner.backends.batch.backend import MAX_ROUNDS
-from cdner.backends.batch.rows import portions, request_line
-from cdner.backends.chat import Budget
 from cdner.config import Execution, Llm
 from cdner.errors import BackendError, UsageError
+from cdner.llm.batch import BatchBackend, open_batch
+from cdner.llm.batch import backend as backend_module
+from cdner.llm.batch import server as server_module
+from cdner.llm.batch.backend import MAX_ROUNDS
+from cdner.llm.batch.rows import portions, request_line
+from cdner.llm.chat import Budget
 from cdner.store import Store, batches
 from cdner.store.batches import BatchLedger, list_batches
-from cdner.store.reasoning import save_completions, save_requests
+from cdner.store.llm_log import save_completions, save_requests
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
 
 MODEL = "gpt-4o-mini"
@@ -355,7 +355,7 @@ def test_looking_goes_on_while_the_server_does_not_answer(
         return None
 
     api.refuse = refuse
-    monkeypatch.setattr("cdner.backends.batch.MAX_RETRIES", 0)
+    monkeypatch.setattr("cdner.llm.batch.MAX_RETRIES", 0)
     spoken = Spoken()
     assert reasons(complete(api, store, texts(2), spoken=spoken)) == []
     assert any("no answer of the server" in line for line in spoken.said)

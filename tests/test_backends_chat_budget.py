@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 from chat_servers import ChatServer, Reply, after, ask, asks, failed, said, serving
 
-from cdner.backends import open_backend
-from cdner.backends.chat import Budget, ChatClient, Clock, Server
-from cdner.backends.chat.budget import estimated_input_tokens
-from cdner.backends.prices import Price
-from cdner.config import Execution, Llm, parse_experiment
+from cdner.annotate.worker import Silent
+from cdner.config import Execution, Llm, cells, parse_experiment
 from cdner.errors import BackendError
-from cdner.matrix import cells
-from cdner.pipeline.annotate.worker import Silent
-from cdner.pipeline.context import open_context
+from cdner.llm import open_backend
+from cdner.llm.chat import Budget, ChatClient, Clock, Server
+from cdner.llm.chat.budget import estimated_input_tokens
+from cdner.llm.prices import Price
+from cdner.steps.context import open_context
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
 
 PRICE = Price(input=1.0, cached_input=0.1, output=100.0)  # dear, so that the figures are easy to see
@@ -198,7 +197,7 @@ def test_cells_of_a_matrix_that_varies_the_model_spend_one_budget(server: ChatSe
     experiment = parse_experiment(table, where="here")
     with open_context(tmp_path / "s.duckdb", experiment, progress=Silent()) as context:
         found = [
-            count(dict(replace(context, experiment=cell).llm(cell.reason).complete(asks(3))))
+            count(dict(replace(context, experiment=cell).llms.open(cell.reason).complete(asks(3))))
             for cell in cells(experiment)
         ]
     assert found == [(3, 0), (1, 2)]

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from chat_servers import ChatServer, Reply, said, serving
 
-from cdner.backends.chat import Budget, ChatClient, Server
-from cdner.backends.chat.choice_dialogue import TOP, ChoiceDialogue, ServerManner, read_figures
-from cdner.backends.chat.exchange import chat_arguments
-from cdner.backends.prices import Price
 from cdner.choices import ChoiceScores, read_scores
 from cdner.errors import BackendError
+from cdner.llm.chat import Budget, ChatClient, Server
+from cdner.llm.chat.choice_dialogue import TOP, ChoiceDialogue, ServerManner, read_figures
+from cdner.llm.chat.exchange import chat_arguments
+from cdner.llm.prices import Price
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
 
 CHOICES = (" person", " place", " musical artist", " musical instrument")

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from chat_servers import ChatServer, Reply, after, ask, asks, failed, said, serving
 
-from cdner.backends.chat import ChatClient, Clock, Server
 from cdner.errors import BackendError
+from cdner.llm.chat import ChatClient, Clock, Server
 from cdner.types import Completion, Gap, ReasoningRequest
 
 SPEED = 50.0  # a minute is 1.2 seconds

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from chat_servers import ChatServer, Reply, after, asks, failed, said, serving
 
-from cdner.backends.chat import ChatClient, Clock, Server
-from cdner.backends.chat.pacing import (
+from cdner.llm.chat import ChatClient, Clock, Server
+from cdner.llm.chat.pacing import (
     LONGEST_BACKOFF,
     LONGEST_REFILL,
     Allowance,

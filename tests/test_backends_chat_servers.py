@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from chat_servers import ChatServer, Reply, after, ask, asked, asks, failed, said, serving
 
-from cdner.backends import open_backend
-from cdner.backends.chat import ChatClient, Clock, Server
 from cdner.config import Execution, Llm
 from cdner.errors import BackendError
+from cdner.llm import open_backend
+from cdner.llm.chat import ChatClient, Clock, Server
 from cdner.types import Completion, Gap
 
 GONE = Server("http://127.0.0.1:9/v1")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from chat_servers import ChatServer, Reply, ask, said, serving, streamed
 
-from cdner.backends.chat import ChatClient, Clock, Server
+from cdner.llm.chat import ChatClient, Clock, Server
 from cdner.types import Completion, Gap
 
 PIECES = ("Paris ", "is a ", "city.")

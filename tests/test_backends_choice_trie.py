@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdner.backends.choice_trie import LEAST_LEFT, ChoiceTrie, n_common
+from cdner.llm.choice_trie import LEAST_LEFT, ChoiceTrie, n_common
 
 N_TOKENS = 4
 Path = tuple[int, ...]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cdner.backends.engine_arguments import engine_arguments, length_for, length_given, value_given
 from cdner.errors import UsageError
+from cdner.llm.vllm.arguments import engine_arguments, length_for, length_given, value_given
 
 
 def test_a_cpu_computes_in_float32_so_that_texts_repeat() -> None:

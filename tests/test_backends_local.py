@@ -16,12 +16,12 @@ from fixtures.tiny_models import write_tiny_llama
 from tiny_shelf import TinyShelf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cdner.backbone import open_backbone
-from cdner.backbone.shelf import find
-from cdner.backends import open_backend
-from cdner.backends.local import LocalBackend
 from cdner.config import BackboneChoice, Execution, Llm
 from cdner.errors import BackendError
+from cdner.llm import open_backend
+from cdner.llm.local import LocalBackend
+from cdner.models import open_backbone
+from cdner.models.shelf import find
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
 
 FIXED = (
@@ -232,7 +232,7 @@ def test_without_llguidance_json_by_schema_is_refused_before_a_model_is_opened(
 ) -> None:
     llm = Llm(backend="local", model=str(folder), retries=0)
     assert open_backend(llm, Execution(device="cpu")).family == "local"
-    monkeypatch.setattr("cdner.backends.local.grammar_is_installed", lambda: False)
+    monkeypatch.setattr("cdner.llm.local.grammar_is_installed", lambda: False)
     with pytest.raises(BackendError, match=r"cdner\[grammar\].*structured = false"):
         open_backend(llm, Execution(device="cpu"))
 
@@ -274,7 +274,7 @@ def test_more_requests_than_are_read_at_once_are_answered_alike(
 ) -> None:
     requests = [ask(text) for text in ("Tomas Reyl .", "Harbour Club .", "Brackwater .")]
     together = answers(local(folder), requests)
-    monkeypatch.setattr("cdner.backends.local.AT_ONCE", 2)
+    monkeypatch.setattr("cdner.llm.local.AT_ONCE", 2)
     apart = answers(local(folder), requests)
     assert apart.keys() == together.keys()
     assert all(replace(apart[n], cached_tokens=0) == replace(together[n], cached_tokens=0) for n in apart)

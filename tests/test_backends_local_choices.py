@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cdner.backbone import open_backbone
-from cdner.backends.local import LocalBackend
 from cdner.choices import ChoiceScores, read_scores
 from cdner.config import BackboneChoice
 from cdner.errors import BackendError
+from cdner.llm.local import LocalBackend
+from cdner.models import open_backbone
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
 
 FIXED = Message("system", "Find the type of one entity: person, place, club, society, harbour or weekday.")
@@ -99,7 +99,7 @@ def slow_twin(folder: Path, request: ReasoningRequest) -> list[float]:
 @pytest.fixture
 def small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several passes for the requests of a test, the last of them not full."""
-    monkeypatch.setattr("cdner.backbone.causal._PASS_TOKENS", {"cpu": 120})
+    monkeypatch.setattr("cdner.models.causal._PASS_TOKENS", {"cpu": 120})
 
 
 @pytest.mark.usefixtures("small_passes")
@@ -131,7 +131,7 @@ LONG = "Tomas Reyl of the Harbour Club never saw Port Vanter , and Mira Olsen le
 
 def test_what_prompts_share_is_read_once(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Questions about mentions of one sentence: the sentence once, then the end of each prompt."""
-    from cdner.backbone import next_tokens
+    from cdner.models import next_tokens
 
     rows: list[int] = []
     usual = next_tokens.PackedRow.of
@@ -151,10 +151,10 @@ def test_what_prompts_share_is_read_once(tiny_llama: Path, monkeypatch: pytest.M
     (together,) = rows
     rows.clear()
 
-    def each_alone(prompts: Any, asked: Any, *, most: int) -> list[next_tokens.Joined]:
-        return [next_tokens.Joined.of({n: prompt}, asked) for n, prompt in enumerate(prompts)]
+    def each_alone(prompts: Any, asked: Any, *, most: int) -> list[next_tokens.PromptGroup]:
+        return [next_tokens.PromptGroup.of({n: prompt}, asked) for n, prompt in enumerate(prompts)]
 
-    monkeypatch.setattr(next_tokens, "joined", each_alone)
+    monkeypatch.setattr(next_tokens, "group_prompts", each_alone)
     scores(local(tiny_llama), requests)
     backbone: Any = open_backbone(BackboneChoice(family="causal", model=str(tiny_llama)), device="cpu")
     n_sentence = len(backbone.tokenizer(LONG)["input_ids"])
@@ -231,17 +231,17 @@ def test_prompts_all_beyond_the_window_end_the_run_in_one_line(tiny_llama: Path)
 
 @pytest.mark.usefixtures("small_passes")
 def test_answers_come_pass_by_pass(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cdner.backbone import next_tokens
+    from cdner.models import next_tokens
 
     n_passes = 0
-    usual = next_tokens.answers
+    usual = next_tokens.log_probs
 
     def counted(*arguments: Any) -> Any:
         nonlocal n_passes
         n_passes += 1
         return usual(*arguments)
 
-    monkeypatch.setattr(next_tokens, "answers", counted)
+    monkeypatch.setattr(next_tokens, "log_probs", counted)
     outcomes = local(tiny_llama).complete([ask(text) for text in TEXTS])
     next(outcomes)
     assert n_passes == 1

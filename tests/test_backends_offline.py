@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from cdner.backends import open_backend
-from cdner.backends.scripted import ScriptedBackend, written
 from cdner.choices import read_scores
 from cdner.config import Execution, Llm
 from cdner.errors import InputError, UsageError
-from cdner.store.reasoning import request_id
+from cdner.llm import open_backend
+from cdner.llm.scripted import ScriptedBackend, written
+from cdner.store.llm_log import request_id
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
 
 
@@ -127,7 +127,7 @@ def test_unknown_backend_is_answered_with_the_nearest() -> None:
 
 def test_importing_backends_prompts_and_reasoning_loads_nothing_heavy() -> None:
     code = (
-        "import sys, cdner.backends.openai, cdner.backends.local, cdner.prompts, cdner.reasoning\n"
+        "import sys, cdner.llm.openai, cdner.llm.local, cdner.prompts, cdner.reasoning\n"
         "heavy = ('torch', 'transformers', 'openai', 'jinja2', 'duckdb')\n"
         "print([name for name in heavy if name in sys.modules])"
     )

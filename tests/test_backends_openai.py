@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from chat_servers import ChatServer, Reply, after, ask, failed, said, serving
 
-from cdner.backends import open_backend
-from cdner.backends.chat import Budget, Clock
-from cdner.backends.chat.call import HOPELESS_AFTER
-from cdner.backends.openai import OpenAIBackend
-from cdner.backends.openai import open_backend as open_openai
 from cdner.config import Execution, Llm
 from cdner.errors import BackendError
+from cdner.llm import open_backend
+from cdner.llm.chat import Budget, Clock
+from cdner.llm.chat.call import HOPELESS_AFTER
+from cdner.llm.openai import OpenAIBackend
+from cdner.llm.openai import open_backend as open_openai
 from cdner.types import Completion, Gap
 
 KEY = "sk-verysecretkey0123456789"

@@ -14,9 +14,9 @@ import tiktoken.load
 import tiktoken.model
 import tiktoken.registry
 
-from cdner.backends.openai_tokens import open_token_counter
 from cdner.config import Llm
-from cdner.pipeline import forecast
+from cdner.experiment import forecast
+from cdner.llm.openai import open_token_counter
 from cdner.types import Message
 
 ADDRESS = "https://encodings.invalid/tiny.tiktoken"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from cdner.backends.engine_arguments import value_given
-from cdner.backends.own_engine import OwnEngine
-from cdner.backends.vllm_server import Placement, VllmInstallation
 from cdner.config import Execution
 from cdner.errors import BackendError
+from cdner.llm.vllm import Placement, VllmInstallation
+from cdner.llm.vllm.arguments import value_given
+from cdner.llm.vllm.backend import OwnEngine
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
 
 WINDOW = 8192  # SmolLM2

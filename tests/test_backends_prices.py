@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cdner.backends.prices import SHIPPED, Price, cost_usd, price_of
 from cdner.errors import InputError
+from cdner.llm.prices import SHIPPED, Price, cost_usd, price_of
 
 
 @pytest.fixture(autouse=True)

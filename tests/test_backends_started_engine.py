@@ -12,10 +12,10 @@ import pytest
 from tiny_shelf import TinyShelf
 from vllm_servers import StubEnvironment
 
-from cdner.backbone.shelf import find
-from cdner.backends import open_backend
 from cdner.config import Execution, Llm
 from cdner.errors import BackendError
+from cdner.llm import open_backend
+from cdner.models.shelf import find
 from cdner.types import Completion, Message, ReasoningBackend, ReasoningRequest, Sampling
 
 
@@ -139,8 +139,8 @@ def test_too_little_memory_is_said_before_anything_starts(
 def test_longer_prompts_get_a_server_with_more_room(
     cpu_stub: StubEnvironment, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdner.backends.engine_arguments.LEAST_LENGTH", 0)
-    monkeypatch.setattr("cdner.backends.engine_arguments.LENGTH_STEP", 32)
+    monkeypatch.setattr("cdner.llm.vllm.arguments.LEAST_LENGTH", 0)
+    monkeypatch.setattr("cdner.llm.vllm.arguments.LENGTH_STEP", 32)
     backend = opened(cpu_stub, tiny_llama)
     list(backend.complete(asks(1)))
     list(backend.complete(asks(1, n_words=20)))

@@ -9,10 +9,10 @@ import pytest
 from chat_servers import ChatServer, after, asks, said, serving
 from vllm_servers import StubEnvironment
 
-from cdner.backbone.identity import weights_identity
-from cdner.backends import open_backend
 from cdner.config import Execution, Llm
 from cdner.errors import BackendError, ModelError
+from cdner.llm import open_backend
+from cdner.models.weights import weights_identity
 from cdner.types import Completion
 
 EMBEDDED = Llm(backend="vllm", model="embedded")

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from cdner.backbone import open_backbone
-from cdner.backends import open_backend
-from cdner.backends.local import LocalBackend
 from cdner.choices import ChoiceScores, read_scores
 from cdner.config import BackboneChoice, Execution, Llm
+from cdner.llm import open_backend
+from cdner.llm.local import LocalBackend
+from cdner.models import open_backbone
 from cdner.types import Completion, Message, ReasoningBackend, ReasoningRequest, Sampling
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from vllm_servers import StubEnvironment, make_environment
 
-from cdner.backends.vllm_server import find_vllm, installation
 from cdner.config import Execution
 from cdner.errors import BackendError
+from cdner.llm.vllm import find_vllm, installation
 
 
 @pytest.fixture

@@ -11,20 +11,23 @@ import pytest
 from safetensors.numpy import save_file
 from vllm_servers import StubEnvironment
 
-from cdner.backends.vllm_server import find_vllm, place
-from cdner.backends.vllm_server.devices import MIB, DeviceMemory, read_devices, visible_devices
-from cdner.backends.vllm_server.memory import (
+from cdner.config import Execution
+from cdner.errors import BackendError, UsageError
+from cdner.llm.vllm import find_vllm, place
+from cdner.llm.vllm.devices import MIB, DeviceMemory, read_devices, visible_devices
+from cdner.llm.vllm.memory import (
     CONTEXT_BYTES,
     GIB,
     REST_BYTES,
+    ModelSize,
     Needs,
     cpu_cache_gib,
+    folder_size,
+    model_size,
     needs_of,
     plan_memory,
+    size_in_name,
 )
-from cdner.backends.vllm_server.model_size import ModelSize, folder_size, model_size, size_in_name
-from cdner.config import Execution
-from cdner.errors import BackendError, UsageError
 
 LLAMA_8B = ModelSize(8_030_261_248, n_values_per_token=2 * 32 * 8 * 128)
 LISTING = "0, GPU-aaaa, 24576, 23000\n1, GPU-bbbb, 81920, 400\n2, GPU-abcd, 81920, 81000\n"

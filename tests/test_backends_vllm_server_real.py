@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 import pytest
 from vllm_servers import descendants, is_alive, wait_until
 
-from cdner.backbone.shelf import model_location
-from cdner.backends.vllm_server import RunningServer, running_server
-from cdner.backends.vllm_server.endpoints import Endpoints
+from cdner.llm.vllm import RunningServer, running_server
+from cdner.llm.vllm.served import Endpoints
+from cdner.models.shelf import model_location
 
 PYTHON = Path(__file__).resolve().parents[1] / ".venv-vllm" / "bin" / "python"
 QUESTION = {

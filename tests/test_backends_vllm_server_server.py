@@ -15,10 +15,10 @@ from typing import Literal
 import pytest
 from vllm_servers import StubEnvironment, is_alive, wait_until
 
-from cdner.backends.vllm_server import VllmServer, find_vllm, server
-from cdner.backends.vllm_server.endpoints import Endpoints
 from cdner.config import Execution
 from cdner.errors import BackendError
+from cdner.llm.vllm import VllmServer, find_vllm, server
+from cdner.llm.vllm.served import Endpoints
 
 
 def a_server(stub: StubEnvironment, *, sleep_level: Literal[0, 1, 2] = 1) -> VllmServer:

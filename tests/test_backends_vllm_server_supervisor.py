@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from vllm_servers import StubEnvironment, is_alive, wait_until
 
-from cdner.backends.vllm_server import VllmServer, find_vllm
 from cdner.config import Execution
+from cdner.llm.vllm import VllmServer, find_vllm
 
 PARENT = """
 import sys, time
-from cdner.backends.vllm_server import VllmServer, find_vllm
+from cdner.llm.vllm import VllmServer, find_vllm
 from cdner.config import Execution
 
 server = VllmServer(find_vllm(Execution(vllm_python=sys.argv[1])), model="m", served_name="m")

@@ -11,7 +11,7 @@ import pytest
 from cli_stores import HOSTILE, Shell
 from compared_stores import ComparedStore, compared_store
 
-from cdner.cli.compare import _TITLES
+from cdner.compare.command import _TITLES
 
 
 @pytest.fixture(scope="module")

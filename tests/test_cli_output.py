@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 from cli_stores import HOSTILE, MARKUP
 
-from cdner.cli.output import cell_text, json_text, no_format_before, print_rows, print_table, visible
+from cdner.console.output import cell_text, json_text, no_format_before, print_rows, print_table, visible
 from cdner.errors import UsageError
 
 COLUMNS = ("run_id", "text", "n_found")
@@ -89,7 +89,7 @@ def test_colour_is_for_terminals_and_never_with_no_color(capsys, monkeypatch):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     assert "\x1b" not in printed(capsys, COLUMNS, ROWS)
     from cdner.cli.confusion import _cell
-    from cdner.cli.output import print_rich
+    from cdner.console.output import print_rich
 
     for no_color, coloured in (("", True), ("1", False)):
         monkeypatch.setenv("FORCE_COLOR", "1")

@@ -10,16 +10,15 @@ import pytest
 from cli_stores import HOSTILE, MARKUP, Shell
 
 from cdner.cli import run_cli
-from cdner.cli.experiment import compose_experiment, find_experiment
-from cdner.cli.progress import StderrProgress
 from cdner.config import Experiment
-from cdner.pipeline.context import open_context
-from cdner.pipeline.plan import build_plan
+from cdner.console.experiment_options import compose_experiment, find_experiment
+from cdner.console.progress import StderrProgress
+from cdner.experiment.plan import build_plan
 from cdner.prompts import domain_from_labels, domain_names, load_domain, template_names
+from cdner.steps.context import open_context
 from cdner.store import Store
-from cdner.store.confusion import save_confusion, save_rivals
+from cdner.store.confusion import Hierarchy, Ratios, save_confusion, save_hierarchy, save_rivals
 from cdner.store.corpora import find_corpus_run, load_corpus
-from cdner.store.ratios import Hierarchy, Ratios, save_hierarchy
 from cdner.store.runs import begin_attempt, finish_attempt
 from cdner.types import ConfusionMatrix, Domain
 

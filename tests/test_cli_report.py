@@ -6,7 +6,7 @@ import pytest
 from cli_stores import Shell
 from report_stores import shared_report_store
 
-from cdner.cli.report import report
+from cdner.report.command import report
 
 
 @pytest.fixture(scope="module")

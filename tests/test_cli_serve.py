@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 from vllm_servers import StubEnvironment, is_alive, wait_until
 
-from cdner.backends.vllm_server import RunningServer, running_server
-from cdner.backends.vllm_server.endpoints import Endpoints
-from cdner.backends.vllm_server.served import published, running_servers
 from cdner.cli import run_cli
+from cdner.llm.vllm import RunningServer, running_server
+from cdner.llm.vllm.served import Endpoints, published, running_servers
 
 
 def start_serving(stub: StubEnvironment, *arguments: str) -> subprocess.Popen[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_stores import Shell, StudyStore, start_cdner, study_store
 
-from cdner.backbone.shelf import find, shelf
+from cdner.models.shelf import find, shelf
 from cdner.store import Store
 
 
@@ -100,7 +100,7 @@ def test_an_experiment_is_named_by_its_file_too(cdner, tmp_path):
 
 
 def test_queries_are_listed_and_shown(cdner):
-    from cdner.store.named_queries import named_queries
+    from cdner.store.sql import named_queries
 
     listed = json.loads(cdner("sql", "--list", "--json").out)
     assert [row["query"] for row in listed] == list(named_queries())

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from cdner.augment import model_input
-from cdner.backbone import open_backbone
 from cdner.codec import TypeScores, wire_for
 from cdner.codec.confidence import Counts
 from cdner.codec.wire import PLAIN_WIRE
 from cdner.config import BackboneChoice, Prediction
-from cdner.pipeline.text_or_tags import way_of
+from cdner.models import open_backbone
+from cdner.steps.text_or_tags import way_of
 from cdner.types import Entity, Generation, ModelInput, Sentence
 
 TYPES = ("person", "personage", "per", "place", "club")  # names that begin alike
@@ -55,7 +55,7 @@ def judged(backbone: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[int, An
             yield index, Generation(backbone.vocabulary.decode(ids), 1, 0, 1, "stop")
 
     monkeypatch.setattr(backbone, "generate", generate)
-    monkeypatch.setattr("cdner.pipeline.text_or_tags._JUDGED_TOGETHER", 2)
+    monkeypatch.setattr("cdner.steps.text_or_tags._JUDGED_TOGETHER", 2)
     way = way_of(backbone, TYPES, settings=Prediction(confidence=True), batch_size=2)
     found = {index: prediction for index, prediction, _ in way.predict(SENTENCES, [None] * len(SENTENCES))}
     return found, way.told

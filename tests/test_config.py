@@ -21,10 +21,9 @@ from cdner.config import (
     parse_experiment,
 )
 from cdner.errors import UsageError
-from cdner.hashing import content_hash
+from cdner.files import content_hash, resource_root
 from cdner.prompts.domains import load_domain
 from cdner.registry import names
-from cdner.resources import resource_root
 
 SHIPPED = sorted(resource_root("experiments").glob("*.toml"))
 PAPER = [path for path in SHIPPED if path.stem.startswith("paper-")]

@@ -23,8 +23,8 @@ from cdner.confusion.descriptions import (
     wordnet_available,
 )
 from cdner.errors import InputError
+from cdner.files import resource_root
 from cdner.prompts.domains import load_domain
-from cdner.resources import resource_root
 from cdner.types import TypeEntry
 
 CROSSNER = ("politics", "science", "music", "literature", "ai")

@@ -14,7 +14,7 @@ from cdner.corpora import crossner
 from cdner.corpora.conll import ConllReader
 from cdner.corpora.crossner import DOMAINS, FILES, SPLITS, address, fetch, open_https, read_folder
 from cdner.errors import InputError, UsageError
-from cdner.hashing import file_sha256
+from cdner.files import file_sha256
 from cdner.types import Split
 
 # domain: (types, sentences, entities, longest sentence); splits in order train, dev, test

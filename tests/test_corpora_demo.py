@@ -10,7 +10,7 @@ import pytest
 
 from cdner.corpora.demo import FILES, ROLES, read_demo
 from cdner.errors import UsageError
-from cdner.resources import resource_root
+from cdner.files import resource_root
 from cdner.types import Corpus, Split
 
 SPLITS: dict[str, tuple[Split, ...]] = {"newsdesk": ("train", "dev"), "film": ("train", "dev", "test")}

@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 from random_corpora import seeded_pair
 
-from cdner.evaluate.changes import (
-    EntityChange,
-    TypeDecisions,
-    confused_pairs,
-    entity_changes,
-    type_decisions,
-)
+from cdner.evaluate.changes import EntityChange, TypeDecisions, confused_pairs, entity_changes, type_decisions
 from cdner.types import Entity, Prediction, Sentence
 
 GOLD = (

@@ -15,12 +15,12 @@ from spacy.tokens import DocBin
 
 from cdner.corpora.conll import ConllReader
 from cdner.errors import InputError
-from cdner.export import ExportedCorpus, Sureness, records, sureness
-from cdner.export.conll import write_conll
-from cdner.export.datasets_folder import write_datasets_folder
-from cdner.export.json_lines import write_json_lines
-from cdner.export.label_studio import labelling_interface, write_label_studio
-from cdner.export.spacy_docs import PREDICTED, write_doc_bin
+from cdner.formats import ExportedCorpus, Sureness, records, sureness
+from cdner.formats.conll import write_conll
+from cdner.formats.datasets_folder import write_datasets_folder
+from cdner.formats.json_lines import write_json_lines
+from cdner.formats.label_studio import labelling_interface, write_label_studio
+from cdner.formats.spacy_docs import PREDICTED, write_doc_bin
 from cdner.spans import bio_to_entities
 from cdner.types import Entity, Prediction, Sentence
 

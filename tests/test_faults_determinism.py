@@ -20,9 +20,9 @@ import torch
 from fixtures.tiny_models import write_tiny_t5
 from pipeline_experiments import CALLS, TESTS, dump, shared_folder, write_experiment
 
-from cdner.backbone import open_backbone
-from cdner.backbone.packing import EncodedExample
 from cdner.config import BackboneChoice
+from cdner.models import open_backbone
+from cdner.models.trainable import EncodedExample
 
 SHORT = ("--set=evidence.max_new_tokens=16", "--set=predict.max_new_tokens=16", "--set=splits=['test']")
 

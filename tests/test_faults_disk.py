@@ -11,9 +11,9 @@ import pytest
 from full_disks import MB, Disk, read_only, small_disk
 from pipeline_experiments import CALLS, Ran, cdner, shared_folder, write_experiment
 
-from cdner.hashing import file_sha256
+from cdner.files import file_sha256
 from cdner.store import Store
-from cdner.store.fingerprint import hash_tables
+from cdner.store.hash import hash_tables
 from cdner.store.verify import verify
 
 PREDICTIONS = "tiny:without_all/test"

@@ -18,7 +18,7 @@ from chat_servers import ChatServer, Reply, after, said, serving
 from fault_moments import Course, assert_sound, killed, moments_of, table_hashes, unbroken_course
 from pipeline_experiments import CALLS, cdner, ended, shared_folder, write_experiment
 
-from cdner.hashing import content_hash, file_sha256
+from cdner.files import content_hash, file_sha256
 
 N_KILLS = 20
 WRITTEN = {  # command -> files it writes beside the store
@@ -63,10 +63,10 @@ def stage(name: str) -> Path:
 
 def chunks_of_two() -> None:
     """Predictions are stored two at a time: more moments between two chunks than with few sentences otherwise."""
-    from cdner.pipeline import chunks
+    from cdner.steps import windows
 
-    assert chunks.SIZE > 2
-    chunks.SIZE, chunks.PAUSE = 2, 0
+    assert windows.SIZE > 2
+    windows.SIZE, windows.PAUSE = 2, 0
 
 
 def blocks_of_fifty() -> None:

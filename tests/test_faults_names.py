@@ -22,17 +22,17 @@ from chromium_pages import chromium_page
 from cli_stores import Shell
 from report_stores import shared_report_store
 
-from cdner.cli.experiment import find_experiment
+from cdner.bundle.archive import read_archive
 from cdner.config import load_experiment, parse_experiment
+from cdner.console.experiment_options import find_experiment
 from cdner.errors import CdnerError
-from cdner.export import ExportedCorpus
-from cdner.pipeline.export import export
+from cdner.export.exporting import export
+from cdner.formats import ExportedCorpus
 from cdner.prompts import load_domain, load_examples, load_template
 from cdner.registry import resolve
 from cdner.report.figures import _slug
 from cdner.store import Store
-from cdner.store.bundle_archive import read_archive
-from cdner.store.named_queries import find_query
+from cdner.store.sql import find_query
 from cdner.types import Entity, Prediction, Sentence
 
 N_NAMES = 5_000

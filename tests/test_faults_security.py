@@ -13,11 +13,11 @@ import pytest
 from cli_stores import Shell, study_store
 from report_stores import ATTACKS, TYPES, shared_report_store
 
-from cdner.cli.output import print_rows
+from cdner.console.output import print_rows
 from cdner.errors import StoreError
-from cdner.export import ExportedCorpus
-from cdner.export.label_studio import labelling_interface
-from cdner.pipeline.export import export
+from cdner.export.exporting import export
+from cdner.formats import ExportedCorpus
+from cdner.formats.label_studio import labelling_interface
 from cdner.store import Store
 from cdner.types import Entity, Prediction, Sentence
 

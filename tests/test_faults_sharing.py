@@ -22,7 +22,7 @@ from pathlib import Path
 from store_examples import DOMAIN, long_corpus
 from cdner.store import Store
 from cdner.store.corpora import save_corpus
-from cdner.store.reasoning import save_completions, save_requests
+from cdner.store.llm_log import save_completions, save_requests
 from cdner.store.runs import begin_attempt, finish_attempt, run_spec
 from cdner.types import Completion, Message, ReasoningRequest, Sampling
 store, name = Store(Path(sys.argv[1])), sys.argv[2]

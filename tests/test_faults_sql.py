@@ -19,10 +19,9 @@ from store_examples import import_corpus
 
 from cdner.errors import StoreError
 from cdner.store import Store, sealed_child
-from cdner.store.fingerprint import hash_tables
-from cdner.store.named_queries import named_queries
+from cdner.store.hash import hash_tables
 from cdner.store.parquet import write_parquet
-from cdner.store.sealed_sql import End, Rows, SealedQuery, query
+from cdner.store.sql import End, Rows, SealedQuery, named_queries, query
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -15,10 +15,10 @@ from golden import assert_golden
 from cdner import errors, prompts
 from cdner.cli import COMMANDS, cli
 from cdner.config import REASONING_SETTINGS, Describing, Judging, Llm, Reasoning
-from cdner.hashing import Json
+from cdner.files import Json
 from cdner.reasoning import description_requests, reasoning_requests
 from cdner.store import Store
-from cdner.store.reasoning import request_id
+from cdner.store.llm_log import request_id
 from cdner.types import Entity, ReasoningRequest, Sentence
 from cdner.verdicts import Question, question_maker
 

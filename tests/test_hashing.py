@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdner.hashing import HASH_HEX_DIGITS, Json, canonical_json, content_hash, file_sha256
+from cdner.files import HASH_HEX_DIGITS, Json, canonical_json, content_hash, file_sha256
 
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()

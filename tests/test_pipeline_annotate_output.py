@@ -10,8 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from cdner.errors import UsageError
-from cdner.pipeline.annotate.output import (
+from cdner.annotate.output import (
     MANIFEST,
     Annotated,
     Output,
@@ -21,7 +20,8 @@ from cdner.pipeline.annotate.output import (
     claimed,
     write_block,
 )
-from cdner.pipeline.annotate.source import Index, Source, open_source, read_block, read_index
+from cdner.annotate.source import Index, Source, open_source, read_block, read_index
+from cdner.errors import UsageError
 from cdner.types import Entity, Prediction, ReasoningChain
 
 MANIFEST_OF = {"made_of": {"block_size": 2}}

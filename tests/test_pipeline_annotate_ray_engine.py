@@ -18,8 +18,8 @@ from annotating import CONCURRENCY, Counter, checkpoint_of, contents, reasoned, 
 from chat_servers import ChatServer, Reply, serving
 from pipeline_experiments import wait_for
 
+from cdner.annotate.worker import Workers
 from cdner.errors import BackendError, InputError, UsageError
-from cdner.pipeline.annotate.worker import Workers
 
 N_ROWS, N_BEFORE = 28, 10  # sentences; answers before a node dies
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from cdner.annotate.source import N_TOLD, Index, Source, open_source, read_block, read_index
 from cdner.errors import InputError, UsageError
-from cdner.pipeline.annotate.source import N_TOLD, Index, Source, open_source, read_block, read_index
 
 TEXTS = [f"Sentence {n} of Mara Holt." for n in range(10)]
 

@@ -13,8 +13,8 @@ import torch
 from annotating import PART, checkpoint_of, contents, reasoned, run, tiny_method, write_rows
 from chat_servers import ChatServer, failed, serving
 
+from cdner.annotate import worker
 from cdner.errors import InputError, PartialError
-from cdner.pipeline.annotate import worker
 from cdner.store.connection import Store
 
 N_ROWS, BLOCK_SIZE = 18, 4

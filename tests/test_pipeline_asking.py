@@ -11,13 +11,12 @@ import pytest
 
 from cdner.config import Execution, Experiment, Llm
 from cdner.errors import BackendError
-from cdner.pipeline import asking
-from cdner.pipeline.asking import Answer, complete, reasons_in_words, retried, to_send
-from cdner.pipeline.context import Context
-from cdner.pipeline.plan import Step
-from cdner.pipeline.usage import Meter
+from cdner.steps import asking
+from cdner.steps.asking import Answer, Meter, complete, reasons_in_words, retried, to_send
+from cdner.steps.context import Context
+from cdner.steps.step import Step
 from cdner.store import Store
-from cdner.store.reasoning import load_completions, load_request
+from cdner.store.llm_log import load_completions, load_request
 from cdner.store.runs import run_spec
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
 
@@ -105,7 +104,7 @@ class Asked:
         self.backend = Backend(self.reply, self.store, self.n_at_hand, self.dies_after)
         self.bar = Bar(self.store)
         self.context = Context(self.store, Experiment(name="e", execution=self.execution), self.bar)
-        self.context._backends["scripted", "m"] = self.backend
+        self.context.llms._backends["scripted", "m"] = self.backend
 
     def __call__(self, *texts: str) -> list[Completion | Gap]:
         return [answer.outcome for answer in self.answers(*map(request, texts))]

@@ -32,8 +32,8 @@ def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[BatchApi]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv(CALLS, str(tmp_path / "calls"))
-    monkeypatch.setattr("cdner.backends.batch.backend.FIRST_PAUSE", 0.02)
-    monkeypatch.setattr("cdner.backends.batch.server.PAUSE", 0.02)
+    monkeypatch.setattr("cdner.llm.batch.backend.FIRST_PAUSE", 0.02)
+    monkeypatch.setattr("cdner.llm.batch.server.PAUSE", 0.02)
     with serving(BatchApi()) as served:
         served.row = lambda n, name, body: said(name, body, f"A thing described as number {name[:6]}.")
         monkeypatch.setenv("OPENAI_BASE_URL", served.url)

@@ -20,11 +20,11 @@ from bundle_stores import (
 )
 from cli_stores import Shell
 
+from cdner.bundle.contents import load_bundle, pack_bundle, verify_bundle
 from cdner.errors import StoreError
-from cdner.pipeline.bundles import load_bundle, pack_bundle, verify_bundle
 from cdner.store import Store
-from cdner.store.fingerprint import hash_tables, store_hash
-from cdner.store.reasoning import load_completions, load_request, save_completions
+from cdner.store.hash import hash_tables, store_hash
+from cdner.store.llm_log import load_completions, load_request, save_completions
 from cdner.store.runs import run_state
 from cdner.store.verify import verify
 from cdner.types import Completion

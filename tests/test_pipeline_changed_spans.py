@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cdner.pipeline.changed_spans import changes
+from cdner.explain.explanation import changes
 from cdner.types import Entity, Sentence
 
 OWN = Sentence(("Mara", "Holt", "filmed", "Quiet", "Harbour", "in", "Oslo", "."))

@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 from compared_stores import ComparedStore, compared_store
 
-from cdner.errors import UsageError
-from cdner.evaluate import score
-from cdner.evaluate.changes import type_decisions
-from cdner.pipeline.comparison import (
+from cdner.compare.comparison import (
     ComparedRuns,
     by_domain,
     changed_entities,
+    changed_pairs,
     compare_f1,
     compare_types,
     load_pair,
 )
-from cdner.pipeline.pair_changes import changed_pairs
+from cdner.compare.queries import quantified_model
+from cdner.errors import UsageError
+from cdner.evaluate import score
+from cdner.evaluate.changes import type_decisions
 from cdner.store import Store
-from cdner.store.compared_runs import find_prediction_run, quantified_model
+from cdner.store.find import find_prediction_run
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,13 @@ from pipeline_experiments import (
 from store_examples import counted_openings
 
 import cdner as package
-from cdner.cli.experiment import compose_experiment
-from cdner.cli.progress import StderrProgress
+from cdner.console.experiment_options import compose_experiment
+from cdner.console.progress import StderrProgress
 from cdner.corpora.demo import FILES
 from cdner.errors import InputError, StoreError
-from cdner.pipeline.context import open_context
-from cdner.pipeline.own_corpora import import_files
-from cdner.pipeline.plan import build_plan
+from cdner.experiment.own_corpora import import_files
+from cdner.experiment.plan import build_plan
+from cdner.steps.context import open_context
 from cdner.store import Store
 
 SHIPS = {

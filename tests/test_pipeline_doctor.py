@@ -17,10 +17,10 @@ from cli_stores import study_store
 from store_examples import start_python, start_run
 
 from cdner import registry
-from cdner.backbone.shelf import CARD
-from cdner.backends.vllm_server.cores import BINDING_VARIABLE
 from cdner.config import Execution
-from cdner.pipeline.doctor import Examined, Finding, access, machine, models, readiness, stored
+from cdner.doctor import Examined, Finding, access, machine, models, readiness, stored
+from cdner.llm.vllm.devices import BINDING_VARIABLE
+from cdner.models.shelf import CARD
 from cdner.store import Store
 from cdner.store.migrations import latest_version
 

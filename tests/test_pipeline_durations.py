@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 from pipeline_experiments import CALLS, N_TEST, N_TRAIN, cdner, copy_of, finished_store, sql, write_experiment
 
-from cdner.cli.output import readable_seconds
+from cdner.console.output import readable_seconds
 from cdner.store import Store
 
 

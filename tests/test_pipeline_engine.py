@@ -8,8 +8,8 @@ import pytest
 from pipeline_experiments import CALLS, cdner, write_experiment
 
 from cdner.config import Prediction, parse_experiment
+from cdner.doctor import models
 from cdner.errors import UsageError
-from cdner.pipeline.doctor import models
 
 
 def test_only_an_engine_that_is_not_torch_is_in_the_identity() -> None:

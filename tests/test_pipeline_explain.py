@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from pipeline_experiments import CALLS, GAPS, calls, copy_of, dump, finished_store, shared_folder, sql
 
-from cdner.cli.progress import StderrProgress
 from cdner.config import Execution
+from cdner.console.progress import StderrProgress
 from cdner.errors import BackendError, InputError, UsageError
-from cdner.pipeline.context import Context, open_context
-from cdner.pipeline.explain import (
+from cdner.explain.explanation import (
     Method,
     changed_prompt,
     check_models,
@@ -25,13 +24,14 @@ from cdner.pipeline.explain import (
     prompt_about,
     reason_about,
 )
+from cdner.explain.queries import find_reasoned_prediction
+from cdner.steps.context import Context, open_context
 from cdner.store import Store
 from cdner.store.confusion import load_rivals
 from cdner.store.corpora import find_corpus_run, load_corpus
-from cdner.store.explained_runs import find_reasoned_prediction
-from cdner.store.lookup import find_labelled_run
+from cdner.store.find import find_labelled_run
+from cdner.store.llm_log import load_reasoning
 from cdner.store.predictions import load_predictions
-from cdner.store.reasoning import load_reasoning
 from cdner.store.runs import OUTPUT_TABLES
 from cdner.store.selection import select
 from cdner.store.verify import verify

@@ -11,7 +11,7 @@ from query_stores import CELLS, N_SENTENCES, SETTINGS, Told, told_store
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
-from cdner.cli.export import FORMATS
+from cdner.export.command import FORMATS
 from cdner.registry import names
 
 
@@ -104,7 +104,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(cdner, tmp_pat
         path.write_text("half")
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("cdner.export.json_lines.write_json_lines", half)
+    monkeypatch.setattr("cdner.formats.json_lines.write_json_lines", half)
     (tmp_path / "x").write_text("old")
     shown = cdner("export", f"{CELLS[0]}:full/test", tmp_path / "x", "--to", "jsonl", "--force")
     assert (shown.code, (tmp_path / "x").read_text()) == (1, "old")

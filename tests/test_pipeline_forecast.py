@@ -19,11 +19,11 @@ from pipeline_experiments import (
     write_experiment,
 )
 
-from cdner.backends.prices import cost_usd, price_of
-from cdner.cli.usage import usage_line
 from cdner.config import Llm
-from cdner.pipeline import forecast
-from cdner.store.usage import Account, LlmUsage
+from cdner.console.usage import usage_line
+from cdner.experiment import forecast
+from cdner.llm.prices import cost_usd, price_of
+from cdner.store.llm_log import Account, LlmUsage
 from cdner.types import Message, ReasoningRequest, Sampling
 
 TEST_STEP = "reason:full/test"
@@ -86,7 +86,7 @@ def test_a_dry_run_says_what_is_stored_and_what_is_not_known_yet(store: Path, tm
 
 
 def test_tokens_are_counted_with_the_models_own_tokenizer_where_it_is_here(tiny_llama: Path) -> None:
-    from cdner.backbone.chat_tokenizer import open_chat_tokenizer
+    from cdner.models.chat_tokenizer import open_chat_tokenizer
 
     folder = str(tiny_llama)
     tokenizer = open_chat_tokenizer(folder)

@@ -22,7 +22,7 @@ from pipeline_experiments import (
 )
 
 from cdner.store import Store
-from cdner.store.reasoning import load_reasoning
+from cdner.store.llm_log import load_reasoning
 
 FULL = ("full",)
 SPLITS = {"train": N_TRAIN, "dev": N_DEV, "test": N_TEST}

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from pipeline_experiments import (
 )
 
 from cdner.cli import take_signals
-from cdner.pipeline import execute as execution
+from cdner.experiment import execute as execution
 from cdner.store import Store
 
 KILLS = (
@@ -40,7 +41,7 @@ KILLS = (
     DieAt("cdner.store.models", "save_checkpoint"),  # weights written, not yet in the store
     DieAt("cdner.store.predictions", "save_predictions", n=2, after=True),  # between two chunks
     DieAt("cdner.store.confusion", "save_confusion"),  # ratios stored, scores not
-    DieAt("cdner.store.reasoning", "save_reasoning"),  # completions stored, nothing parsed yet
+    DieAt("cdner.store.llm_log", "save_reasoning"),  # completions stored, nothing parsed yet
     DieAt("cdner.store.scores", "replace_run", n=2),  # inside the transaction of the scores
 )
 
@@ -77,7 +78,7 @@ def test_what_is_trained_and_stored_is_not_trained_again(tmp_path: Path) -> None
     )
     assert ended(killed) == -signal.SIGKILL, log.read_text()
     trained = dump(store, tables=("checkpoint", "train_log"))
-    resumed = start_cdner(store, *command, log=log, patch=DieAt("cdner.backbone.training", "fit"))
+    resumed = start_cdner(store, *command, log=log, patch=DieAt("cdner.models.training", "fit"))
     assert ended(resumed) == 0, log.read_text()
     assert dump(store, tables=("checkpoint", "train_log")) == trained
     # Weights that are not the stored ones are trained again.
@@ -206,7 +207,7 @@ def test_a_bug_in_a_step_marks_its_attempt_and_shows_its_traceback(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by design")
 
-    monkeypatch.setitem(execution._ACTIONS, "import", broken)
+    monkeypatch.setitem(execution.KINDS, "import", replace(execution.KINDS["import"], run=broken))
     store = tmp_path / "s.duckdb"
     with pytest.raises(ZeroDivisionError):
         cdner(store, "import", "demo")

@@ -17,7 +17,7 @@ from pipeline_experiments import (
 )
 
 from cdner.corpora.sampling import sampled_positions
-from cdner.pipeline.summary import SCORE_COLUMNS, averaged_scores
+from cdner.experiment.summary import SCORE_COLUMNS, averaged_scores
 from cdner.store import Store
 from cdner.store.corpora import load_corpus
 

@@ -13,7 +13,7 @@ from pipeline_experiments import sql
 
 from cdner.corpora.conll import ConllReader
 from cdner.errors import InputError
-from cdner.pipeline import own_corpora
+from cdner.experiment import own_corpora
 from cdner.store import Store
 from cdner.store import corpora as stored_corpora
 from cdner.store.corpora import load_corpus, load_domain
@@ -28,9 +28,15 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Silent:
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
     def start(self, label: str, total: int | None = None) -> None: ...
 
     def advance(self, n: int = 1, note: str = "") -> None: ...
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def corpus_of(n: int) -> Corpus:

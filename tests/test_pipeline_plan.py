@@ -9,8 +9,8 @@ import pytest
 
 from cdner import prompts
 from cdner.config import parse_experiment
-from cdner.pipeline.context import import_spec
-from cdner.pipeline.plan import Plan, build_plan
+from cdner.experiment.plan import Plan, build_plan
+from cdner.steps.context import import_spec
 from cdner.store.runs import RunSpec
 from cdner.types import Domain, Split
 

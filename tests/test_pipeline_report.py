@@ -9,13 +9,13 @@ from statistics import mean, stdev
 import pytest
 from report_stores import CELLS, SETTINGS, TYPES, ReportStore, cell_name, shared_report_store
 
+from cdner.compare.comparison import by_domain, compare_f1, load_pair
 from cdner.errors import InputError, UsageError
 from cdner.evaluate import error_proportions, score
-from cdner.pipeline.comparison import by_domain, compare_f1, load_pair
-from cdner.pipeline.report import domain_averages, gather
 from cdner.report import Report
 from cdner.report.charts import error_groups, size_curves
 from cdner.report.content import DIMENSIONS, Where, cell_of
+from cdner.report.gathering import domain_averages, gather
 from cdner.store import Store
 from cdner.store.predictions import load_predictions
 

@@ -12,17 +12,16 @@ import pytest
 from golden import assert_golden
 from pipeline_experiments import cdner, shared_folder, sql
 
-from cdner.cli.experiment import (
+from cdner.config import SETTINGS, cells, parse_experiment
+from cdner.console.experiment_options import (
     compose_experiment,
     find_experiment,
     recorded_answers,
     shipped_experiments,
 )
-from cdner.cli.progress import StderrProgress
-from cdner.config import FUSED_OF, parse_experiment
-from cdner.matrix import cells
-from cdner.pipeline.context import open_context
-from cdner.pipeline.plan import Plan, build_plan
+from cdner.console.progress import StderrProgress
+from cdner.experiment.plan import Plan, build_plan
+from cdner.steps.context import open_context
 
 PAPER = ("paper-flan-t5-base", "paper-flan-t5-large")
 DEMO_CORPORA = {"source": "newsdesk", "target": "film"}
@@ -56,7 +55,7 @@ def test_a_shipped_experiment_plans_without_network_or_store(
     assert_golden("run ids", {" ".join((name, *profile)): sorted(ids)})
     for cell in cells(experiment):
         for setting in cell.settings:
-            trained = FUSED_OF.get(setting, setting)  # the setting whose model's entities are fused
+            trained = SETTINGS[setting].fused or setting  # the setting whose model's entities are fused
             made = "extract:llm_only/test" if setting == "llm_only" else f"train:{trained}"
             assert any(step == made for _, step in planned)
             assert all((cell.name, f"evaluate:{setting}/{split}") in planned for split in cell.splits)

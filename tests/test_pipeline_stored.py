@@ -25,8 +25,7 @@ from pipeline_experiments import (
 
 from cdner.config import REASONING_SETTINGS
 from cdner.store import Store
-from cdner.store.confusion import load_confusion, load_rivals
-from cdner.store.ratios import load_misclassification
+from cdner.store.confusion import load_confusion, load_misclassification, load_rivals
 
 WITHOUT_TORCH = """
 import resource, sys

@@ -23,12 +23,12 @@ from pipeline_experiments import (
     write_experiment,
 )
 
-from cdner.cli.experiment import compose_experiment
-from cdner.cli.progress import StderrProgress
-from cdner.pipeline.context import open_context
-from cdner.pipeline.crossfitting import dealt_folds
-from cdner.pipeline.execute import execute
-from cdner.pipeline.plan import build_plan
+from cdner.console.experiment_options import compose_experiment
+from cdner.console.progress import StderrProgress
+from cdner.experiment.execute import execute
+from cdner.experiment.plan import build_plan
+from cdner.steps.context import open_context
+from cdner.steps.crossfitting import dealt_folds
 from cdner.store import Store
 from cdner.store.runs import OUTPUT_TABLES
 from cdner.types import Sentence
@@ -83,8 +83,8 @@ class Observed:
 
 def observe(monkeypatch: pytest.MonkeyPatch) -> Observed:
     """Trainings of folds and predictions of their models, seen where the backbone begins."""
-    from cdner.backbone import training
-    from cdner.backbone.tagger import TaggerBackbone
+    from cdner.models import training
+    from cdner.models.tagger import TaggerBackbone
 
     seen = Observed()
     fit, tag = training.fit, TaggerBackbone.tag
@@ -334,7 +334,7 @@ def test_a_mention_without_an_answer_is_not_named_and_is_told(tmp_path, monkeypa
     ran = cdner(store, "run", experiment(tmp_path), *OPTIONS, "--set=judge.seed=1", "--until", "tell")
     assert ran.code == 0, ran.err
     assert f"Warning: {TELLING.format('test')}: " in ran.err
-    assert "mentions have no verdict; the texts do not name them" in ran.err
+    assert "mentions have no verdict; the texts leave them out" in ran.err
     assert set(texts(store, "test").values()) == {""}
 
 

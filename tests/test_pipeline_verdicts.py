@@ -345,7 +345,7 @@ def test_a_share_asks_about_the_least_sure_ones_by_devs_quantile(tmp_path):
 
 
 def test_mentions_of_a_sentence_can_be_asked_about_behind_the_same_words(tmp_path, monkeypatch):
-    from cdner.pipeline import judging
+    from cdner.steps import judging
 
     monkeypatch.setattr(judging, "LIKENESS_AT_ONCE", 1)  # no part of the search cuts a sentence
     store = copy_of(finished(), tmp_path / "together")
@@ -447,7 +447,7 @@ def test_a_replay_without_any_verdict_says_where_they_come_from(tmp_path):
     options = (*OPTIONS, "--backend", "replay")
     ran = cdner(store, "run", experiment(tmp_path), *options)
     assert ran.code == 1
-    assert "the store holds no verdict of this run. Load a bundle" in ran.err
+    assert "the store has no verdict of this run. Load a bundle" in ran.err
 
 
 def test_recorded_answers_come_with_an_experiment_and_no_llm_is_asked(tmp_path, monkeypatch):

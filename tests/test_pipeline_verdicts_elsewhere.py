@@ -12,13 +12,13 @@ import pytest
 from judged_stores import OPTIONS, TYPES, experiment, finished
 from pipeline_experiments import CALLS, DIE_AFTER, GAPS, calls, cdner, copy_of, dump, ended, sql, start_cdner
 
+from cdner.annotate.method import Method, load_method
+from cdner.annotate.worker import Silent
 from cdner.config import Execution
-from cdner.pipeline import judge_method
-from cdner.pipeline.annotate.method import Method, load_method
-from cdner.pipeline.annotate.worker import Silent
+from cdner.experiment import judge_method
 from cdner.store import Store
 from cdner.store.corpora import find_corpus_run, load_corpus
-from cdner.store.lookup import find_labelled_run
+from cdner.store.find import find_labelled_run
 from cdner.store.predictions import load_predictions, load_type_probabilities
 from cdner.store.selection import select
 
@@ -143,7 +143,7 @@ def test_another_llm_is_another_method_and_is_told(store, rows, tmp_path):
     assert method_of(store, model="another").identity() != method_of(store).identity()
     ran = cdner(store, "annotate", rows, tmp_path / "out", "--run", "judged:fused", "--model", "another")
     assert ran.code == 0, ran.err
-    assert "since the weights were fitted: its verdicts are of recorded listener" in ran.err
+    assert "Since the weights were fitted: its verdicts are of recorded listener" in ran.err
 
 
 def test_after_a_kill_no_stored_answer_is_asked_for_again(store, rows, tmp_path):

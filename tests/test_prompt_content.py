@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cdner.files import resource_root
 from cdner.prompts import (
     PbrcInputs,
     load_domain,
@@ -15,7 +16,6 @@ from cdner.prompts import (
     render_fixed_part,
     template_names,
 )
-from cdner.resources import resource_root
 
 DECLARED = {
     "politics": "politician person organisation politicalparty event election country location misc",

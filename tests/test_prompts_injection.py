@@ -15,11 +15,11 @@ import pytest
 from chat_servers import ChatServer, Reply, asked, said, serving
 
 from cdner import prompts
-from cdner.backbone import open_backbone
-from cdner.backbone.chat_tokenizer import open_chat_tokenizer
-from cdner.backbone.vocabulary import special_strings
-from cdner.backends import open_backend
 from cdner.config import REASONING_SETTINGS, BackboneChoice, Execution, Llm, Reasoning, Setting
+from cdner.llm import open_backend
+from cdner.models import open_backbone
+from cdner.models.chat_tokenizer import open_chat_tokenizer
+from cdner.models.vocabulary import special_strings
 from cdner.reasoning import description_requests, entities_text, parse_reasoning, reasoning_requests
 from cdner.types import Completion, ReasoningChain, ReasoningRequest
 

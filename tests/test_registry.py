@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cdner.backends.scripted import open_backend as open_scripted
 from cdner.corpora.conll import ConllReader
 from cdner.errors import UsageError
+from cdner.llm.scripted import open_backend as open_scripted
 from cdner.registry import names, resolve
 
 KINDS = {
@@ -69,7 +69,7 @@ def test_listing_imports_no_implementation() -> None:
     code = (
         "import sys; from cdner.registry import names; print(len(names('backend')));"
         "print([m for m in sys.modules if m.split('.')[0] in"
-        " ('torch', 'transformers', 'openai', 'vllm') or m.startswith('cdner.back')])"
+        " ('torch', 'transformers', 'openai', 'vllm') or m.startswith(('cdner.models', 'cdner.llm'))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     n_backends, imported = done.stdout.splitlines()

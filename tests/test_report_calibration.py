@@ -12,15 +12,14 @@ import pytest
 from cli_stores import domain, finish_run
 
 from cdner.evaluate import score
-from cdner.pipeline.report import gather
 from cdner.report import render_page
+from cdner.report.gathering import gather
 from cdner.store import Store
 from cdner.store.corpora import save_corpus
-from cdner.store.named_queries import find_query
 from cdner.store.predictions import save_predictions
 from cdner.store.runs import label_experiment
 from cdner.store.scores import ScoreRow, save_scores
-from cdner.store.sealed_sql import query
+from cdner.store.sql import find_query, query
 from cdner.types import Corpus, Entity, Generation, Prediction, Sentence
 
 TYPES = ("poet", "city", "river")

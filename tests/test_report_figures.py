@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 from report_stores import ATTACKS, shared_report_store
 
-from cdner.cli.report import report
 from cdner.errors import UsageError
-from cdner.pipeline.report import gather
 from cdner.report import Report
+from cdner.report.command import report
 from cdner.report.figures import write_figures
+from cdner.report.gathering import gather
 from cdner.store import Store
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -17,8 +17,8 @@ from report_stores import ATTACKS
 from cdner.report import Report, render_page
 from cdner.report.content import Model, Where
 from cdner.report.markup import Verbatim, element, write
+from cdner.text import visible
 from cdner.types import Corpus, Entity, ReasoningChain, Sentence
-from cdner.visible import visible
 
 FOLDER = Path(__file__).resolve().parents[1] / "cdner" / "report"
 texts = st.one_of(st.text(), st.sampled_from(ATTACKS), st.text("<>&\"'/!-=` \n", max_size=30))

@@ -12,11 +12,11 @@ from chromium_pages import Page, chromium_page
 from cli_stores import study_store
 from report_stores import ATTACKS, TYPES, ReportStore, shared_report_store
 
-from cdner.pipeline.report import gather
 from cdner.report import Report, render_page
 from cdner.report.content import DIMENSIONS
+from cdner.report.gathering import gather
 from cdner.store import Store
-from cdner.visible import visible
+from cdner.text import visible
 
 COUNT = "document.querySelector('#browser .count').textContent"
 ROWS = "document.querySelectorAll('.errors > li').length"

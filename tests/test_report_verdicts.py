@@ -10,10 +10,10 @@ from chromium_pages import chromium_page
 from judged_stores import OPTIONS, TYPES, experiment, finished
 from pipeline_experiments import CALLS, cdner, copy_of, sql
 
-from cdner.pipeline.report import gather
 from cdner.report import Report, render_page
 from cdner.report.charts import error_groups
 from cdner.report.content import ErrorShare, Where
+from cdner.report.gathering import gather
 from cdner.report.tables import fusion, setting_name, who_is_right
 from cdner.store import Store
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cdner import resources
-from cdner.resources import cache_root, resource_root
+from cdner import files
+from cdner.files import cache_root, resource_root
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = {
@@ -27,7 +27,7 @@ def test_checkout_has_each_resource(name: str) -> None:
 def test_wheel_finds_its_own_copy_first(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "site-packages" / "cdner"
     (package / f"_{name}").mkdir(parents=True)
-    monkeypatch.setattr(resources, "_PACKAGE", package)
+    monkeypatch.setattr(files, "_PACKAGE", package)
     assert resource_root(name) == package / f"_{name}"
 
 

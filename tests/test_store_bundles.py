@@ -22,11 +22,13 @@ from bundle_stores import (
 )
 from cli_stores import Shell
 
-from cdner.hashing import canonical_json
-from cdner.pipeline.bundles import pack_bundle
-from cdner.store import Store, bundle_archive
-from cdner.store.bundles import CORPUS_PARTS, PARTS, columns_of, schema
-from cdner.store.fingerprint import hash_tables
+from cdner.bundle import archive as bundle_archive
+from cdner.bundle.contents import pack_bundle
+from cdner.bundle.rows import CORPUS_PARTS, PARTS, columns_of
+from cdner.files import canonical_json
+from cdner.store import Store
+from cdner.store.hash import hash_tables
+from cdner.store.migrations import schema
 
 Change = Callable[[Parts], None]
 

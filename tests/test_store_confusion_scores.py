@@ -9,26 +9,25 @@ import pytest
 
 from cdner.errors import StoreError
 from cdner.store import Store
-from cdner.store.confusion import load_confusion, load_rivals, save_confusion, save_rivals
-from cdner.store.descriptions import (
-    TypeDescription,
-    load_descriptions,
-    load_embeddings,
-    save_descriptions,
-    save_embeddings,
-)
-from cdner.store.ratios import (
+from cdner.store.confusion import (
     Hierarchy,
     Ratios,
+    TypeDescription,
+    load_confusion,
+    load_descriptions,
+    load_embeddings,
     load_hierarchy,
     load_misclassification,
+    load_rivals,
+    save_confusion,
+    save_descriptions,
+    save_embeddings,
     save_hierarchy,
     save_misclassification,
+    save_rivals,
 )
 from cdner.store.scores import ErrorRow, ScoreRow, load_errors, load_scores, save_scores
-from cdner.types import (
-    ConfusionMatrix,
-)
+from cdner.types import ConfusionMatrix
 
 TYPES = ("director", "actor", "misc")
 

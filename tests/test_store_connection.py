@@ -23,7 +23,7 @@ WRITE_COMPLETIONS = """
 import sys
 from pathlib import Path
 from cdner.store import Store
-from cdner.store.reasoning import save_completions, save_requests
+from cdner.store.llm_log import save_completions, save_requests
 from cdner.types import Completion, Message, ReasoningRequest, Sampling
 store, name = Store(Path(sys.argv[1])), sys.argv[2]
 for n in range(int(sys.argv[3])):

@@ -23,12 +23,7 @@ from cdner.store.corpora import (
     save_head,
 )
 from cdner.store.runs import begin_attempt, finish_attempt, run_spec
-from cdner.types import (
-    Corpus,
-    Domain,
-    Entity,
-    Sentence,
-)
+from cdner.types import Corpus, Domain, Entity, Sentence
 
 
 @pytest.fixture

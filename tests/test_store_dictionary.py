@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cdner.resources import resource_root
+from cdner.files import resource_root
 from cdner.store import Store
 from cdner.store.dictionary import render_dictionary
 

@@ -9,7 +9,7 @@ from bundle_stores import EXPERIMENT, written_store
 from cli_stores import Shell
 
 from cdner.store import Store
-from cdner.store.fingerprint import hash_tables, store_hash
+from cdner.store.hash import hash_tables, store_hash
 
 CIRCUMSTANCES = (
     "UPDATE completion SET seconds = 99, created_utc = '2020-01-01'",

@@ -10,8 +10,8 @@ from store_examples import import_corpus, long_corpus, start_python, start_run
 
 from cdner.store import Store
 from cdner.store.corpora import BLOCK, list_corpora, load_corpus, save_corpus
+from cdner.store.llm_log import load_reasoning
 from cdner.store.predictions import load_predictions, predicted_positions
-from cdner.store.reasoning import load_reasoning
 from cdner.store.runs import begin_attempt, finish_attempt, run_spec, run_state
 from cdner.store.verify import verify
 
@@ -34,7 +34,7 @@ REASON_FOREVER = """
 import sys
 from pathlib import Path
 from cdner.store import Store
-from cdner.store.reasoning import save_completions, save_reasoning, save_requests
+from cdner.store.llm_log import save_completions, save_reasoning, save_requests
 from cdner.store.runs import begin_attempt, load_run
 from cdner.types import Completion, Message, ReasoningChain, ReasoningRequest, Sampling
 store, run_id = Store(Path(sys.argv[1])), sys.argv[2]

@@ -12,8 +12,8 @@ import pytest
 from store_examples import import_corpus, long_corpus, start_run
 
 from cdner.store import Store, connection
-from cdner.store.reasoning import load_completions, save_completions, save_requests
-from cdner.store.sentences import load_sentences
+from cdner.store.corpora import load_sentences
+from cdner.store.llm_log import load_completions, save_completions, save_requests
 from cdner.types import Completion, Message, ReasoningRequest, Sampling
 
 N = 400_000
@@ -115,6 +115,6 @@ def test_without_a_limit_more_is_kept(
     def unlimited(*_arguments: object) -> Iterator[None]:
         yield
 
-    monkeypatch.setattr("cdner.store.reasoning.passing_by", unlimited)
+    monkeypatch.setattr("cdner.store.llm_log.passing_by", unlimited)
     load_completions(large[0], request_ids(scattered(50)))
     assert max(kept) > MOST_KEPT

@@ -10,7 +10,7 @@ import pytest
 from store_examples import CORPUS, import_corpus, start_python
 
 from cdner.errors import StoreError
-from cdner.resources import resource_root
+from cdner.files import resource_root
 from cdner.store import Store, migrations
 from cdner.store.corpora import load_corpus
 

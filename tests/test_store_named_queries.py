@@ -29,10 +29,9 @@ from cdner.errors import UsageError
 from cdner.evaluate import score
 from cdner.store import Store
 from cdner.store.confusion import save_confusion, save_rivals
-from cdner.store.named_queries import find_query, named_queries, parse_query
-from cdner.store.reasoning import save_completions, save_reasoning, save_requests
+from cdner.store.llm_log import save_completions, save_reasoning, save_requests
 from cdner.store.runs import label_experiment
-from cdner.store.sealed_sql import query
+from cdner.store.sql import find_query, named_queries, parse_query, query
 from cdner.types import (
     Completion,
     ConfusionMatrix,

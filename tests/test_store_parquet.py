@@ -11,7 +11,7 @@ from store_examples import import_corpus
 from cdner.errors import CdnerError, StoreError, UsageError
 from cdner.store import Store
 from cdner.store.parquet import write_parquet
-from cdner.store.sealed_sql import open_query, query
+from cdner.store.sql import open_query, query
 
 EVERY_TYPE = """
 SELECT 1::TINYINT AS a, 2::BIGINT AS b, 0.5::DOUBLE AS c, 1.25::DECIMAL(9, 2) AS d, TRUE AS e, 'ü"' AS "f g",

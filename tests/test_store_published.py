@@ -12,9 +12,9 @@ from cli_stores import domain, import_corpus
 
 from cdner.corpora.conll import ConllReader
 from cdner.errors import StoreError
-from cdner.hashing import Json
-from cdner.store import Store, published
-from cdner.store.published import published_texts, read_published
+from cdner.files import Json
+from cdner.store import Store, migrations
+from cdner.store.migrations import published_texts, read_published
 from cdner.store.runs import begin_attempt, finish_attempt, label_experiment, run_spec
 from cdner.store.scores import ScoreRow, save_scores
 from cdner.types import Corpus, Entity, Sentence, Split
@@ -199,14 +199,14 @@ def test_a_new_store_holds_every_number(store):
 
 
 def use_texts(monkeypatch: pytest.MonkeyPatch, texts: dict[str, str]) -> None:
-    published._hashes.cache_clear()
-    monkeypatch.setattr(published, "published_texts", lambda: texts)
+    migrations._hashes.cache_clear()
+    monkeypatch.setattr(migrations, "published_texts", lambda: texts)
 
 
 @pytest.fixture
 def clean_hashes():
     yield
-    published._hashes.cache_clear()
+    migrations._hashes.cache_clear()
 
 
 def test_a_changed_file_remakes_the_table_without_a_backup(store, monkeypatch, clean_hashes):

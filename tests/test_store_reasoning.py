@@ -9,7 +9,7 @@ import pytest
 
 from cdner.errors import StoreError
 from cdner.store import Store
-from cdner.store.reasoning import (
+from cdner.store.llm_log import (
     load_completions,
     load_gaps,
     load_reasoning,
@@ -20,14 +20,7 @@ from cdner.store.reasoning import (
     save_requests,
     save_template,
 )
-from cdner.types import (
-    Completion,
-    Gap,
-    Message,
-    ReasoningChain,
-    ReasoningRequest,
-    Sampling,
-)
+from cdner.types import Completion, Gap, Message, ReasoningChain, ReasoningRequest, Sampling
 
 REQUEST = ReasoningRequest(
     (Message("system", "fixed"), Message("user", "Łódź 🎬 {}")),

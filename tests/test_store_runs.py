@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from store_examples import GENERATION, import_corpus, prediction, start_python, start_run
 
 from cdner.errors import StoreError
-from cdner.hashing import content_hash
+from cdner.files import content_hash
 from cdner.store import Store
+from cdner.store.llm_log import load_completions, save_completions, save_reasoning, save_requests
 from cdner.store.predictions import predicted_positions, save_predictions
-from cdner.store.reasoning import load_completions, save_completions, save_reasoning, save_requests
 from cdner.store.runs import (
     OUTPUT_TABLES,
     begin_attempt,
@@ -215,7 +215,7 @@ def test_runs_are_listed_with_the_latest_attempt_the_latest_first(store):
 def test_the_identity_survives_a_json_column(settings):
     import json
 
-    from cdner.hashing import canonical_json
+    from cdner.files import canonical_json
 
     again = json.loads(canonical_json(settings))
     assert run_spec("train", 1, again, ()).run_id == run_spec("train", 1, settings, ()).run_id

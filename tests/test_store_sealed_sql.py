@@ -14,13 +14,13 @@ from store_examples import import_corpus, start_python
 from cdner.errors import StoreError, UsageError
 from cdner.store import Store
 from cdner.store.sealed_child import parse_memory
-from cdner.store.sealed_sql import query
+from cdner.store.sql import query
 
 WRITE_FOREVER = """
 import sys
 from pathlib import Path
 from cdner.store import Store
-from cdner.store.reasoning import save_template
+from cdner.store.llm_log import save_template
 n = 0
 while True:
     save_template(Store(Path(sys.argv[1])), str(n), "text")

@@ -9,8 +9,7 @@ from store_examples import CORPUS, DOMAIN, import_corpus, long_corpus
 
 from cdner.errors import StoreError
 from cdner.store import Store
-from cdner.store.corpora import load_corpus, save_corpus
-from cdner.store.sentences import count_texts, load_head, load_sentences
+from cdner.store.corpora import count_texts, load_corpus, load_head, load_sentences, save_corpus
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from store_examples import import_corpus, long_corpus, start_python
 
 from cdner.errors import StoreError, StoreLockedError
 from cdner.store import Store
-from cdner.store import turns as owned
-from cdner.store.turns import turn
+from cdner.store import connection as owned
+from cdner.store.opening import turn
 
 # A writer that stops where DuckDB 2.0 has read the header and not locked yet, and again when it has given up its lock.
 WRITER = """

@@ -11,11 +11,18 @@ import pytest
 from store_examples import import_corpus
 
 from cdner.store import Store
-from cdner.store import usage as stored_usage
-from cdner.store.descriptions import TypeDescription, save_descriptions
-from cdner.store.reasoning import save_completions, save_reasoning, save_requests
+from cdner.store import llm_log as stored_usage
+from cdner.store.confusion import TypeDescription, save_descriptions
+from cdner.store.llm_log import (
+    Account,
+    LlmUsage,
+    load_accounts,
+    load_usage,
+    save_completions,
+    save_reasoning,
+    save_requests,
+)
 from cdner.store.runs import begin_attempt, run_spec
-from cdner.store.usage import Account, LlmUsage, load_accounts, load_usage
 from cdner.types import Completion, Gap, Message, ReasoningChain, ReasoningRequest, Sampling
 
 SEED = 5

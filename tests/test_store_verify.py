@@ -8,22 +8,14 @@ from pathlib import Path
 import pytest
 from store_examples import GENERATION, import_corpus, prediction, start_run
 
-from cdner.hashing import file_sha256
+from cdner.files import file_sha256
 from cdner.store import Store
+from cdner.store.llm_log import save_completions, save_reasoning, save_requests, save_template
 from cdner.store.models import save_checkpoint
 from cdner.store.predictions import save_predictions
-from cdner.store.reasoning import save_completions, save_reasoning, save_requests, save_template
 from cdner.store.runs import label_experiment
 from cdner.store.verify import verify
-from cdner.types import (
-    Completion,
-    Entity,
-    FitResult,
-    Message,
-    ReasoningChain,
-    ReasoningRequest,
-    Sampling,
-)
+from cdner.types import Completion, Entity, FitResult, Message, ReasoningChain, ReasoningRequest, Sampling
 
 
 @pytest.fixture(scope="module")

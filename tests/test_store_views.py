@@ -12,20 +12,13 @@ from store_examples import DOMAIN, GENERATION, import_corpus, start_run
 
 from cdner.errors import UsageError
 from cdner.evaluate import error_proportions
-from cdner.store import Store, errors
-from cdner.store.confusion import save_confusion, save_rivals
-from cdner.store.errors import list_errors
+from cdner.store import Store
+from cdner.store import scores as errors
+from cdner.store.confusion import Ratios, save_confusion, save_misclassification, save_rivals
 from cdner.store.predictions import save_predictions
-from cdner.store.ratios import Ratios, save_misclassification
 from cdner.store.runs import finish_attempt, label_experiment
-from cdner.store.scores import ErrorRow, ScoreRow, save_scores
-from cdner.types import (
-    ConfusionMatrix,
-    Corpus,
-    Entity,
-    Prediction,
-    Sentence,
-)
+from cdner.store.scores import ErrorRow, ScoreRow, list_errors, save_scores
+from cdner.types import ConfusionMatrix, Corpus, Entity, Prediction, Sentence
 
 TYPES = DOMAIN.types
 

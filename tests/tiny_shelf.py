@@ -11,10 +11,17 @@ from pathlib import Path
 import pytest
 from fixtures.tiny_gguf import write_tiny_gguf
 
-from cdner.backbone import shelf, wheels
+from cdner.models import fetching as wheels
+from cdner.models import shelf
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 ENCODER = {"model.safetensors": b"weights " * 500, "config.json": b"{}", "tokenizer.json": b'{"t": 1}'}
+
+
+def fetched_folder(name: str) -> Path | None:
+    """The folder of a model of the shelf; None before the fetch."""
+    model = shelf.find(name)
+    return model.folder if model and shelf.is_fetched(model) else None
 
 
 class TinyShelf:

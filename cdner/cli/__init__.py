@@ -15,39 +15,39 @@ from types import FrameType
 
 import click
 
-from cdner import __version__
-from cdner.cli.groups import CommandGroup
+from cdner.console.groups import CommandGroup
 from cdner.errors import CdnerError, UsageError
+from cdner.version import __version__
 
 # Command -> (file in this package, one-line help). The help stands here so that --help imports none of the files.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "import": ("import_", "Bring corpora into the store."),
-    "describe": ("verbs", "Write the type descriptions (WordNet gloss, enriched by an LLM)."),
-    "train": ("verbs", "Train the models of one setting."),
-    "quantify": ("verbs", "Measure confusion between target types (MCQM)."),
-    "reason": ("verbs", "Let an LLM write two-stage reasoning texts (PBRC)."),
-    "judge": ("verbs", "Ask an LLM for the probability of each type of each mention (verdicts)."),
-    "predict": ("verbs", "Predict entities with a trained model."),
-    "evaluate": ("verbs", "Score predictions and count errors."),
-    "run": ("run", "Run a whole experiment; resumes where it stopped."),
-    "runs": ("runs", "List runs and their state."),
-    "confusion": ("confusion", "Show confusion matrices, prefixes and rivals."),
-    "errors": ("errors", "List prediction errors of a run."),
-    "compare": ("compare", "Say whether one setting is better than another, and what changed."),
-    "explain": ("explain", "Run one sentence through the whole method, step by step."),
-    "annotate": ("annotate", "Annotate the sentences of a file with a trained model."),
-    "export": ("export", "Write predictions in the formats of other tools."),
-    "report": ("report", "Write a page or tables of what experiments found."),
-    "prompts": ("prompts", "Show exactly what an LLM is asked."),
-    "corpora": ("corpora", "List corpora and show their sentences."),
-    "backends": ("backends", "List LLM backends."),
-    "batches": ("batches", "List and cancel batches at OpenAI's Batch API."),
-    "serve": ("serve", "Keep a vLLM server running for many commands."),
-    "models": ("models", "List and fetch local models and WordNet."),
-    "bundle": ("bundle", "Pack what an LLM wrote, to repeat an experiment without one."),
-    "doctor": ("doctor", "Examine this machine and the store; say how to mend what is wrong."),
-    "store": ("store", "Where the store is, and whether it is sound."),
-    "sql": ("sql", "Query the store, read-only and sealed."),
+    "import": ("cli.import_", "Bring corpora into the store."),
+    "describe": ("cli.verbs", "Write the type descriptions (WordNet gloss, enriched by an LLM)."),
+    "train": ("cli.verbs", "Train the models of one setting."),
+    "quantify": ("cli.verbs", "Measure confusion between target types (MCQM)."),
+    "reason": ("cli.verbs", "Let an LLM write two-stage reasoning texts (PBRC)."),
+    "judge": ("cli.verbs", "Ask an LLM for the probability of each type of each mention (verdicts)."),
+    "predict": ("cli.verbs", "Predict entities with a trained model."),
+    "evaluate": ("cli.verbs", "Score predictions and count errors."),
+    "run": ("cli.run", "Run a whole experiment; resumes where it stopped."),
+    "runs": ("cli.runs", "List runs and their state."),
+    "confusion": ("cli.confusion", "Show confusion matrices, prefixes and rivals."),
+    "errors": ("cli.errors", "List prediction errors of a run."),
+    "compare": ("compare.command", "Say whether one setting is better than another, and what changed."),
+    "explain": ("explain.command", "Run one sentence through the whole method, step by step."),
+    "annotate": ("annotate.command", "Annotate the sentences of a file with a trained model."),
+    "export": ("export.command", "Write predictions in the formats of other tools."),
+    "report": ("report.command", "Write a page or tables of what experiments found."),
+    "prompts": ("cli.prompts", "Show exactly what an LLM is asked."),
+    "corpora": ("cli.corpora", "List corpora and show their sentences."),
+    "backends": ("cli.backends", "List LLM backends."),
+    "batches": ("cli.batches", "List and cancel batches at OpenAI's Batch API."),
+    "serve": ("cli.serve", "Keep a vLLM server running for many commands."),
+    "models": ("cli.models", "List and fetch local models and WordNet."),
+    "bundle": ("bundle.command", "Pack what an LLM wrote, to repeat an experiment without one."),
+    "doctor": ("doctor.command", "Examine this machine and the store; say how to mend what is wrong."),
+    "store": ("cli.store", "Where the store is, and whether it is sound."),
+    "sql": ("cli.sql", "Query the store, read-only and sealed."),
 }
 
 
@@ -143,13 +143,19 @@ def _carried_out(arguments: list[str] | None) -> int:
     """The command; where a launcher started several processes, in one of them, and the others help it train."""
     if not {"WORLD_SIZE", "MASTER_ADDR"} & os.environ.keys():
         return _invoke(arguments)
-    from cdner.backbone import distributed, launched
+    from cdner.models import distributed
 
     if distributed.several_started():
-        return launched.run(lambda: _invoke(arguments))
-    if warning := launched.alone_unawares():
+        return distributed.run(lambda: _invoke(arguments), _take_part)
+    if warning := distributed.single_process_warning():
         click.echo(f"Warning: {warning}", err=True)
     return _invoke(arguments)
+
+
+def _take_part(message: bytes) -> None:
+    from cdner.models.training import take_part  # imports torch
+
+    take_part(message)
 
 
 def _invoke(arguments: list[str] | None) -> int:
@@ -177,6 +183,6 @@ def _drop_unwritable_output() -> None:
 
 
 def _complain(message: str) -> None:
-    from cdner.cli.output import visible
+    from cdner.console.output import visible
 
     click.echo(f"Error: {visible(' '.join(message.split()))}", err=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from cdner.cli.output import format_options, print_rows
+from cdner.console.output import format_options, print_rows
 
 
 @click.command("backends")
 @format_options
 def backends(output_format: str | None) -> None:
     """List LLM backends, what each needs and whether it is here. Asks no server; 'cdner doctor' looks closer."""
-    from cdner.pipeline.doctor.readiness import readiness
+    from cdner.doctor.readiness import readiness
     from cdner.registry import names
 
     rows = [

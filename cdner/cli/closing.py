@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdner.cli.output import print_table
-from cdner.visible import visible
+from cdner.console.output import print_table
+from cdner.text import visible
 
 if TYPE_CHECKING:
+    from cdner.cli.closing_findings import DecidedMention, ExampleSentence
     from cdner.evaluate.significance import Difference
-    from cdner.pipeline.closing import DecidedMention, ExampleSentence
-    from cdner.pipeline.context import Context
-    from cdner.pipeline.plan import Plan
+    from cdner.experiment.plan import Plan
+    from cdner.steps.context import Context
 
 SHOWN = {  # column -> score, all in percent
     "P": "strict_precision",
@@ -29,8 +29,8 @@ def print_closing(
     plan: Plan, context: Context, columns: Sequence[str], scores: Sequence[Sequence[object]]
 ) -> None:
     """``scores``: rows of ``setting_scores``."""
-    from cdner.pipeline.closing import differences, example_sentence
-    from cdner.pipeline.summary import compared_setting, confusion_changes
+    from cdner.cli.closing_findings import differences, example_sentence
+    from cdner.experiment.summary import compared_setting, confusion_changes
 
     experiment = plan.experiment
     names = f"{experiment.name}: {experiment.corpora.source} -> {experiment.corpora.target}"

@@ -7,16 +7,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdner.cli.groups import CommandGroup
-from cdner.cli.output import SHORT_ID, console, format_options, print_rich, print_rows, print_table, visible
-from cdner.cli.runs import chosen_run
+from cdner.console.groups import CommandGroup
+from cdner.console.named_runs import chosen_run
+from cdner.console.output import (
+    SHORT_ID,
+    console,
+    format_options,
+    print_rich,
+    print_rows,
+    print_table,
+    visible,
+)
 from cdner.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from cdner.store import Store
-    from cdner.store.ratios import Hierarchy
+    from cdner.store.confusion import Hierarchy
     from cdner.types import ConfusionMatrix
 
 DIMENSIONS = ("u_hie", "u_sim", "u_iml", "v_iml", "R_M", "v_exl", "v_conf")
@@ -71,8 +79,7 @@ def show(
     A unique beginning of the id suffices. With --json, --nl or --csv: one row a pair of types.
     """
     from cdner.store import Store
-    from cdner.store.confusion import load_confusion
-    from cdner.store.ratios import load_hierarchy
+    from cdner.store.confusion import load_confusion, load_hierarchy
 
     store = Store(ctx.obj["store"])
     run_id = _chosen(store, run_id, experiment, target)
@@ -96,7 +103,7 @@ def show(
 
 
 def _chosen(store: Store, run_id: str | None, experiment: str | None, target: str | None) -> str:
-    from cdner.store.lookup import latest_run
+    from cdner.store.find import latest_run
 
     if sum(name is not None for name in (run_id, experiment, target)) > 1:
         raise UsageError("Give one of RUN_ID, --experiment and --target.")
@@ -107,7 +114,7 @@ def _chosen(store: Store, run_id: str | None, experiment: str | None, target: st
 
 def _arrows(store: Store, run_id: str, hierarchy: Hierarchy) -> dict[str, str]:
     """Target type -> "PER -> politician" (equation 3)."""
-    from cdner.store.lookup import short_names
+    from cdner.store.find import short_names
 
     short = short_names(store, run_id, hierarchy.ratios.predicted_types)
     pairs = zip(hierarchy.ratios.gold_types, hierarchy.prefixes, strict=True)

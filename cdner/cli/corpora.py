@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdner.cli.groups import CommandGroup
-from cdner.cli.output import format_options, no_format_before, print_rows
+from cdner.console.groups import CommandGroup
+from cdner.console.output import format_options, no_format_before, print_rows
 from cdner.errors import InputError, unknown_name
 
 if TYPE_CHECKING:

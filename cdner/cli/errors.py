@@ -6,9 +6,9 @@ from typing import get_args
 
 import click
 
-from cdner.cli.output import format_options, print_rows
-from cdner.cli.runs import experiment_name
 from cdner.config import Setting
+from cdner.console.named_runs import experiment_name
+from cdner.console.output import format_options, print_rows
 from cdner.errors import UsageError, unknown_name
 
 KINDS = ("type", "missed", "spurious", "boundary")
@@ -63,9 +63,8 @@ def errors(
     The same with more filters: cdner sql @pair_errors, @missed, @spurious, @boundaries.
     """
     from cdner.store import Store
-    from cdner.store.compared_runs import find_prediction_run
-    from cdner.store.errors import list_errors
-    from cdner.store.lookup import predictable_types
+    from cdner.store.find import find_prediction_run, predictable_types
+    from cdner.store.scores import list_errors
 
     if (run_id is None) == (experiment is None):
         raise UsageError("Name one predict run: RUN_ID (see 'cdner runs --step predict') or --experiment.")

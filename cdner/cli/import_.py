@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from cdner.cli.groups import CommandGroup
-from cdner.cli.output import format_options, print_rows
-from cdner.cli.progress import StderrProgress
+from cdner.cli.import_file import import_file
+from cdner.console.groups import CommandGroup
+from cdner.console.output import format_options, print_rows
+from cdner.console.progress import StderrProgress
 from cdner.errors import InputError, UsageError
 from cdner.types import Split
 
@@ -23,7 +24,7 @@ HEADINGS = ("domain", "split", "sentences", "entities", "types", "repaired", "ru
 SPLITS = ("train", "dev", "test")
 
 
-@click.group("import", cls=CommandGroup)
+@click.group("import", cls=CommandGroup, for_paths="file")
 def import_group() -> None:
     """Bring corpora into the store."""
 
@@ -64,7 +65,7 @@ def demo_command(ctx: click.Context, output_format: str | None) -> None:
 def _import_known(
     ctx: click.Context, domains: tuple[str, ...], folder: Path | None, output_format: str | None
 ) -> None:
-    from cdner.pipeline.own_corpora import import_known
+    from cdner.experiment.own_corpora import import_known
 
     with StderrProgress(quiet=ctx.obj["quiet"]) as progress:
         rows = import_known(ctx.obj["store"], domains, folder=folder, progress=progress)
@@ -104,7 +105,7 @@ def conll_command(
     strict: bool,
 ) -> None:
     """Column files: token first, tag last (BIO, IOB1, IOB2, BIOES; tab or spaces; Twitter's IMGID format too)."""
-    from cdner.pipeline.own_corpora import import_files
+    from cdner.experiment.own_corpora import import_files
 
     by_split: dict[Split, list[Path]] = {}
     for file in files:
@@ -134,5 +135,7 @@ def _split_of(file: Path) -> str:
         return file.stem
     raise UsageError(f"{file}: which split is it? Name it with --split, or the file train, dev or test.")
 
+
+import_group.add_command(import_file)
 
 COMMANDS = {"import": import_group}

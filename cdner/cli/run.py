@@ -10,22 +10,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cdner.cli.closing import print_closing
-from cdner.cli.experiment import (
+from cdner.config import Experiment, Label
+from cdner.console.experiment_options import (
     compose_experiment,
     experiment_options,
     recorded_answers,
     shipped_experiments,
 )
-from cdner.cli.output import format_options, print_rows, print_table
-from cdner.cli.progress import StderrProgress
-from cdner.cli.usage import DRY_RUN_HELP, execute_and_account, print_plans
-from cdner.config import Experiment
+from cdner.console.output import format_options, print_rows, print_table
+from cdner.console.progress import StderrProgress
+from cdner.console.usage import DRY_RUN_HELP, execute_and_account, print_plans
 from cdner.errors import UsageError
 
 if TYPE_CHECKING:
-    from cdner.pipeline.context import Context
-    from cdner.pipeline.execute import Outcome
-    from cdner.pipeline.plan import Plan
+    from cdner.experiment.execute import Outcome
+    from cdner.experiment.plan import Plan
+    from cdner.steps.context import Context
+
+
+OWN_EXPERIMENT = "own"  # what --target alone stands for
 
 
 @click.command("run")
@@ -59,16 +62,19 @@ def run(
 ) -> None:
     """Run EXPERIMENT (a TOML file or a shipped name): import, train, describe, quantify, reason, predict, evaluate.
 
-    Finished steps are found in the store and not repeated; an interrupted one goes on where it stopped.
+    Finished steps are found in the store and not repeated; an interrupted one goes on where it stopped. Without
+    EXPERIMENT, --target DOMAIN runs the experiment 'own' on a domain of your own.
     """
-    from cdner.pipeline.context import open_context
-    from cdner.pipeline.execute import label_plan
-    from cdner.pipeline.preflight import check_plan
+    from cdner.experiment.execute import label_plan
+    from cdner.experiment.preflight import check_plan
+    from cdner.steps.context import open_context
 
     if list_shipped:
         listed = [(name, compose_experiment(name, {}, ()).description) for name in shipped_experiments()]
         print_rows(("experiment", "description"), listed, output_format)
         return
+    if experiment_name is None and flags.get("target"):
+        experiment_name = OWN_EXPERIMENT
     if experiment_name is None:
         raise UsageError(f"Which experiment? Shipped: {', '.join(shipped_experiments())}; or a TOML file.")
     experiment = compose_experiment(experiment_name, flags, overrides)
@@ -93,7 +99,7 @@ def run(
         for plan, own in planned:
             label_plan(plan, own, whole=not until)
             outcomes += execute_and_account(plan, own, quiet=quiet)
-            own.release()  # the next cell loads its own model
+            own.models.release()  # the next cell loads its own model
     if len(planned) > 1:
         _print_cells(planned, outcomes, output_format=output_format)
     else:
@@ -113,7 +119,7 @@ def _recorded_answers(name: str) -> Path:
 
 def _load_answers(file: Path, planned: Sequence[tuple[Plan, Context]], *, quiet: bool) -> None:
     """Load a bundle behind the corpora whose sentences its prompts leave out."""
-    from cdner.pipeline.bundles import load_bundle
+    from cdner.bundle.contents import load_bundle
 
     for plan, own in planned:
         imports = [step.label for step in plan.steps if step.kind == "import"]
@@ -123,8 +129,8 @@ def _load_answers(file: Path, planned: Sequence[tuple[Plan, Context]], *, quiet:
 
 def _planned(experiment: Experiment, context: Context, until: str | None) -> list[tuple[Plan, Context]]:
     """Each cell's plan with the context it runs in; LLM backends, corpora and the store are shared by all."""
-    from cdner.matrix import cells
-    from cdner.pipeline.plan import build_plan
+    from cdner.config import cells
+    from cdner.experiment.plan import build_plan
 
     planned = []
     for cell in cells(experiment):
@@ -140,7 +146,7 @@ def _print_cells(
     planned: Sequence[tuple[Plan, Context]], outcomes: Sequence[Outcome], *, output_format: str | None
 ) -> None:
     """The scores of every cell for programs; for people means over seeds."""
-    from cdner.pipeline.summary import averaged_scores, setting_scores
+    from cdner.experiment.summary import averaged_scores, setting_scores
 
     rows: list[tuple[object, ...]] = []
     columns: tuple[str, ...] = ()
@@ -167,7 +173,7 @@ def _print_outcomes(
     plan: Plan, context: Context, outcomes: Sequence[Outcome], *, output_format: str | None
 ) -> None:
     """The scores and what they mean; of a plan cut before any score the executed steps."""
-    from cdner.pipeline.summary import setting_scores
+    from cdner.experiment.summary import setting_scores
 
     columns, scores = setting_scores(plan, context)
     if not scores:
@@ -179,9 +185,9 @@ def _print_outcomes(
 
 
 def _until(until: str, labels: list[str]) -> list[str]:
-    chosen = [label for label in labels if label == until or label.partition(":")[0] == until]
+    chosen = [label for label in labels if label == until or Label.of(label).kind == until]
     if not chosen:
-        kinds = list(dict.fromkeys(label.partition(":")[0] for label in labels))
+        kinds = list(dict.fromkeys(Label.of(label).kind for label in labels))
         raise UsageError(f"No step '{until}'. Kinds: {', '.join(kinds)}; labels: {', '.join(labels)}.")
     return chosen
 

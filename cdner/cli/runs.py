@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from cdner.cli.output import format_options, print_rows
-from cdner.errors import UsageError, unknown_name
+from cdner.console.named_runs import experiment_name
+from cdner.console.output import format_options, print_rows
+from cdner.errors import unknown_name
 
 if TYPE_CHECKING:
-    from cdner.store import Store
     from cdner.store.runs import RunSummary
 
-COLUMNS = ("run_id", "step", "state", "n_attempts", "started_utc", "finished_utc", "error", "labels")
+COLUMNS = (
+    *("run_id", "step", "state", "n_attempts", "started_utc", "finished_utc", "error", "labels"),
+    "warnings",
+)
 TABLE = ("run_id", "step", "state", "started_utc", "seconds", "labels")
 
 
@@ -31,12 +35,12 @@ def runs(
     output_format: str | None,
 ) -> None:
     """List runs, the latest first. State 'partial' means: run the same command again to go on."""
-    from cdner.pipeline.plan import KINDS
+    from cdner.steps.kinds import STEP_NAMES
     from cdner.store import Store
     from cdner.store.runs import list_runs
 
-    if step is not None and step not in KINDS:
-        raise unknown_name("step", step, KINDS)
+    if step is not None and step not in STEP_NAMES:
+        raise unknown_name("step", step, STEP_NAMES)
     store = Store(ctx.obj["store"])
     name = experiment_name(experiment) if experiment else None
     found = list_runs(store, step=step, experiment=name)
@@ -45,11 +49,14 @@ def runs(
         raise unknown_name("experiment in the store", name, known)
     found = found[:limit]
     if output_format:
-        rows = [(*(getattr(row, column) for column in COLUMNS[:-1]), list(row.labels)) for row in found]
+        rows = [
+            (*(getattr(row, column) for column in COLUMNS[:-2]), list(row.labels), list(row.warnings))
+            for row in found
+        ]
         print_rows(COLUMNS, rows, output_format)
         return
-    columns = (*TABLE, "error") if any(row.error for row in found) else TABLE
-    print_rows(columns, [_table_row(row)[: len(columns)] for row in found], None)
+    shown = [column for column in ("error", "warnings") if any(getattr(row, column) for row in found)]
+    print_rows((*TABLE, *shown), [(*_table_row(row), *_messages(row, shown)) for row in found], None)
 
 
 def _table_row(row: RunSummary) -> tuple[object, ...]:
@@ -59,28 +66,12 @@ def _table_row(row: RunSummary) -> tuple[object, ...]:
         started.isoformat(" ", "minutes") if started else "",
         round((finished - started).total_seconds()) if started and finished else None,
         "\n".join(row.labels),
-        row.error,
     )
 
 
-def chosen_run(store: Store, run_id: str | None, experiment: str | None, *, step: str, label: str) -> str:
-    """The run named by its id (or a unique beginning), or by its part in an experiment; never by both."""
-    from cdner.store.lookup import find_labelled_run, find_run
-
-    if (run_id is None) == (experiment is None):
-        raise UsageError(f"Name one {step} run: RUN_ID (see 'cdner runs --step {step}') or --experiment.")
-    if run_id is not None:
-        return find_run(store, run_id, step=step)
-    return find_labelled_run(store, experiment_name(experiment or ""), label)
-
-
-def experiment_name(experiment: str) -> str:
-    """The name in an experiment file; anything else is the name already."""
-    if not experiment.endswith(".toml"):
-        return experiment
-    from cdner.cli.experiment import find_experiment
-
-    return find_experiment(experiment).name
+def _messages(row: RunSummary, columns: Sequence[str]) -> list[str]:
+    found = {"error": row.error, "warnings": "\n".join(row.warnings)}
+    return [found[column] for column in columns]
 
 
 COMMANDS = {"runs": runs}

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cdner.cli.experiment import compose_experiment
-from cdner.cli.progress import StderrProgress
+from cdner.console.experiment_options import compose_experiment
+from cdner.console.progress import StderrProgress
 
 if TYPE_CHECKING:
-    from cdner.backends.vllm_server import VllmServer
     from cdner.config import Execution
+    from cdner.llm.vllm import VllmServer
 
 DEFAULT_LENGTH = 8192  # tokens of prompt and answer: room for the ten examples of every domain
 _WATCH_SECONDS = 3600.0
@@ -56,10 +56,10 @@ def _prepare(
     model: str, execution: Execution, max_model_len: int | None
 ) -> tuple[VllmServer, str, tuple[str, ...]]:
     """The server, what it loads, and vLLM's options: all that can fail before anything is started."""
-    from cdner.backbone.shelf import model_location
-    from cdner.backends.engine_arguments import engine_arguments, length_given
-    from cdner.backends.vllm_server import VllmServer, find_vllm, place
-    from cdner.backends.vllm_server.model_size import model_size
+    from cdner.llm.vllm import VllmServer, find_vllm, place
+    from cdner.llm.vllm.arguments import engine_arguments, length_given
+    from cdner.llm.vllm.memory import model_size
+    from cdner.models.shelf import model_location
 
     installation = find_vllm(execution)
     location = model_location(model)
@@ -81,7 +81,7 @@ def _prepare(
 
 def _keep(server: VllmServer, location: str, progress: StderrProgress) -> None:
     """Publish it and start it again when it dies, until interrupted."""
-    from cdner.backends.vllm_server.served import published
+    from cdner.llm.vllm.served import published
 
     try:
         while True:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cdner.cli.output import format_options, print_pieces, print_rows, visible
-from cdner.cli.runs import experiment_name
+from cdner.console.named_runs import experiment_name
+from cdner.console.output import format_options, print_pieces, print_rows, visible
 from cdner.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from cdner.store.named_queries import NamedQuery
-    from cdner.store.sealed_sql import Value
+    from cdner.store.sql import NamedQuery, Value
 
 _PRINTED_ROWS = 10_000
 SHORT_FORMS = ("domain", "split", "run", "experiment", "gold", "predicted", "limit")
@@ -111,7 +110,7 @@ def sql(
 
 def _print(store: Any, text: str, limits: dict[str, Any], max_rows: int, output_format: str | None) -> None:
     """Few rows are collected before any is printed; many go through in pieces where the format allows."""
-    from cdner.store.sealed_sql import open_query, query
+    from cdner.store.sql import open_query, query
 
     if max_rows > _PRINTED_ROWS and output_format in ("csv", "nl"):
         with open_query(store, text, max_rows=max_rows + 1, **limits) as answer:
@@ -145,14 +144,14 @@ def _question(
     """The SQL and the value of every parameter in it."""
     if statement is None or not statement.startswith("@"):
         return statement if statement is not None else _read(file), given
-    from cdner.store.named_queries import find_query
+    from cdner.store.sql import find_query
 
     named = find_query(statement)
     return named.sql, named.values(given)
 
 
 def _list(output_format: str | None) -> None:
-    from cdner.store.named_queries import named_queries
+    from cdner.store.sql import named_queries
 
     queries = named_queries().values()
     if output_format in ("json", "nl"):
@@ -176,7 +175,7 @@ def _parameter_words(query: NamedQuery) -> str:
 
 
 def _show(name: str) -> None:
-    from cdner.store.named_queries import find_query
+    from cdner.store.sql import find_query
 
     click.echo(find_query(name).sql, nl=False)
 

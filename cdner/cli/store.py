@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cdner.cli.groups import CommandGroup
-from cdner.cli.output import format_options, print_rows
+from cdner.console.groups import CommandGroup
+from cdner.console.output import format_options, print_rows
 from cdner.errors import StoreError
 
 
@@ -52,9 +52,9 @@ def hash_command(
 
     Attempts, times, durations, hosts and checkpoint paths are left out.
     """
-    from cdner.cli.runs import experiment_name
+    from cdner.console.named_runs import experiment_name
     from cdner.store import Store
-    from cdner.store.fingerprint import hash_tables, store_hash
+    from cdner.store.hash import hash_tables, store_hash
 
     found = hash_tables(Store(ctx.obj["store"]), [experiment_name(name) for name in experiments])
     if tables:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from cdner.confusion.debian_wordnet import build_from_debian
 from cdner.errors import InputError
-from cdner.resources import cache_root
+from cdner.files import cache_root
 from cdner.types import Domain, Progress, TypeEntry
 
 _WAY_OUT = "Run 'cdner models fetch wordnet', or set NLTK_DATA to a data root that holds corpora/wordnet"

@@ -30,7 +30,7 @@ from urllib.request import (
 
 from cdner.corpora.conll import ConllReader
 from cdner.errors import InputError, unknown_name
-from cdner.hashing import file_sha256
+from cdner.files import file_sha256
 from cdner.types import Corpus, Progress, Split
 
 REPOSITORY = "zliucr/CrossNER"

@@ -14,7 +14,7 @@ from typing import cast
 
 from cdner.corpora.conll import ConllReader
 from cdner.errors import unknown_name
-from cdner.hashing import file_sha256
+from cdner.files import file_sha256
 from cdner.types import Corpus, Role, Split
 
 _FOLDER = Path(__file__).with_name("demo")

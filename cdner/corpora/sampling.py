@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from cdner.errors import UsageError
-from cdner.hashing import Json
+from cdner.files import Json
 from cdner.types import Corpus
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdner.errors import InputError, UsageError
-from cdner.resources import resource_root
+from cdner.files import resource_root
 
 ROOT_VARIABLE = "CDNER_PROMPTS"
 _LONGEST_NAME = 100  # characters; file systems take 255 bytes

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdner.errors import InputError, unknown_name
-from cdner.hashing import content_hash
+from cdner.files import content_hash
 from cdner.prompts.files import checked_name, prompt_roots, read_text
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
-from cdner.hashing import Json
+from cdner.files import Json
 
 Pairs = list[tuple[str, Json]]
 _MAX_OBJECTS = 16  # looked for in one text: a megabyte of opening brackets is no megabyte of attempts

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from cdner.config import Setting
-from cdner.hashing import Json
+from cdner.files import Json
 from cdner.prompts import INITIAL_PART, output_parts
 from cdner.reasoning.json_in_text import (
     FoundObject,

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from cdner.config import Llm, Reasoning, Setting
-from cdner.hashing import Json
+from cdner.files import Json
 from cdner.prompts import (
     INITIAL_PART,
     Example,

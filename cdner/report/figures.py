@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cdner.errors import UsageError
+from cdner.files import replacing
 from cdner.report.charts import Curves, ablation_groups, error_groups, size_curves
 from cdner.report.content import Ablation, ConfusionMap, ErrorShare, Report, name_of
 from cdner.report.tables import setting_name
-from cdner.unfinished import replacing
-from cdner.visible import visible
+from cdner.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

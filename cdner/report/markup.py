@@ -10,7 +10,7 @@ import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cdner.visible import visible
+from cdner.text import visible
 
 Attribute = str | int | float | bool | None
 _VOID = frozenset({"meta", "br", "input"})

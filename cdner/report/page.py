@@ -13,13 +13,13 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
-from cdner.hashing import Json
+from cdner.files import Json
 from cdner.report import sections
 from cdner.report.content import DIMENSIONS, ConfusionMap, Model, Report
 from cdner.report.markup import Verbatim, element, write
 from cdner.report.tables import setting_name
+from cdner.text import visible
 from cdner.types import Corpus, Entity
-from cdner.visible import visible
 
 _KINDS = ("type", "boundary", "missed", "spurious")
 # Inside <script> HTML ends at "</script" and "<!--"; the others are line ends to old JavaScript.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cdner.report.tables import Table, Value, is_number, shown
-from cdner.visible import visible
+from cdner.text import visible
 
 _MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~<>$"} | {"\n": " ", "&": "&amp;"})
 _LATEX = str.maketrans(

@@ -13,10 +13,10 @@ from datetime import datetime
 
 from cdner.errors import UsageError
 from cdner.store.connection import Store
+from cdner.store.llm_log import request_id
 from cdner.store.migrations import utc_now
-from cdner.store.origin import is_alive, this_process
-from cdner.store.reasoning import request_id
 from cdner.store.rows import insert_rows, passing_by
+from cdner.store.runs import is_alive, this_process
 from cdner.types import ReasoningRequest
 
 ANNOUNCED = "announced"

@@ -1,32 +1,143 @@
-"""Brings a store's tables and views to the form this version of cdner writes; refuses one from the future.
+"""Published numbers, read from ``store/published/*.toml`` into a table that is remade when a file changes.
+
+The files are laid out as the tables are printed, so that a reader can check them side by side. What a key does not
+say in a row, its block says, or the file. Knows nothing of our own scores: the view ``published_comparison`` does.
+
+Brings a store's tables and views to the form this version of cdner writes; refuses one from the future.
 
 Tables change by numbered files under ``store/migrations``, each applied once and never edited; views are
 remade from ``store/views`` when the text of one has changed, in the order of the files' number prefixes. So is the
-table of published numbers (``cdner.store.published``).
+table of published numbers (``cdner.store.migrations``).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
-from contextlib import suppress
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cdner import __version__
 from cdner.errors import StoreError
-from cdner.hashing import content_hash
-from cdner.resources import resource_root
-from cdner.store import published
-from cdner.store.connection import Store, opened
-from cdner.store.rows import insert_rows
-from cdner.unfinished import remove, replacing, settle, unfinished_path
+from cdner.files import content_hash, remove, replacing, resource_root, settle, unfinished_path
+from cdner.store.opening import opened
+from cdner.store.rows import Row, insert_rows
+from cdner.version import __version__
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+
+# Column -> what it is where neither row, block nor file says; ... where one of them must.
+_COLUMNS: Mapping[str, Any] = {
+    "publication": ...,
+    "source_table": ...,
+    "method": ...,
+    "year": None,
+    "setting": "",
+    "source_domain": "",
+    "target_domain": ...,
+    "entity_type": "*",
+    "shots": ...,
+    "backbone": "",
+    "llm": "",
+    "metric": ...,
+    "scorer": ...,
+    "split": ...,
+    "n_seeds": None,
+    "value": ...,
+    "reference": ...,
+    "remark": "",
+}
+_LAYOUT = {"block", "remark_on", "column", "columns", "fields", "rows"}
+_NOT_PRINTED = "-"
+
+
+@cache
+def published_texts() -> Mapping[str, str]:
+    """File name -> text, by name."""
+    files = sorted((resource_root("store") / "published").glob("*.toml"))
+    return {file.name: file.read_text(encoding="utf-8") for file in files}
+
+
+def read_published(name: str, text: str) -> list[dict[str, Any]]:
+    """One record (the columns of ``published_score``) a printed number. StoreError for a file laid out otherwise."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StoreError(f"store/published/{name}: {error}.") from error
+    records: list[dict[str, Any]] = []
+    for block in table["block"]:
+        common = {**{key: value for key, value in table.items() if key not in _LAYOUT}, **block}
+        columns = common.pop("columns", table.get("columns"))
+        for row in common["rows"]:
+            records += _records_of(name, row, common, columns=columns, column=table["column"])
+    for remark in table.get("remark_on", ()):
+        _attach(name, records, remark)
+    return records
+
+
+def _records_of(
+    name: str, row: Sequence[Any], common: Mapping[str, Any], *, columns: Sequence[str], column: str
+) -> list[dict[str, Any]]:
+    """The numbers of one printed row."""
+    fields = common["fields"]
+    values = row[len(fields) :]
+    if len(values) != len(columns):
+        raise StoreError(
+            f"store/published/{name}: {row} has {len(values)} numbers for {len(columns)} columns."
+        )
+    known = {key: value for key, value in common.items() if key not in _LAYOUT}
+    known |= dict(zip(fields, row, strict=False))
+    found = []
+    for heading, value in zip(columns, values, strict=True):
+        if value == _NOT_PRINTED:
+            continue
+        record = {**_COLUMNS, **known, column: heading, "value": float(value)}
+        missing = [key for key, given in record.items() if given is ...]
+        if missing or len(record) != len(_COLUMNS):
+            unknown = [key for key in record if key not in _COLUMNS]
+            raise StoreError(f"store/published/{name}: {row} lacks {missing}, has unknown {unknown}.")
+        found.append(record)
+    return found
+
+
+def _attach(name: str, records: Sequence[dict[str, Any]], remark: Mapping[str, Any]) -> None:
+    """Put a remark on the records it names."""
+    where = remark["where"]
+    meant = [record for record in records if all(record.get(key) == value for key, value in where.items())]
+    if not meant:
+        raise StoreError(f"store/published/{name}: no number fits the remark on {where}.")
+    for record in meant:
+        record["remark"] = remark["text"]
+
+
+def published_is_current(connection: DuckDBPyConnection) -> bool:
+    """Whether the table was made from the files as they are."""
+    made = connection.execute("SELECT name, text_hash FROM published_file").fetchall()
+    return dict(made) == _hashes()
+
+
+def remake(connection: DuckDBPyConnection) -> None:
+    """Make the table from the files, inside the caller's transaction."""
+    rows: list[Row] = [
+        tuple(record[column] for column in _COLUMNS)
+        for name, text in published_texts().items()
+        for record in read_published(name, text)
+    ]
+    connection.execute("DELETE FROM published_score")
+    connection.execute("DELETE FROM published_file")
+    insert_rows(connection, "published_score", tuple(_COLUMNS), rows)
+    insert_rows(connection, "published_file", ("name", "text_hash"), list(_hashes().items()))
+
+
+@cache
+def _hashes() -> dict[str, str]:
+    return {name: content_hash(text) for name, text in published_texts().items()}
 
 
 def utc_now() -> datetime:
@@ -64,7 +175,7 @@ def is_current(connection: DuckDBPyConnection, path: Path) -> bool:
         return False
     made = connection.execute("SELECT name, text_hash FROM view_source").fetchall()
     views_are = dict(made) == {name: content_hash(text) for name, text in view_texts()}
-    return views_are and published.is_current(connection)
+    return views_are and published_is_current(connection)
 
 
 def create(path: Path) -> None:
@@ -74,7 +185,7 @@ def create(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         settle(path)
         try:
-            with opened(Store(unfinished), read_only=False) as connection:
+            with opened(unfinished, read_only=False, wait_seconds=0) as connection:
                 _migrate(connection, migration_files())
                 # Closing does so too, but on a full disk it fails in silence, and only the main file is linked.
                 connection.execute("CHECKPOINT")
@@ -87,13 +198,13 @@ def create(path: Path) -> None:
         raise StoreError(f"The store {path} cannot be created: {error}.") from error
 
 
-def upgrade(store: Store) -> None:
+def upgrade(path: Path, *, wait_seconds: float) -> None:
     """Migrate an older store after copying it to ``<name>.backup-v<version>``; remake changed views."""
-    with opened(store, read_only=True) as connection:
-        version = schema_version(connection, store.path)
+    with opened(path, read_only=True, wait_seconds=wait_seconds) as connection:
+        version = schema_version(connection, path)
         if _unapplied(connection):
-            _back_up(store.path, version)
-    with opened(store, read_only=False) as connection:
+            _back_up(path, version)
+    with opened(path, read_only=False, wait_seconds=wait_seconds) as connection:
         _migrate(connection, _unapplied(connection))
 
 
@@ -154,7 +265,7 @@ def _migrate(connection: DuckDBPyConnection, migrations: Iterable[tuple[int, Pat
             connection, "migration", ("version", "name", "applied_utc"), [(version, file.name, utc_now())]
         )
     _remake_views(connection, view_texts())
-    published.remake(connection)
+    remake(connection)
     connection.commit()
 
 
@@ -167,3 +278,21 @@ def _remake_views(connection: DuckDBPyConnection, views: Iterable[tuple[str, str
         connection.execute(text)
         rows.append((name, content_hash(text)))
     insert_rows(connection, "view_source", ("name", "text_hash"), rows)
+
+
+@cache
+def schema() -> Mapping[str, Mapping[str, tuple[str, bool]]]:
+    """Table -> column -> (type, may be NULL), of a store as this cdner makes it."""
+    import duckdb
+
+    with closing(duckdb.connect()) as connection:
+        for _, file in migration_files():
+            connection.execute(file.read_text(encoding="utf-8"))
+        rows = connection.execute(
+            "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns()"
+            " WHERE NOT internal ORDER BY table_name, column_index"
+        ).fetchall()
+    found: dict[str, dict[str, tuple[str, bool]]] = {}
+    for table, column, kind, nullable in rows:
+        found.setdefault(table, {})[column] = (kind, nullable)
+    return found

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cdner.errors import StoreError
-from cdner.hashing import canonical_json
-from cdner.store.connection import Store
-from cdner.store.rows import Row, insert_rows, rows_of_run
+from cdner.files import canonical_json
+from cdner.store.connection import Store, rows_of_run
+from cdner.store.rows import Row, insert_rows
 from cdner.types import Entity, Generation, Prediction, Sentence
 
 if TYPE_CHECKING:

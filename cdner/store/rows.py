@@ -9,9 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from cdner.errors import StoreError
-from cdner.store.connection import Store
-
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
@@ -116,27 +113,3 @@ def replace_run(
     """Make these the run's only rows of the table; ``rows`` begin with the run id, as ``columns`` do."""
     connection.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])  # noqa: S608 our own names
     insert_rows(connection, table, columns, rows)
-
-
-def rows_of_run(
-    store: Store,
-    table: str,
-    columns: Sequence[str],
-    run_id: str,
-    *,
-    order: str,
-    positions: Sequence[int] | None = None,
-) -> list[tuple[Any, ...]]:
-    """A run's rows of one table, sorted; those at these positions only, where they are given."""
-    which, values = "run_id = ?", [run_id, list(positions or ())]
-    if positions is not None:
-        which += " AND position IN (SELECT unnest(?))"
-    statement = f"SELECT {', '.join(columns)} FROM {table} WHERE {which} ORDER BY {order}"  # noqa: S608
-    with store.reading() as connection:
-        return connection.execute(statement, values[: which.count("?")]).fetchall()
-
-
-def demand_rows(rows: Sequence[object], store: Store, run_id: str, what: str) -> None:
-    """StoreError when there are none."""
-    if not rows:
-        raise StoreError(f"Run {run_id} has no {what} in {store.path}.")

@@ -1,25 +1,97 @@
-"""Runs and their executions: what was asked is a run, each time it was carried out is an attempt.
+"""Where an attempt was executed and by which versions. Reads the machine; in no run's identity.
+
+Runs and their executions: what was asked is a run, each time it was carried out is an attempt.
 
 A run's identity is the content hash of step, version, settings and input run ids: the same question finds the
 same run. Knows no step by name and nothing of what a step does.
+
+How long finished runs took for a unit of their work: the view ``step_duration`` as rates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cdner.errors import RunBusyError, StoreError
-from cdner.hashing import Json, canonical_json, content_hash
+from cdner.files import Json, canonical_json, content_hash, pid_exists
 from cdner.store.connection import Store
 from cdner.store.migrations import utc_now
-from cdner.store.origin import git_commit, is_alive, library_versions, this_process
 from cdner.store.rows import insert_rows, replace_run
+from cdner.version import __version__
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+
+_LIBRARIES = ("torch", "transformers", "duckdb", "numpy", "vllm", "openai")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    host: str
+    pid: int
+    start: str  # kernel start time, so that a reused pid is another process; "" where unknown
+
+
+def this_process() -> Process:
+    return Process(platform.node(), os.getpid(), _start_time(os.getpid()))
+
+
+def is_alive(host: str, pid: int, start: str) -> bool:
+    """Whether that very process still runs. Of another host nothing is known: taken for alive."""
+    if host != platform.node():
+        return True
+    return pid_exists(pid) and (not start or _start_time(pid) == start)
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Versions of Python, cdner and the libraries that shape results, as far as installed; imports none."""
+    found = {"python": platform.python_version(), "cdner": __version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the checkout this package lies in; None for an installed package or without git."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(  # noqa: S603 a fixed command
+            ["git", "-C", str(root), "rev-parse", "HEAD"],  # noqa: S607 the user's git, wherever it is
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _start_time(pid: int) -> str:
+    """Field 22 of /proc/<pid>/stat (proc(5)); a zombie, killed but not yet waited for, counts as gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "zombie" if fields[0] == "Z" else fields[19]
+
 
 RunState = Literal["absent", "running", "done", "partial", "failed"]
 AttemptStatus = Literal["done", "partial", "failed", "interrupted"]
@@ -78,6 +150,7 @@ class RunSummary:
     finished_utc: datetime | None
     error: str
     labels: tuple[str, ...]  # "experiment/label"
+    warnings: tuple[str, ...] = ()  # of the latest attempt
 
 
 def run_spec(step: str, version: int, settings: Json, inputs: Sequence[str]) -> RunSpec:
@@ -147,8 +220,10 @@ def record_done(connection: DuckDBPyConnection, run_ids: Sequence[str], executio
         )
 
 
-def finish_attempt(store: Store, attempt_id: str, status: AttemptStatus, error: str = "") -> None:
-    """Record how an attempt ended. StoreError when there is no such attempt."""
+def finish_attempt(
+    store: Store, attempt_id: str, status: AttemptStatus, error: str = "", *, warnings: Sequence[str] = ()
+) -> None:
+    """Record how an attempt ended and what it warned of. Raises StoreError if there is no such attempt."""
     with store.transaction() as connection:
         changed = connection.execute(
             "UPDATE attempt SET status = ?, error = ?, finished_utc = ?"
@@ -157,6 +232,8 @@ def finish_attempt(store: Store, attempt_id: str, status: AttemptStatus, error: 
         ).fetchall()
         if not changed:
             raise StoreError(f"No attempt {attempt_id} in {store.path}.")
+        rows = [(attempt_id, position, text) for position, text in enumerate(warnings)]
+        insert_rows(connection, "attempt_warning", ("attempt_id", "position", "message"), rows)
 
 
 def label_experiment(
@@ -180,7 +257,9 @@ def list_runs(store: Store, *, step: str | None = None, experiment: str | None =
                    coalesce(latest.attempt_n, 0), latest.started_utc, latest.finished_utc,
                    coalesce(latest.error, ''),
                    (SELECT coalesce(list(experiment || '/' || label ORDER BY experiment, label), [])
-                    FROM experiment_run WHERE experiment_run.run_id = run.run_id)
+                    FROM experiment_run WHERE experiment_run.run_id = run.run_id),
+                   (SELECT coalesce(list(message ORDER BY position), [])
+                    FROM attempt_warning WHERE attempt_warning.attempt_id = latest.attempt_id)
             FROM run
             LEFT JOIN attempt AS latest ON latest.run_id = run.run_id
             WHERE ($step IS NULL OR run.step = $step)
@@ -201,6 +280,7 @@ def list_runs(store: Store, *, step: str | None = None, experiment: str | None =
             finished_utc=row[8],
             error=row[9],
             labels=tuple(row[10]),
+            warnings=tuple(row[11]),
         )
         for row in rows
     ]
@@ -270,3 +350,25 @@ def _state(status: str, host: str, pid: int, process_start: str) -> RunState:
         return "running" if is_alive(host, pid, process_start) else "partial"
     states: dict[str, RunState] = {"done": "done", "failed": "failed"}
     return states.get(status, "partial")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkKind:
+    """Work that takes alike long: the same step with the same weights on inputs of the same make."""
+
+    step: str
+    weights: str  # identity; empty where none is used
+    with_reasoning: bool
+
+
+def seconds_per_unit(store: Store) -> Mapping[WorkKind, float]:
+    """Kind of work -> median seconds a unit took on this machine; empty without a store."""
+    if not store.path.exists():
+        return {}
+    statement = """
+        SELECT step, weights, with_reasoning, median(seconds_per_unit) FROM step_duration
+        WHERE host = ? AND seconds_per_unit IS NOT NULL GROUP BY ALL
+    """
+    with store.reading() as connection:
+        rows = connection.execute(statement, [platform.node()]).fetchall()
+    return {WorkKind(*kind): float(seconds) for *kind, seconds in rows}

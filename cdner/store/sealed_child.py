@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Set
 from typing import TYPE_CHECKING
 
 from cdner.errors import CdnerError, UsageError
-from cdner.store.connection import first_line
-from cdner.store.sealed_sql import End, Head, Rows, SealedQuery, out_of_memory
+from cdner.store.opening import first_line
+from cdner.store.sql import End, Head, Rows, SealedQuery, out_of_memory
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, Statement

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cdner.store.connection import Store
-from cdner.store.rows import Row, insert_rows, replace_run, rows_of_run
+from cdner.store.connection import Store, rows_of_run
+from cdner.store.rows import Row, insert_rows, replace_run
 
 _SPAN = ("run_id", "position", "start_token", "end_token")
 _MENTION_COLUMNS = (

@@ -1,4 +1,7 @@
-"""Says whether a store is sound: references, content hashes, checkpoint files. Repairs nothing."""
+"""A look at a store that changes nothing: no migration, no repair, no waiting for whoever holds it.
+
+Says whether a store is sound: references, content hashes, checkpoint files. Repairs nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,49 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdner.hashing import content_hash, file_sha256
+from cdner.errors import StoreError
+from cdner.files import content_hash, file_sha256
 from cdner.store.connection import Store
 from cdner.store.corpora import sentence_id
-from cdner.store.reasoning import request_id, request_of_rows, template_id
-from cdner.store.runs import OUTPUT_TABLES, run_spec
+from cdner.store.llm_log import request_id, request_of_rows, template_id
+from cdner.store.migrations import schema_version
+from cdner.store.models import Checkpoint, checkpoint_directory
+from cdner.store.opening import opened
+from cdner.store.runs import OUTPUT_TABLES, is_alive, run_spec
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    schema_version: int
+    n_runs: int
+    n_running: int  # runs that a live process is executing
+    abandoned: tuple[tuple[str, str], ...]  # (step, run id) of runs whose process is gone
+    splits: dict[str, frozenset[str]]  # domain -> splits in the store
+
+
+def examine(store: Store) -> StoreHealth:
+    """StoreLockedError where another process holds it, StoreError for what is no store or cannot be opened."""
+    with opened(store.path, read_only=True, wait_seconds=store.wait_seconds) as connection:
+        version = schema_version(connection, store.path)
+        n_runs = connection.execute("SELECT count(*) FROM run").fetchall()[0][0]
+        running = connection.execute(
+            """
+            SELECT step, run_id, host, pid, process_start FROM run JOIN
+              (FROM attempt QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY attempt_n DESC) = 1)
+              USING (run_id)
+            WHERE status = 'running' ORDER BY started_utc
+            """
+        ).fetchall()
+        corpora = connection.execute("SELECT DISTINCT domain, split FROM corpus ORDER BY ALL").fetchall()
+    abandoned = tuple((step, run_id) for step, run_id, *process in running if not is_alive(*process))
+    splits: dict[str, set[str]] = defaultdict(set)
+    for domain, split in corpora:
+        splits[domain].add(split)
+    by_domain = {domain: frozenset(found) for domain, found in splits.items()}
+    return StoreHealth(version, n_runs, len(running) - len(abandoned), abandoned, by_domain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +70,7 @@ _REFERENCES = (
     ("run_input", "run_id", "run", "run_id"),
     ("run_input", "input_run_id", "run", "run_id"),
     ("attempt", "run_id", "run", "run_id"),
+    ("attempt_warning", "attempt_id", "attempt", "attempt_id"),
     *((table, "run_id", "run", "run_id") for table in OUTPUT_TABLES),
     ("corpus_sentence", "run_id", "corpus", "run_id"),
     ("corpus_sentence", "sentence_id", "sentence", "sentence_id"),
@@ -83,7 +122,12 @@ def verify(store: Store) -> list[Problem]:
         ]
         checkpoints = connection.execute("SELECT run_id, path, weights_sha256 FROM checkpoint").fetchall()
     for run_id, path, expected in checkpoints:  # after the store is closed: this takes long
-        problems += _checkpoint_problems(run_id, store.directory / path, expected)
+        try:
+            directory = checkpoint_directory(store, Checkpoint(path, expected, 0))
+        except StoreError as error:
+            problems.append(Problem("checkpoint", run_id, str(error)))
+        else:
+            problems += _checkpoint_problems(run_id, directory, expected)
     return problems
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from cdner.backbone.loading import quiet
-from cdner.backbone.shelf import model_location
 from cdner.config import BackboneChoice
+from cdner.models.loading import quiet
+from cdner.models.shelf import model_location
 
 
 def plain_model(choice: BackboneChoice, checkpoint: Path | None = None, *, device: str = "cpu") -> Any:

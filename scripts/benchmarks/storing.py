@@ -13,8 +13,8 @@ from measured import Cost, command_cost, cpu_seconds, least, process_cost, slope
 from resampled import Silent, predicted, resampled, retyped, types_of, write_conll
 from rows import Row, at_least, at_most, stated
 
-from cdner.hashing import content_hash
-from cdner.pipeline.own_corpora import import_files
+from cdner.experiment.own_corpora import import_files
+from cdner.files import content_hash
 from cdner.store import Store, runs
 from cdner.store.corpora import save_corpus
 from cdner.store.predictions import save_predictions

@@ -1,4 +1,4 @@
-"""Training by ``cdner.backbone.training.fit`` beside transformers' Trainer, a batch of each in turn.
+"""Training by ``cdner.models.training.fit`` beside transformers' Trainer, a batch of each in turn.
 
 Both get the same encoded examples, batch size, learning rate and its linear fall, clipping and number format: in bf16
 transformers' way is autocast over float32 weights, ours bf16 weights beside float32 masters. The Trainer is used as its
@@ -26,10 +26,10 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from cdner.backbone import open_backbone
-from cdner.backbone.packing import EncodedExample, epoch_batches
-from cdner.backbone.training import TrainableBackbone, fit
 from cdner.config import BackboneChoice, Training
+from cdner.models import open_backbone
+from cdner.models.trainable import EncodedExample, TrainableBackbone, epoch_batches
+from cdner.models.training import fit
 from cdner.types import TrainingExample
 
 BATCH_SIZE = 8

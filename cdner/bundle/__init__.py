@@ -1,0 +1,1 @@
+"""Bundles: what an LLM wrote, packed into one file for machines without that LLM."""

@@ -1,0 +1,1 @@
+"""Comparing two settings: differences with intervals, and the predictions that changed."""

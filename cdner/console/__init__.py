@@ -1,0 +1,1 @@
+"""What all commands share: options, output formats, progress, and command groups."""

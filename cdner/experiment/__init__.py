@@ -1,0 +1,1 @@
+"""An experiment as a plan of steps: building, checking, forecasting and executing it."""

@@ -1,0 +1,1 @@
+"""One sentence through the whole method, step by step."""

@@ -1,0 +1,175 @@
+"""Files and folders that appear under their name only when they are whole, whatever ends their writer.
+
+They are written as ``.NAME.PID.new`` beside their place, synchronised to disk and renamed. A folder that is replaced
+steps aside as ``.NAME.PID.old`` meanwhile. What killed writers left is removed by the next one of the same name, and
+a folder that had stepped aside comes back. Knows nothing of what is in the files.
+
+Finds files that lie outside the package in a checkout and inside it in a wheel: prompts, SQL, experiments.
+
+Also the folder for what is fetched once per machine.
+
+Canonical JSON and the content hash built on it: the identity contract of runs, requests and sentences.
+
+Two values have the same hash exactly when their canonical JSON is the same. Settings pass through the typed
+configuration before they come here, so 1 and 1.0 have already become one of the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a path to write a file or a folder at; it takes the target's place when the block ends well.
+
+    Whatever fails leaves the target as it was and nothing else. An OSError that names no file names the target. Behind
+    a link it is the file that is replaced; what is neither file nor folder (a pipe, a terminal) is written as it is.
+    """
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        yield target
+        return
+    target = target.resolve()
+    settle(target)
+    made = unfinished_path(target)
+    try:
+        yield made
+        for path in [*made.rglob("*"), made]:
+            _synchronise(path)
+        _put_in_place(made, target)
+        _synchronise(target.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # else it has a text of its own
+            error.filename = str(target)
+        raise
+    finally:
+        remove(made)
+
+
+def settle(target: Path) -> None:
+    """Undo or remove what killed writers of this target have left; leave alone what a living one is writing."""
+    for left in _abandoned(target):
+        if left.suffix == ".old" and not target.exists():
+            with contextlib.suppress(FileNotFoundError):  # another process has been faster
+                left.rename(target)
+        remove(left)
+
+
+def unfinished_path(target: Path) -> Path:
+    """Where this process writes what will be ``target``."""
+    return target.with_name(f".{target.name}.{os.getpid()}.new")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def pid_exists(pid: int) -> bool:
+    """Whether some process of this machine has the pid now."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's process: it exists
+    return True
+
+
+def _abandoned(target: Path) -> Iterator[Path]:
+    """By dead processes and by our own earlier work; also what libraries put beside it (``....new.wal``)."""
+    start = f".{target.name}."
+    for kind in ("new*", "old"):
+        for left in target.parent.glob(f"{glob.escape(start)}*.{kind}"):
+            pid = left.name.removeprefix(start).partition(".")[0]
+            if pid.isdecimal() and (int(pid) == os.getpid() or not pid_exists(int(pid))):
+                yield left
+
+
+def _put_in_place(made: Path, target: Path) -> None:
+    """No single call replaces a folder that is not empty: the old one steps aside."""
+    if not (target.is_dir() and made.is_dir()):
+        made.replace(target)
+        return
+    aside = target.with_name(f".{target.name}.{os.getpid()}.old")
+    target.rename(aside)
+    try:
+        made.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    remove(aside)
+
+
+def _synchronise(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+_PACKAGE = Path(__file__).parent
+_CHECKOUT = {"prompts": "prompts", "store": "store", "experiments": "scripts/experiments"}
+
+
+def resource_root(name: str) -> Path:
+    """Directory of ``prompts``, ``store`` or ``experiments``."""
+    inside = _PACKAGE / f"_{name}"
+    return inside if inside.is_dir() else _PACKAGE.parent / _CHECKOUT[name]
+
+
+def cache_root() -> Path:
+    """``CDNER_CACHE``, else ``XDG_CACHE_HOME/cdner``, else ``~/.cache/cdner``: fetched models and WordNet."""
+    if own := os.environ.get("CDNER_CACHE"):
+        return Path(own).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "cdner"
+    return Path.home() / ".cache" / "cdner"
+
+
+HASH_HEX_DIGITS = 24  # 96 bits: no collision in any store that fits a disk, short enough to read and paste
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+
+def canonical_json(value: Json) -> str:
+    """Sorted keys, no spaces, UTF-8 characters as they are.
+
+    ValueError for NaN and infinities at any depth, TypeError for what is no JSON.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
+    )
+
+
+def content_hash(value: Json) -> str:
+    """First 24 hexadecimal digits of SHA-256 over the canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:HASH_HEX_DIGITS]
+
+
+def file_sha256(path: Path) -> str:
+    """Full SHA-256 of a file's bytes, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _plain(value: object) -> object:
+    """The dict of any other mapping: frozen dataclasses hold read-only ones, and ``json`` knows only dict."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no canonical form")
