@@ -72,10 +72,6 @@ class Corpus:
     types: tuple[str, ...] = ()  # labels in order of first appearance
 
 
-class CorpusReader(Protocol):
-    def read(self, path: Path, *, domain: str, split: Split, strict: bool = False) -> Corpus: ...
-
-
 # --- backbone: text to text, or tags ---------------------------------------------------------------------
 
 
@@ -226,10 +222,6 @@ class ConfusionMatrix:
             raise ValueError(f"{self.dimension}: scores have shape {self.scores.shape}, expected {(k, k)}")
         if not np.isfinite(self.scores).all():
             raise ValueError(f"{self.dimension}: scores must be finite")
-
-
-class ConfusionDimension(Protocol):
-    def measure(self, evidence: TransferEvidence) -> ConfusionMatrix: ...
 
 
 # --- reasoning -------------------------------------------------------------------------------------------

@@ -74,3 +74,34 @@ def test_drawn_splits_spread_types_and_keep_equal_sentences_together() -> None:
     assert n_rare == {"train": 16, "dev": 2, "test": 2}
     texts = [{sentence.text for sentence in found} for found in splits.values()]
     assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
+
+
+NESTED = "Kuutar\tB-PRO\tB-ORG\n7\tI-PRO\tO\n\nLahdessa\tB-LOC\tO\n"
+
+
+def test_how_a_column_file_is_read_is_shown_and_stored(tmp_path: Path) -> None:
+    store, file = tmp_path / "s.duckdb", tmp_path / "train.txt"
+    file.write_text(NESTED, encoding="utf-8")
+    dry = cdner(store, "import", "conll", str(file), "--domain", "mine", "--dry-run", "--json")
+    assert (dry.rows[0]["token"], dry.rows[0]["tag"], dry.rows[0]["tags"]) == (
+        "column 1",
+        "column 2",
+        "B-TYPE",
+    )
+    assert not store.exists()
+    ran = cdner(store, "import", "conll", str(file), "--domain", "mine", "--json")
+    assert ran.code == 0 and "column 2 was read (--tag-column to change)" in ran.err
+    assert sql(store, "SELECT execution ->> '$.columns[0].tag' FROM attempt") == [("column 2",)]
+    assert sorted(sql(store, "SELECT entity_type FROM gold_entity")) == [("LOC",), ("PRO",)]
+    last = cdner(store, "import", "conll", str(file), "--domain", "mine", "--tag-column", "3", "--json")
+    assert last.rows[0]["run_id"] != ran.rows[0]["run_id"] and last.rows[0]["n_entities"] == 1
+
+
+def test_a_file_of_the_default_layout_keeps_the_run_id_of_its_bytes(tmp_path: Path) -> None:
+    from cdner.files import file_sha256
+    from cdner.steps.context import import_spec
+
+    store, file = tmp_path / "s.duckdb", tmp_path / "train.txt"
+    file.write_text("Oslo B-LOC\nrocks O\n", encoding="utf-8")
+    (row,) = cdner(store, "import", "conll", str(file), "--domain", "mine", "--json").rows
+    assert row["run_id"] == import_spec("mine", "train", file_sha256(file)).run_id

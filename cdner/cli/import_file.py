@@ -10,13 +10,13 @@ import click
 from cdner.console.output import format_options, print_rows
 from cdner.console.progress import StderrProgress
 from cdner.errors import UsageError
+from cdner.registry import names
 from cdner.types import Split
 
 if TYPE_CHECKING:
     from cdner.experiment.annotated_corpora import Sentences
     from cdner.types import Sentence
 
-FORMATS = ("jsonl", "labelstudio", "spacy", "brat")
 SPLITS = ("train", "dev", "test")
 COLUMNS = ("domain", "split", "n_sentences", "n_entities", "n_types", "run_id")
 
@@ -24,7 +24,11 @@ COLUMNS = ("domain", "split", "n_sentences", "n_entities", "n_types", "run_id")
 @click.command("file")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--domain", required=True, help="Name of the domain the sentences belong to.")
-@click.option("--format", "reader", type=click.Choice(FORMATS), help="Format of FILES.  [default: guessed]")
+@click.option(
+    "--format",
+    "reader",
+    help="Format of FILES: jsonl, labelstudio, spacy, brat, or one of a package.  [default: guessed]",
+)
 @click.option(
     "--split",
     help="train, dev or test; or shares such as 80/10/10, drawn by --seed.  [default: from names like train.jsonl]",
@@ -124,7 +128,7 @@ def _guessed(files: tuple[Path, ...]) -> str:
     guess = guesses.pop()
     if guesses or guess is None:
         raise UsageError(
-            f"{files[0]}: the format cannot be guessed. Use --format {', '.join(FORMATS)}; for column files: "
+            f"{files[0]}: the format cannot be guessed. Use --format {', '.join(names('reader'))}; for column files: "
             "cdner import conll."
         )
     click.echo(f"Read as {guess} (--format to change).", err=True)

@@ -133,6 +133,7 @@ def import_sentences(
             split=split,
             paths=(),
             sha256=sha256,
+            identity=sha256,
             n_sentences=len(sentences),
             n_repaired_tags=0,
             types=tuple(dict.fromkeys(entity.type for sentence in sentences for entity in sentence.entities)),

@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cdner.errors import InputError, UsageError
 from cdner.formats.annotated_text import AnnotatedText, Mark
+from cdner.registry import resolve
 from cdner.spans import bio_to_entities
 from cdner.types import Sentence
 
@@ -220,13 +221,6 @@ def _brat_marks(path: Path) -> Iterator[Mark]:
 
 # --- by name ------------------------------------------------------------------------------------------------
 
-READERS: Mapping[str, Reader] = {
-    "jsonl": read_json_lines,
-    "labelstudio": read_label_studio,
-    "spacy": read_doc_bin,
-    "brat": read_brat,
-}
-
 
 def guess_format(path: Path) -> str | None:
     """The format of a file or folder by its name and its first characters; None for a column file."""
@@ -250,10 +244,9 @@ def read_documents(path: Path, reader: str) -> Iterator[Document]:
 
     Raises UsageError for an unknown name, InputError for a file of another shape.
     """
-    if reader not in READERS:
-        raise UsageError(f"No reader named '{reader}'. Known: {', '.join(READERS)}.")
+    read = cast(Reader, resolve("reader", reader))
     try:
-        yield from READERS[reader](path)
+        yield from read(path)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start}). Convert it first.") from error
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
