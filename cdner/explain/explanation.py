@@ -1,10 +1,8 @@
-"""What a second model makes of a sentence that a first one has read, span by span: for ``cdner explain``.
+"""One sentence through the whole method: coarse types, prefixes and rivals, prompt, reasoning, both predictions.
 
-One sentence through the whole method: coarse types, prefixes and rivals, prompt, reasoning, both predictions.
-
-Takes everything from the runs a prediction was made with, so that a sentence of one's own is treated as the corpus's
-were. What an LLM writes is stored as any completion, under a run of step "explain": no experiment's account changes,
-and nothing is asked twice. Predictions are not stored.
+Everything is taken from the runs that a prediction was made with, so a new sentence is treated like those of the
+corpus. An LLM's answer is stored like any completion, under a run of the step "explain": it changes no experiment's
+account and is requested once. Predictions are not stored. The two predictions are compared span by span.
 """
 
 from __future__ import annotations

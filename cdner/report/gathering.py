@@ -1,8 +1,6 @@
-"""What a report says of verdicts: who is right, how the opinions are weighed, what the LLM says of each mention.
+"""Gathers what a report shows: rows of the store's views, averaged over seeds, with errors and verdicts.
 
-What the models of a report predicted, what of it is wrong, and how sure their scores are. Loads no model.
-
-Gathers what a report shows: rows of the store's views, averaged over seeds. Loads no model, prints nothing.
+Loads no model and prints nothing.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""Finds the run a user means: by its id or a unique beginning of it, by its part in an experiment, or the latest.
+"""Finds the run that a user means: by its id or a beginning of it, by its part in an experiment, or the latest.
 
-Also the names types go by around a run. What a run is and how it ended is the matter of ``cdner.store.runs``.
-
-Finds the run whose model a user means, by the model itself or by predictions made with it. Opens no weights.
-
-A stored run read as the step that it was: its settings, and its inputs by the role each plays.
+Also finds the run whose model or predictions are meant, and reads a stored run as the step that it was: its settings,
+and its inputs by role. Opens no weights.
 """
 
 from __future__ import annotations

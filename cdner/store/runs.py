@@ -1,11 +1,8 @@
-"""Where an attempt was executed and by which versions. Reads the machine; in no run's identity.
+"""Runs and their attempts: a run is what was asked, an attempt is one execution of it.
 
-Runs and their executions: what was asked is a run, each time it was carried out is an attempt.
-
-A run's identity is the content hash of step, version, settings and input run ids: the same question finds the
-same run. Knows no step by name and nothing of what a step does.
-
-How long finished runs took for a unit of their work: the view ``step_duration`` as rates.
+A run's identity is the content hash of step, version, settings and input run ids: the same question finds the same run.
+An attempt records the machine, the process and the versions that executed it; none of these is part of the identity.
+Finished attempts also tell how long a unit of each kind of work takes (view ``step_duration``).
 """
 
 from __future__ import annotations

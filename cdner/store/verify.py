@@ -1,6 +1,6 @@
-"""A look at a store that changes nothing: no migration, no repair, no waiting for whoever holds it.
+"""Checks a store without changing it: whether it opens, its references, content hashes and checkpoint files.
 
-Says whether a store is sound: references, content hashes, checkpoint files. Repairs nothing.
+Runs no migration, repairs nothing, and does not wait for a process that holds the store.
 """
 
 from __future__ import annotations
