@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import random
 import time
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,7 @@ from cdner.codec.decode import (
     EXCESS_MENTION,
     MALFORMED_KINDS,
     OVERLAPPING_MENTION,
+    RESPELLED_MENTION,
     UNGROUNDED_MENTION,
     UNKNOWN_TYPE,
 )
@@ -157,6 +160,10 @@ def outputs() -> Iterator[tuple[int, str]]:
             yield number, text
 
 
+def letters(text: str) -> str:
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", html.unescape(text)).casefold()))
+
+
 def check_prediction(text: str, sentence: Sentence, wire: Wire) -> None:
     prediction = decode(text, sentence=sentence, types=TYPES, wire=wire)
     counts = prediction.malformed
@@ -177,9 +184,12 @@ def check_prediction(text: str, sentence: Sentence, wire: Wire) -> None:
     assert counts.get(UNKNOWN_TYPE, 0) == sum(fold(name) not in declared for name, _ in pairs)
     lost = sum(counts.get(kind, 0) for kind in (UNGROUNDED_MENTION, EXCESS_MENTION, OVERLAPPING_MENTION))
     assert len(written) == len(prediction.entities) + lost
+    n_otherwise = 0
     for entity in prediction.entities:
-        tokens = sentence.tokens[entity.start : entity.end]
-        assert (entity.type, fold(" ".join(map(wire.surface, tokens)))) in written
+        text = fold(" ".join(map(wire.surface, sentence.tokens[entity.start : entity.end])))
+        n_otherwise += (entity.type, text) not in written
+        assert letters(text) in {letters(mention) for name, mention in written if name == entity.type}
+    assert n_otherwise <= counts.get(RESPELLED_MENTION, 0)
 
 
 def check_reasoning(text: str, setting: Setting, *, structured: bool) -> None:

@@ -53,6 +53,8 @@ def test_the_llms_entities_are_predictions_and_are_scored(tmp_path: Path) -> Non
     malformed = sql(store, "SELECT malformed FROM prediction JOIN run USING (run_id) WHERE step = 'extract'")
     assert len(malformed) == N_TEST  # what one sentence has, the others have not: dropped and counted
     assert all("ungrounded_mention" in json.loads(row[0]) for row in malformed)
+    ((said,),) = sql(store, "SELECT message FROM attempt_warning WHERE message LIKE 'extract%'")
+    assert said.startswith("extract:llm_only/test: ") and "mentions were dropped, because" in said
     assert sql(store, "SELECT count(*) FROM run WHERE step = 'reason'") == [(0,)]
     kept = (
         "SELECT DISTINCT initial, bidirectional FROM reasoning JOIN run USING (run_id) WHERE step = 'extract'"

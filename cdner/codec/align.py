@@ -2,8 +2,9 @@
 
 A mention is matched against the sentence as it reads through the same wire, so a character that the
 vocabulary lacks costs nothing. Which occurrence is meant is a search over disjoint placements (``place``),
-shared with the grammar of grounded decoding: what one allows, the other places. Knows nothing of JSON or of
-models.
+shared with the grammar of grounded decoding: what one allows, the other places. A mention that the sentence
+does not have is looked up a second time without regard to its spelling (``respelling``), among the tokens that
+the exact mentions left free. Knows nothing of JSON or of models.
 
 Bounds: the search keeps ``MAX_PLACEMENTS`` placements, leftmost first; where no placement holds all
 mentions, the longest are placed first, leftmost free occurrence, in any order, and what is left over is
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from cdner.codec.respelling import RespelledIndex
 from cdner.codec.wire import Wire, fold
 from cdner.types import Entity, Sentence
 
@@ -36,7 +38,8 @@ class Mention:
 @dataclass(frozen=True, slots=True)
 class Alignment:
     entities: tuple[Entity, ...]  # sorted, disjoint
-    n_ungrounded: int = 0  # not a run of the sentence's tokens
+    n_ungrounded: int = 0  # not a run of the sentence's tokens, however it is spelled
+    n_respelled: int = 0  # placed, but spelled otherwise than the sentence
     n_excess: int = 0  # more often than the sentence has it
     n_overlapping: int = 0  # in the sentence, but its tokens belong to other mentions
 
@@ -57,11 +60,12 @@ NOTHING_PLACED: tuple[Placement, ...] = (Placement(used=0, end=0, cost=0),)
 class SentenceIndex:
     """Where each run of a sentence's tokens stands, looked up by its text on the decoded side of the wire."""
 
-    __slots__ = ("_empty_runs", "_end_token", "_start_token", "_text", "n_tokens")
+    __slots__ = ("_empty_runs", "_end_token", "_start_token", "_text", "n_tokens", "respelled")
 
     def __init__(self, sentence: Sentence, wire: Wire) -> None:
         surfaces = [wire.surface(token) for token in sentence.tokens]
         self.n_tokens = len(surfaces)
+        self.respelled = RespelledIndex(surfaces)
         self._start_token: dict[int, int] = {}
         self._end_token: dict[int, int] = {}
         offset = 0
@@ -127,7 +131,8 @@ def align(mentions: Sequence[Mention], index: SentenceIndex) -> Alignment:
     grounded: list[tuple[Mention, tuple[Span, ...]]] = []
     known: dict[str, tuple[Span, ...]] = {}
     seen: Counter[str] = Counter()
-    n_ungrounded = n_excess = 0
+    missing: list[Mention] = []
+    n_excess = 0
     for mention in mentions:
         surface = fold(mention.text)
         if surface not in known:
@@ -135,20 +140,46 @@ def align(mentions: Sequence[Mention], index: SentenceIndex) -> Alignment:
         spans = known[surface]
         seen[surface] += 1
         if not spans:
-            n_ungrounded += 1
+            missing.append(mention)
         elif seen[surface] > len(spans):
             n_excess += 1
         else:
             grounded.append((mention, spans))
     entities = _search(grounded, index.n_tokens)
     if entities is None:
-        entities = _longest_first(grounded)
+        entities = [entity for entity, _ in _longest_first(grounded)]
+    respelled = _place_respelled(missing, index, entities) if missing else []
     return Alignment(
-        entities=tuple(sorted(entities)),
-        n_ungrounded=n_ungrounded,
+        entities=tuple(sorted([*entities, *respelled])),
+        n_ungrounded=len(missing) - len(respelled),
+        n_respelled=len(respelled),
         n_excess=n_excess,
         n_overlapping=len(grounded) - len(entities),
     )
+
+
+def _place_respelled(
+    missing: Sequence[Mention], index: SentenceIndex, exact: Sequence[Entity]
+) -> list[Entity]:
+    """Mentions that differ from the sentence in spelling alone, on tokens that nothing exact stands on.
+
+    First those in the case of the sentence, then the others; of each, the longest first.
+    """
+    used = 0
+    for entity in exact:
+        used |= _bits(entity.start, entity.end)
+    found: list[Entity] = []
+    left = list(missing)
+    for any_case in (False, True):
+        looked_up = [
+            (mention, index.respelled.occurrences(mention.text, any_case=any_case)) for mention in left
+        ]
+        placed = _longest_first([pair for pair in looked_up if pair[1]], used)
+        found += [entity for entity, _ in placed]
+        for entity, mention in placed:
+            used |= _bits(entity.start, entity.end)
+            left.remove(mention)
+    return found
 
 
 def _search(grounded: Sequence[tuple[Mention, tuple[Span, ...]]], n_tokens: int) -> list[Entity] | None:
@@ -179,17 +210,19 @@ def _placed_spans(placement: Placement) -> list[Span]:
     return spans[::-1]
 
 
-def _longest_first(grounded: Sequence[tuple[Mention, tuple[Span, ...]]]) -> list[Entity]:
-    used = 0
-    entities = []
+def _longest_first(
+    grounded: Sequence[tuple[Mention, tuple[Span, ...]]], used: int = 0
+) -> list[tuple[Entity, Mention]]:
+    """Each mention that finds a free span, with it. Bit i of ``used``: token i is taken."""
+    placed = []
     untried: dict[str, Iterator[Span]] = {}  # by text: a span that was not free once never is again
     for mention, spans in sorted(grounded, key=lambda pair: pair[1][0][0] - pair[1][0][1]):
         later = untried.setdefault(mention.text, iter(spans))
         free = next((span for span in later if not used & _bits(*span)), None)
         if free is not None:
             used |= _bits(*free)
-            entities.append(Entity(*free, mention.type))
-    return entities
+            placed.append((Entity(*free, mention.type), mention))
+    return placed
 
 
 def _cost(placement: Placement) -> int:

@@ -23,6 +23,9 @@ INVALID_SYNTAX = "invalid_syntax"  # one for each place that had to be repaired 
 UNKNOWN_TYPE = "unknown_type"  # not a declared type; its mentions are dropped
 REPEATED_TYPE = "repeated_type"  # a type opened again; its mentions are kept
 UNGROUNDED_MENTION = "ungrounded_mention"  # not a run of the sentence's tokens
+RESPELLED_MENTION = (
+    "respelled_mention"  # kept, but spelled otherwise than the sentence (white space, case, quotes ...)
+)
 EXCESS_MENTION = "excess_mention"  # more often than the sentence has it
 OVERLAPPING_MENTION = "overlapping_mention"  # its tokens belong to other mentions
 
@@ -35,6 +38,7 @@ MALFORMED_KINDS = (
     UNKNOWN_TYPE,
     REPEATED_TYPE,
     UNGROUNDED_MENTION,
+    RESPELLED_MENTION,
     EXCESS_MENTION,
     OVERLAPPING_MENTION,
 )
@@ -69,6 +73,7 @@ def decode(generated: str, *, sentence: Sentence, types: Sequence[str], wire: Wi
         mentions.extend(Mention(entity_type, value) for value in values)
     alignment = align(mentions, SentenceIndex(sentence, wire))
     malformed[UNGROUNDED_MENTION] = alignment.n_ungrounded
+    malformed[RESPELLED_MENTION] = alignment.n_respelled
     malformed[EXCESS_MENTION] = alignment.n_excess
     malformed[OVERLAPPING_MENTION] = alignment.n_overlapping
     counts = {kind: malformed[kind] for kind in MALFORMED_KINDS if malformed[kind]}

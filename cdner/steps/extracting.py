@@ -17,6 +17,7 @@ from cdner.steps import reasoning
 from cdner.steps.asking import CUT_OFF, Answer, check_llm, complete, partial_error
 from cdner.steps.context import Context
 from cdner.steps.describing import ENDS_EARLY, MISSING_PART
+from cdner.steps.predicting import warn_of_mentions
 from cdner.steps.protocol import Questions, StepKind
 from cdner.steps.step import FROM_FILE, Identities, Step
 from cdner.store import llm_log as stored
@@ -75,6 +76,7 @@ def extract(step: Step, context: Context) -> None:
     absent = list(stored.load_gaps(context.store, step.spec.run_id))
     sentences = load_sentences(context.store, context.input_run(step, "corpus"), absent)
     _save(step, context, [(p, s, _NOTHING) for p, s in zip(absent, sentences, strict=True)], types)
+    warn_of_mentions(step, context)
 
 
 def windows_of(step: Step, context: Context) -> Iterator[reasoning.RequestWindow]:

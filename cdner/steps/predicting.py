@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from cdner.codec.decode import EXCESS_MENTION, OVERLAPPING_MENTION, RESPELLED_MENTION, UNGROUNDED_MENTION
 from cdner.config import Experiment
 from cdner.config import Prediction as PredictionSettings
 from cdner.errors import InputTooLongError, unknown_name
@@ -56,6 +57,7 @@ def predict(step: Step, context: Context) -> None:
         done = stored_predictions.predicted_positions(context.store, step.spec.run_id, window)
         if pending := [position for position in window if position not in done]:
             _predict_window(step, context, backbone, pending)
+    warn_of_mentions(step, context)
 
 
 def _predict_window(
@@ -89,6 +91,25 @@ def _predict_window(
     )
     chunk.store()
     warn_of_too_long(step, context, too_long)
+
+
+def warn_of_mentions(step: Step, context: Context) -> None:
+    """Say how many mentions of the output were dropped or found in another spelling."""
+    counts = stored_predictions.malformed_counts(context.store, step.spec.run_id)
+    dropped = sum(counts.get(kind, 0) for kind in (UNGROUNDED_MENTION, EXCESS_MENTION, OVERLAPPING_MENTION))
+    said = [
+        f"{n} {what}"
+        for n, what in (
+            (dropped, "mentions were dropped, because their sentences do not have them (so often)"),
+            (
+                counts.get(RESPELLED_MENTION, 0),
+                "mentions are spelled otherwise than in their sentences, and were kept",
+            ),
+        )
+        if n
+    ]
+    if said:
+        context.progress.warn(f"{step.label}: {', '.join(said)} (prediction.malformed counts them)")
 
 
 def warn_of_too_long(step: Step, context: Context, rows: Sequence[stored_predictions.Predicted]) -> None:

@@ -87,6 +87,17 @@ def count_predictions(store: Store, run_id: str) -> int:
     return int(n)
 
 
+def malformed_counts(store: Store, run_id: str) -> dict[str, int]:
+    """Kind of malformed output -> how often, over all sentences of a run."""
+    with store.reading() as connection:
+        rows = connection.execute(
+            "SELECT key, sum(value::BIGINT)::BIGINT FROM prediction, json_each(malformed) WHERE run_id = ? "
+            "GROUP BY key ORDER BY key",
+            [run_id],
+        ).fetchall()
+    return dict(rows)
+
+
 def load_predictions(
     store: Store, run_id: str, positions: Sequence[int] | None = None
 ) -> dict[int, Prediction]:
