@@ -28,6 +28,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "labelstudio": "cdner.formats.readers:read_label_studio",
         "spacy": "cdner.formats.readers:read_doc_bin",
         "brat": "cdner.formats.readers:read_brat",
+        "datasets": "cdner.formats.dataset_readers:read_dataset",
     },
     "export": {
         "conll": "cdner.formats.conll:write_conll",

@@ -9,13 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdner.corpora.conll import Columns, ConllReader
 from cdner.errors import InputError
 from cdner.formats import annotated_text as module
 from cdner.formats.annotated_text import AnnotatedText, Mark, Repairs, sentences_of
+from cdner.formats.conll import write_conll
+from cdner.formats.dataset_readers import parts_of, split_named
+from cdner.formats.datasets_folder import write_datasets_folder
 from cdner.formats.exported import ExportedCorpus
 from cdner.formats.json_lines import write_json_lines
 from cdner.formats.label_studio import write_label_studio
-from cdner.formats.readers import guess_format, read_documents
+from cdner.formats.reading import guess_format, read_documents
 from cdner.formats.spacy_docs import write_doc_bin
 from cdner.types import Entity, Prediction, Sentence
 
@@ -36,7 +40,7 @@ def read(path: Path, reader: str, repairs: Repairs | None = None, **options: obj
     for document in read_documents(path, reader):
         if isinstance(document, AnnotatedText):
             found += sentences_of(document, repairs or Repairs(), **options)  # type: ignore[arg-type]
-        else:
+        elif isinstance(document, Sentence):
             found.append(document)
     return found
 
@@ -202,7 +206,13 @@ def test_an_exported_corpus_is_read_back_with_the_same_entities(sentences: list[
         write_json_lines(corpus, lines)
         write_doc_bin(corpus, docs)
         write_label_studio(corpus, tasks)
+        write_conll(corpus, Path(folder) / "a.txt")
+        write_datasets_folder(corpus, Path(folder) / "set")
         assert read(lines, "jsonl") == read(docs, "spacy") == sentences
+        columns = ConllReader(Columns(tag=1)).read(Path(folder) / "a.txt", domain="music", split="test")
+        assert list(columns.sentences) == sentences
+        (part,) = parts_of(Path(folder) / "set")
+        assert split_named(part) == "test" and read(part, "datasets") == sentences
         texts = [
             [" ".join(s.tokens[e.start : e.end]).replace(" ", "") for e in s.entities]
             for s in read(tasks, "labelstudio", whole=True)

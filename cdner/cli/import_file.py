@@ -15,6 +15,7 @@ from cdner.types import Split
 
 if TYPE_CHECKING:
     from cdner.experiment.annotated_corpora import Sentences
+    from cdner.formats.annotated_text import Misaligned
     from cdner.types import Sentence
 
 SPLITS = ("train", "dev", "test")
@@ -22,12 +23,12 @@ COLUMNS = ("domain", "split", "n_sentences", "n_entities", "n_types", "run_id")
 
 
 @click.command("file")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--domain", required=True, help="Name of the domain the sentences belong to.")
 @click.option(
     "--format",
     "reader",
-    help="Format of FILES: jsonl, labelstudio, spacy, brat, or one of a package.  [default: guessed]",
+    help="Format of FILES: jsonl, labelstudio, spacy, brat, datasets, or one of a package.  [default: guessed]",
 )
 @click.option(
     "--split",
@@ -49,6 +50,7 @@ COLUMNS = ("domain", "split", "n_sentences", "n_entities", "n_types", "run_id")
     show_default=True,
     help="Role of the domain.",
 )
+@click.option("--labels", "tag_names", help="Names of tags that are numbers, in order: O,B-PER,I-PER ...")
 @click.option("--types", "labels", help="Label order, comma-separated.  [default: as found]")
 @click.option("--dry-run", is_flag=True, help="Read and count, store nothing.")
 @format_options
@@ -60,7 +62,9 @@ def import_file(
     output_format: str | None,
     **options: object,
 ) -> None:
-    """Files of annotation tools: JSON Lines (doccano, Prodigy, LightTag), Label Studio, spaCy DocBin, brat."""
+    """Files of annotation tools: JSON Lines (doccano, Prodigy, LightTag), Label Studio, spaCy DocBin, brat, and data
+    sets: Parquet, a folder that datasets saved, or OWNER/NAME on the hub.
+    """
     from cdner.experiment.annotated_corpora import import_sentences
 
     with StderrProgress(quiet=ctx.obj["quiet"]) as progress:
@@ -80,9 +84,7 @@ def import_file(
             splits,
             domain=str(options["domain"]),
             role="source" if options["role"] == "source" else "target",
-            labels=tuple(part.strip() for part in str(options["labels"]).split(","))
-            if options["labels"]
-            else (),
+            labels=_listed(options["labels"]),
             repairs=repairs,
             progress=progress,
         )
@@ -95,10 +97,16 @@ def _splits(
     """Split -> what was read, its checksum, and its sentences."""
     from cdner.experiment.annotated_corpora import Reading, drawn_splits, read_sentences
     from cdner.files import content_hash
+    from cdner.formats.dataset_readers import split_named
 
     given = str(options["split"]) if options["split"] else None
-    reader = str(options["reader"]) if options["reader"] else _guessed(files)
-    reading = Reading(reader, cast("str", options["misaligned"]), bool(options["whole"]))  # type: ignore[arg-type]
+    files = _parts(files)
+    reading = Reading(
+        str(options["reader"]) if options["reader"] else _guessed(files),
+        cast("Misaligned", options["misaligned"]),
+        whole=bool(options["whole"]),
+        labels=_listed(options["tag_names"]),
+    )
     if given and "/" in given:
         read = read_sentences(files, reading)
         try:
@@ -112,7 +120,7 @@ def _splits(
         }
     by_split: dict[str, list[Path]] = {}
     for file in files:
-        by_split.setdefault(given or file.stem, []).append(file)
+        by_split.setdefault(given or split_named(file), []).append(file)
     if unknown := sorted(set(by_split) - set(SPLITS)):
         raise UsageError(
             f"Which split is '{unknown[0]}'? Use --split train, dev or test, or draw splits: --split 80/10/10."
@@ -121,8 +129,21 @@ def _splits(
     return {cast(Split, split): (read, read.sha256, read.sentences) for split, read in found.items()}
 
 
+def _parts(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The files and folders that are read: of a data set each split, of a name on the hub what was loaded."""
+    from cdner.files import cache_root
+    from cdner.formats.dataset_readers import from_hub, parts_of
+
+    places = [file if file.exists() else from_hub(str(file), cache_root() / "datasets") for file in files]
+    return tuple(part for place in places for part in parts_of(place))
+
+
+def _listed(option: object) -> tuple[str, ...]:
+    return tuple(part.strip() for part in str(option).split(",")) if option else ()
+
+
 def _guessed(files: tuple[Path, ...]) -> str:
-    from cdner.formats.readers import guess_format
+    from cdner.formats.reading import guess_format
 
     guesses = {guess_format(file) for file in files}
     guess = guesses.pop()

@@ -12,9 +12,10 @@ from cdner import prompts
 from cdner.errors import InputError, UsageError
 from cdner.experiment.execute import recorded
 from cdner.experiment.own_corpora import FoundCorpus, label_set_of, refuse_other_bytes
-from cdner.files import content_hash, file_sha256
+from cdner.files import Json, content_hash, file_sha256
 from cdner.formats.annotated_text import AnnotatedText, Misaligned, Repairs, sentences_of
-from cdner.formats.readers import read_documents
+from cdner.formats.readers import NumberedTags
+from cdner.formats.reading import read_documents
 from cdner.steps.context import import_spec
 from cdner.store import Store, runs
 from cdner.store import corpora as stored_corpora
@@ -22,15 +23,21 @@ from cdner.store.corpora import CorpusSummary
 from cdner.types import Corpus, Progress, Role, Sentence, Split
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+_SUFFIXES = (".txt", ".ann", ".arrow", ".jsonl", ".parquet")  # files of a folder that hold sentences
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How files are read. ``whole``: a document is one sentence, however long."""
+    """How files are read. ``whole``: a document is one sentence, however long. ``labels``: names of tags 0, 1, ..."""
 
     reader: str
     misaligned: Misaligned = "split"
     whole: bool = False
+    labels: tuple[str, ...] = ()
+
+    def content(self) -> list[Json]:
+        """What identifies the way of reading; labels only where they are given, so that ids stay what they were."""
+        return [self.reader, self.misaligned, self.whole, *([list(self.labels)] if self.labels else [])]
 
 
 @dataclass(slots=True)
@@ -45,7 +52,7 @@ class Sentences:
 def read_sentences(paths: Sequence[Path], reading: Reading) -> Sentences:
     """The sentences of files in order. Raises InputError with file and place for what cannot be read."""
     sums = [_sum(path) for path in paths]
-    found = Sentences([], content_hash([reading.reader, reading.misaligned, reading.whole, *sums]))
+    found = Sentences([], content_hash([*reading.content(), *sums]))
     for path in paths:
         for document in read_documents(path, reading.reader):
             if isinstance(document, AnnotatedText):
@@ -53,7 +60,8 @@ def read_sentences(paths: Sequence[Path], reading: Reading) -> Sentences:
                     document, found.repairs, misaligned=reading.misaligned, whole=reading.whole
                 )
             elif document.tokens:
-                found.sentences.append(document)
+                named = document.named(reading.labels) if isinstance(document, NumberedTags) else document
+                found.sentences.append(named)
     if not found.sentences:
         raise InputError(f"{', '.join(map(str, paths))}: no sentence found.")
     return found
@@ -61,7 +69,7 @@ def read_sentences(paths: Sequence[Path], reading: Reading) -> Sentences:
 
 def _sum(path: Path) -> str:
     if path.is_dir():
-        parts = sorted(part for part in path.iterdir() if part.suffix in (".txt", ".ann"))
+        parts = sorted(part for part in path.iterdir() if part.suffix in _SUFFIXES)
     else:
         parts = [path, *([path.with_suffix(".txt")] if path.suffix == ".ann" else [])]
     return content_hash([[part.name, file_sha256(part)] for part in parts if part.is_file()])

@@ -5,21 +5,44 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from cdner.errors import InputError, UsageError
 from cdner.formats.annotated_text import AnnotatedText, Mark
-from cdner.registry import resolve
 from cdner.spans import bio_to_entities
 from cdner.types import Sentence
 
-Document = AnnotatedText | Sentence
+
+@dataclass(frozen=True, slots=True)
+class NumberedTags:
+    """Tokens with tags that are numbers without names. ``place``: for errors."""
+
+    tokens: tuple[str, ...]
+    tags: tuple[int, ...]
+    place: str
+
+    def named(self, names: Sequence[str]) -> Sentence:
+        """The sentence with ``names[tag]`` as tags. Raises UsageError where a number has no name."""
+        if not names:
+            raise UsageError(
+                f"{self.place}: tags are numbers without names. Give them in order: --labels O,B-PER,I-PER."
+            )
+        if unknown := [tag for tag in self.tags if not 0 <= tag < len(names)]:
+            raise UsageError(
+                f"{self.place}: a tag is {unknown[0]}, but --labels gives {len(names)} names (from 0)."
+            )
+        return Sentence(self.tokens, bio_to_entities([names[tag] for tag in self.tags])[0])
+
+
+Document = AnnotatedText | Sentence | NumberedTags
 Reader = Callable[[Path], Iterator[Document]]
 
 _TEXT_KEYS = ("text", "content", "data", "sentence")
 _SPAN_KEYS = ("spans", "entities", "label", "labels", "annotations", "gold")
-_TAG_KEYS = ("ner_tags", "tags", "labels")
+_TOKEN_KEYS = ("tokens", "words")
+_TAG_KEYS = ("ner_tags", "tags", "ner", "labels")
 _START_KEYS = ("start", "start_offset", "startOffset", "begin")
 _END_KEYS = ("end", "end_offset", "endOffset")
 _TYPE_KEYS = ("label", "type", "tag", "labels", "entity_type")
@@ -39,7 +62,7 @@ def read_json_lines(path: Path) -> Iterator[Document]:
         if not isinstance(row, Mapping):
             raise InputError(f"{place}: expected an object with text or tokens.")
         if row.get("answer", "accept") == "accept":
-            yield from _documents(row, place)
+            yield from documents_of_row(row, place)
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -69,12 +92,13 @@ def _loaded(text: str, place: str) -> Any:
         raise InputError(f"{place}: not JSON: {error}.") from error
 
 
-def _documents(row: Mapping[str, Any], place: str) -> Iterator[Document]:
+def documents_of_row(row: Mapping[str, Any], place: str) -> Iterator[Document]:
+    """The documents of one row: text with spans, or tokens with tags. Raises InputError for another shape."""
     if isinstance(row.get("examples"), list):  # LightTag
         for number, example in enumerate(row["examples"], start=1):
-            yield from _documents(example, f"{place}, example {number}")
+            yield from documents_of_row(example, f"{place}, example {number}")
         return
-    tokens = row.get("tokens")
+    tokens = next((row[key] for key in _TOKEN_KEYS if isinstance(row.get(key), list)), None)
     if isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
         yield _tagged(row, tokens, place)
         return
@@ -91,10 +115,13 @@ def _token_spans(tokens: Any, place: str) -> tuple[tuple[int, int], ...] | None:
     return tuple((_whole(token, _START_KEYS, place), _whole(token, _END_KEYS, place)) for token in tokens)
 
 
-def _tagged(row: Mapping[str, Any], tokens: Sequence[str], place: str) -> Sentence:
+def _tagged(row: Mapping[str, Any], tokens: Sequence[str], place: str) -> Sentence | NumberedTags:
     tags = next((row[key] for key in _TAG_KEYS if isinstance(row.get(key), list)), None)
-    if tags is not None and len(tags) == len(tokens) and all(isinstance(tag, str) for tag in tags):
-        return Sentence(tuple(tokens), bio_to_entities(tags)[0])
+    if tags is not None and len(tags) == len(tokens):
+        if all(isinstance(tag, str) for tag in tags):
+            return Sentence(tuple(tokens), bio_to_entities(tags)[0])
+        if all(type(tag) is int for tag in tags):
+            return NumberedTags(tuple(tokens), tuple(tags), place)
     if isinstance(row.get("gold"), list):  # cdner's own
         spans = [(g["start_token"], g["end_token"], g["type"]) for g in row["gold"]]
         tags = ["O"] * len(tokens)
@@ -217,37 +244,3 @@ def _brat_marks(path: Path) -> Iterator[Mark]:
             raise InputError(f"{path}, line {number}: expected 'T1<tab>TYPE START END<tab>TEXT'.")
         numbers = [int(part) for part in re.split("[ ;]", found["spans"])]
         yield Mark(min(numbers), max(numbers), found["type"])
-
-
-# --- by name ------------------------------------------------------------------------------------------------
-
-
-def guess_format(path: Path) -> str | None:
-    """The format of a file or folder by its name and its first characters; None for a column file."""
-    if (
-        path.is_dir()
-        or path.suffix == ".ann"
-        or (path.suffix == ".txt" and path.with_suffix(".ann").is_file())
-    ):
-        return "brat"
-    if path.suffix == ".spacy":
-        return "spacy"
-    with path.open("rb") as file:
-        beginning = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if beginning.startswith(b"["):
-        return "labelstudio" if path.suffix == ".json" else None
-    return "jsonl" if beginning.startswith(b"{") else None
-
-
-def read_documents(path: Path, reader: str) -> Iterator[Document]:
-    """The documents of a file in the named format.
-
-    Raises UsageError for an unknown name, InputError for a file of another shape.
-    """
-    read = cast(Reader, resolve("reader", reader))
-    try:
-        yield from read(path)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start}). Convert it first.") from error
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not in a known shape of '{reader}': {error}.") from error
