@@ -31,6 +31,7 @@ class TypeEntry:
     lemma: str  # WordNet lemma, "" when it has none
     synset: str  # pinned WordNet sense, "" when it has none
     definition: str  # our own explanation for prompts
+    gloss: str = ""  # what WordNet 3.0 says of the sense; "": looked up
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,22 @@ def shared_data() -> Path:
             pytest.fail("the shared corpora must be present in CI")
         pytest.skip("the shared corpora are not on this machine")
     return _SHARED
+
+
+@pytest.fixture(scope="session")
+def wordnet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """WordNet 3.0, made of Debian's packages; this process reads it from there on."""
+    import nltk
+
+    root = tmp_path_factory.mktemp("nltk_data")
+    script = ["bash", str(shared_data / "wordnet" / "build_from_debian.sh"), str(root)]
+    if subprocess.run(
+        script, check=False, capture_output=True
+    ).returncode:  # a slim machine has no lists of packages
+        subprocess.run(["apt-get", "update"], check=True, capture_output=True)
+        subprocess.run(script, check=True, capture_output=True)
+    root.chmod(0o755)  # NLTK refuses a root that others can write
+    nltk.data.path.insert(0, str(root))
 
 
 @pytest.fixture(scope="session")

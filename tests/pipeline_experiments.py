@@ -249,7 +249,6 @@ def sql(store: Path, statement: str) -> list[tuple[Any, ...]]:
 
 _PRELOADED = (
     "duckdb",
-    "preloaded_wordnet",
     "transformers.models.t5.modeling_t5",
     "transformers.models.llama.modeling_llama",
     "transformers.models.auto.modeling_auto",

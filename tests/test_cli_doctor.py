@@ -76,7 +76,6 @@ def test_a_ruined_machine_is_told_all_its_problems_with_a_fix_each(tmp_path: Pat
     assert problems == ["key: OPENAI_API_KEY", "OPENAI_BASE_URL", "vllm", "store", "CDNER_CORPORA"]
     warnings = [(row["subject"], row["fix"]) for row in found if row["state"] == "warning"]
     assert ("embedded model", "cdner models fetch embedded") in warnings
-    assert ("wordnet", "cdner models fetch wordnet") in warnings
     assert ("hub cache", "hf download google/flan-t5-base") in warnings
     assert ("hub cache", "1 models: our/t5") in [(row["subject"], row["found"]) for row in found]
     assert SECRET not in listed

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from cdner.confusion.descriptions import (
 from cdner.errors import InputError
 from cdner.files import resource_root
 from cdner.prompts.domains import load_domain
+from cdner.steps.step import entries_identity
 from cdner.types import TypeEntry
 
 CROSSNER = ("politics", "science", "music", "literature", "ai")
@@ -72,14 +75,23 @@ PINNED = {
 }
 
 
-@pytest.fixture(scope="session")
-def wordnet() -> None:
-    """WordNet as a user gets it: found, or fetched into the cache."""
-    fetch_wordnet()
+def _entry(synset: str, said: str = "") -> TypeEntry:
+    return TypeEntry("band", "band", "band", "band", synset, "Musicians who play together.", said)
 
 
-def _entry(synset: str) -> TypeEntry:
-    return TypeEntry("band", "band", "band", "band", synset, "Musicians who play together.")
+def _in_a_fresh_process(code: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    """NLTK reads its paths once per process, so a machine without WordNet needs a process of its own."""
+    environment = {key: value for key, value in os.environ.items() if key != "NLTK_DATA"}
+    environment |= {"CDNER_CACHE": str(cache), "HOME": str(cache)}
+    preamble = (
+        "import nltk; nltk.data.path.clear()\n"
+        "from cdner.confusion.descriptions import *\n"
+        "from cdner.types import TypeEntry\n"
+        "band = TypeEntry('band', 'band', 'band', 'band', 'dance_band.n.01', 'By hand.')\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", preamble + code], env=environment, capture_output=True, text=True, check=False
+    )
 
 
 # --- glosses ------------------------------------------------------------------------------------------------
@@ -100,7 +112,7 @@ def test_every_crossner_type_has_the_pinned_sense_and_its_gloss(name: str) -> No
             continue
         synset = reader.synset(entry.synset)
         assert synset in reader.synsets(entry.lemma)
-        assert found == Gloss(synset.definition(), "wordnet")
+        assert found == Gloss(synset.definition(), "wordnet") == gloss(replace(entry, gloss=""))
 
 
 def test_crossner_has_65_domain_and_type_pairs() -> None:
@@ -114,7 +126,32 @@ def test_every_shipped_type_file_names_senses_that_exist() -> None:
     for path in files:
         for row in tomllib.loads(path.read_text(encoding="utf-8"))["type"]:
             entry = TypeEntry(row["name"], "", row["phrase"], row["lemma"], row["synset"], row["definition"])
-            assert gloss(entry).text
+            assert gloss(entry).text == row.get("gloss", row["definition"])
+
+
+def test_a_gloss_in_the_types_file_needs_no_wordnet(tmp_path: Path) -> None:
+    code = "from dataclasses import replace; print(gloss(replace(band, gloss='they play')).text)"
+    done = _in_a_fresh_process(code, tmp_path)
+    assert done.stdout == "they play\n", done.stderr
+
+
+def test_without_wordnet_the_error_says_how_to_get_it(tmp_path: Path) -> None:
+    done = _in_a_fresh_process("print(wordnet_available()); gloss(band)", tmp_path)
+    assert done.stdout == "False\n"
+    assert "cdner models fetch wordnet" in done.stderr.splitlines()[-1]
+
+
+def test_a_failed_download_says_why_and_what_to_do(tmp_path: Path) -> None:
+    code = "import nltk; nltk.download = lambda *a, print_error_to, **k: not print_error_to.write('[nltk_data] no route')\n"
+    done = _in_a_fresh_process(f"{code}fetch_wordnet()", tmp_path)
+    assert "NLTK cannot download WordNet (no route). Copy an NLTK data root" in done.stderr.splitlines()[-1]
+
+
+def test_an_own_gloss_is_part_of_what_identifies_a_domain_and_a_shipped_one_is_not() -> None:
+    shipped = load_domain("music")
+    bare = replace(shipped, entries=tuple(replace(entry, gloss="") for entry in shipped.entries))
+    own = replace(shipped, entries=tuple(replace(entry, gloss="other") for entry in shipped.entries))
+    assert entries_identity(shipped) == entries_identity(bare) != entries_identity(own)
 
 
 @pytest.mark.usefixtures("wordnet")

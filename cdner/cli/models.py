@@ -41,7 +41,7 @@ def models(ctx: click.Context, output_format: str | None) -> None:
 
         rows = [_row(model) for model in shelf()]
         here = "available" if wordnet_available() else NOT_FETCHED
-        rows.append((WORDNET, "WordNet 3.0", "descriptions", *[None] * 5, "NLTK, Debian", here))
+        rows.append((WORDNET, "WordNet 3.0", "descriptions", *[None] * 5, "NLTK", here))
         rows += [
             (server.served_name, f"served by cdner serve, process {server.pid}", *[None] * 7, server.base_url)
             for server in running_servers()

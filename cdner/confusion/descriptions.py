@@ -1,7 +1,7 @@
 """Descriptions of entity types (eq. 5): WordNet's gloss C_s, the LLM's text C_e, or texts from outside.
 
-The only module that imports nltk, and it does so late. Knows no LLM: the request for C_e is made elsewhere,
-here its completion is cleaned.
+Imports nltk late: the shipped label sets bring their glosses, and only others look into WordNet. Knows no LLM: the
+request for C_e is made elsewhere, here its completion is cleaned.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cdner.confusion.debian_wordnet import build_from_debian
 from cdner.errors import InputError
 from cdner.files import cache_root
 from cdner.types import Domain, Progress, TypeEntry
@@ -48,12 +47,15 @@ class ImportedDescriptions:
 
 
 def gloss(entry: TypeEntry) -> Gloss:
-    """Definition of the entry's pinned WordNet sense; an entry without a sense has our own definition.
+    """What WordNet says of the entry's sense; an entry without a sense has our own definition.
 
-    InputError when WordNet is not on this machine or holds no such sense.
+    The types file usually holds it. Raises InputError if it does not and WordNet is not on this machine or has no such
+    sense.
     """
     if not entry.synset:
         return Gloss(entry.definition, "hand")
+    if entry.gloss:
+        return Gloss(entry.gloss, "wordnet")
     reader = _wordnet()
     if reader is None:
         raise InputError(f"No WordNet for the gloss of '{entry.name}' ({entry.synset}). {_WAY_OUT}.")
@@ -82,26 +84,16 @@ def wordnet_available() -> bool:
 
 
 def fetch_wordnet(progress: Progress | None = None) -> None:
-    """Make WordNet readable: what is there already, else NLTK's server, else Debian's packages.
-
-    InputError names why each way failed.
-    """
+    """Download WordNet by NLTK if it is not on this machine. Raises InputError with the reason if that fails."""
     if _wordnet():
         return
     if progress:
         progress.start("WordNet 3.0")
         progress.advance(0, "from NLTK's server")
-    failures = [_download_from_nltk(wordnet_root())]
-    if not _wordnet():
-        if progress:
-            progress.advance(0, "from Debian's packages")
-        try:
-            build_from_debian(wordnet_root())
-        except InputError as error:
-            failures.append(str(error))
+    failure = _download_from_nltk(wordnet_root())
     if not _wordnet():
         raise InputError(
-            f"WordNet cannot be had here ({'; '.join(filter(None, failures))}). "
+            f"NLTK cannot download WordNet ({failure or 'what it downloaded cannot be read'}). "
             "Copy an NLTK data root with corpora/wordnet to this machine and set NLTK_DATA to it."
         )
 

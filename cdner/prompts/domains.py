@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from cdner.errors import InputError, UsageError, unknown_name
+from cdner.files import resource_root
 from cdner.prompts.files import FileModel, checked_name, prompt_roots, read_toml
 from cdner.types import Domain, Role, TypeEntry
 
@@ -30,6 +32,7 @@ class _TypeRow(FileModel):
     phrase: OneLine
     lemma: str = ""
     synset: Synset = ""
+    gloss: Annotated[str, Field(pattern=r"^(\S([^\r\n]*\S)?)?$")] = ""
     definition: OneLine
 
 
@@ -56,6 +59,13 @@ def load_domain(name: str, extra: Path | None = None) -> Domain:
             if name in types_file.also_for:
                 return _as_domain(name, types_file)
     raise unknown_name("domain", name, domain_names(extra))
+
+
+@cache
+def shipped_glosses() -> dict[str, str]:
+    """WordNet sense -> its gloss, of all shipped label sets."""
+    folder = resource_root("prompts") / "types"
+    return {row.synset: row.gloss for path in sorted(folder.glob("*.toml")) for row in _read_types(path).type}
 
 
 def domain_names(extra: Path | None = None) -> tuple[str, ...]:
@@ -107,6 +117,10 @@ def _read_types(path: Path) -> _TypesFile:
         raise InputError(f"{path}: 'domain' is '{types_file.domain}', but the file is named '{path.stem}'.")
     if problem := _unusable([row.name for row in types_file.type]):
         raise InputError(f"{path}: {problem}.")
+    if senseless := [row.name for row in types_file.type if row.gloss and not row.synset]:
+        raise InputError(
+            f"{path}: type '{senseless[0]}' has a gloss but no synset. A text of your own is the definition."
+        )
     for key, values in (
         ("name", [row.name for row in types_file.type]),
         ("short", [row.short or row.name for row in types_file.type]),
@@ -126,6 +140,7 @@ def _as_domain(name: str, types_file: _TypesFile) -> Domain:
             lemma=row.lemma,
             synset=row.synset,
             definition=row.definition,
+            gloss=row.gloss,
         )
         for row in types_file.type
     )

@@ -15,6 +15,7 @@ from cdner.config import (
 )
 from cdner.files import Json, content_hash
 from cdner.models.shelf import find
+from cdner.prompts.domains import shipped_glosses
 from cdner.store.runs import RunSpec
 from cdner.types import Domain, Split
 
@@ -54,9 +55,17 @@ def with_weights(settings: BackboneChoice | Llm, weights: str) -> Json:
 
 
 def entries_identity(domain: Domain) -> Json:
-    """Identity of a label set with its explanations, which are part of the prompts."""
+    """Identity of a label set with its explanations, which are part of the prompts.
+
+    The sense stands for its gloss, unless the gloss is another than the shipped one.
+    """
     names = ("name", "short", "phrase", "lemma", "synset", "definition")
-    return content_hash([[getattr(entry, name) for name in names] for entry in domain.entries])
+    known = shipped_glosses()
+    rows = []
+    for entry in domain.entries:
+        own = [entry.gloss] if entry.gloss and entry.gloss != known.get(entry.synset) else []
+        rows.append([*(getattr(entry, name) for name in names), *own])
+    return content_hash(rows)
 
 
 def prompt_changes(settings: Mapping[str, Json], experiment: Experiment, identities: Identities) -> list[str]:
