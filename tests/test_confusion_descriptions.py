@@ -142,7 +142,8 @@ def test_without_wordnet_the_error_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_a_failed_download_says_why_and_what_to_do(tmp_path: Path) -> None:
-    code = "import nltk; nltk.download = lambda *a, print_error_to, **k: not print_error_to.write('[nltk_data] no route')\n"
+    failing = "lambda *a, print_error_to, **k: not print_error_to.write('[nltk_data] no route')"
+    code = f"import nltk; nltk.download = {failing}\n"
     done = _in_a_fresh_process(f"{code}fetch_wordnet()", tmp_path)
     assert "NLTK cannot download WordNet (no route). Copy an NLTK data root" in done.stderr.splitlines()[-1]
 
