@@ -292,6 +292,7 @@ class Capabilities(Settings):
     """How requests are put for a server that does not take all of them. In no run's identity."""
 
     leave_out: tuple[str, ...] = ()  # parameters, e.g. "seed"
+    send: tuple[str, ...] = ()  # numbers to send instead of others, e.g. "temperature=1"
     rename: tuple[str, ...] = ()  # "max_tokens=max_completion_tokens"
     system_role: Literal["system", "developer", "user"] = (
         "system"  # user: at the head of the user's first message

@@ -134,10 +134,6 @@ LESSONS = [
         "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
         "max_tokens",
     ),
-    (
-        "Unsupported value: 'temperature' does not support 0.0. Only the default (1) is supported.",
-        "temperature",
-    ),
     ("`top_p` is deprecated for this model.", "top_p"),
     ('Invalid JSON payload received. Unknown name "seed": Cannot find field.', "seed"),
 ]
@@ -148,6 +144,13 @@ def test_a_refusal_teaches_which_parameter_to_leave_out(words: str, name: str) -
     dialect = Dialect(Capabilities())
     assert dialect.learn(dialect.now, SENT, ServerError(words, ErrorClass.GIVE_UP, 400))
     assert set(SENT) - set(put(SENT, dialect.now)) == {name}
+
+
+def test_a_refusal_teaches_the_only_value() -> None:
+    words = "Unsupported value: 'temperature' does not support 0.0. Only the default (1) value is supported."
+    dialect = Dialect(Capabilities())
+    assert dialect.learn(dialect.now, SENT, ServerError(words, ErrorClass.GIVE_UP, 400))
+    assert put(SENT, dialect.now)["temperature"] == 1.0
 
 
 def test_a_refusal_teaches_roles_and_schemas() -> None:

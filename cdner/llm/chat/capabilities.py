@@ -36,6 +36,7 @@ _SYSTEM = re.compile(
     re.IGNORECASE,
 )
 _INSTEAD = re.compile(r"use ['\"`]?([a-z_]{3,40})['\"`]? instead", re.IGNORECASE)
+_ONLY = re.compile(r"only the default \((\d{1,4}(?:\.\d{1,4})?)\)", re.IGNORECASE)
 _FORMAT = re.compile(r"response_?format|json_?schema|structured output|guided", re.IGNORECASE)
 _LENGTHS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _NEVER_LEFT_OUT = frozenset({"model", "messages", "stream", "extra_body", "response_format"})
@@ -90,6 +91,10 @@ def put(arguments: Mapping[str, Any], capabilities: Capabilities) -> dict[str, A
     """The arguments of a chat completion as the server takes them."""
     table = dict(arguments)
     _put_format(table, capabilities)
+    for pair in capabilities.send:
+        name, _, number = pair.partition("=")
+        if name in table:
+            table[name] = float(number)
     for name in capabilities.leave_out:
         table.pop(name, None)
     extra = dict(table.get("extra_body") or {})
@@ -163,10 +168,20 @@ def _lesson(now: Capabilities, sent: Mapping[str, Any], words: str) -> tuple[Cap
             "none" if sent["response_format"].get("type") == "json_object" else _WEAKER[now.response_format]
         )
         return now.model_copy(update={"response_format": weaker}), f"asks with response_format = '{weaker}'"
+    return _parameter_lesson(now, sent, words)
+
+
+def _parameter_lesson(
+    now: Capabilities, sent: Mapping[str, Any], words: str
+) -> tuple[Capabilities, str] | None:
     extra = sent.get("extra_body") or {}
     for name in sorted({*sent, *extra} - _NEVER_LEFT_OUT, key=lambda one: (-len(one), one)):
         if not re.search(rf"(?<![a-z_]){re.escape(name)}(?![a-z_])", words):
             continue
+        only = _ONLY.search(words)
+        if only and not any(pair.startswith(f"{name}=") for pair in now.send):
+            pair = f"{name}={only.group(1)}"
+            return now.model_copy(update={"send": (*now.send, pair)}), f"sends {pair}"
         instead = _INSTEAD.search(words)
         other = instead.group(1) if instead else _LENGTHS.get(name, "")
         if other and other != name and not any(pair.startswith(f"{name}=") for pair in now.rename):

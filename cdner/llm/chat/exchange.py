@@ -290,7 +290,7 @@ class Connection:
         ):
             return f" Does the address end in /v1? It is {self.address}."
         if "context" in words and "token" in words:
-            return " Lower n_examples or max_tokens."
+            return ". Lower n_examples or max_tokens"
         if error.kind is ErrorClass.GIVE_UP and re.search(
             r"parameter|unsupported|not supported|unknown", words
         ):
