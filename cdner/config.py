@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -36,32 +37,92 @@ Setting = Literal[
     "told",  # the LLM's verdicts on the mentions of without_all stand in the model's input as a text
     "told_fused",  # the entities of told, their types decided together with verdicts on its own mentions
 ]
-REASONING_SETTINGS: tuple[Setting, ...] = (
-    "without_backward",
-    "without_initial",
-    "without_initial_and_backward",
-    "full",
-)
-# setting -> the setting whose reasoning texts stand in its inputs; the others have none
-REASONING_OF: Mapping[Setting, Setting] = {
-    **{setting: setting for setting in REASONING_SETTINGS},
-    "full_without_source": "full",
+
+
+@dataclass(frozen=True, slots=True)
+class SettingParts:
+    """What a setting's predictions are made from.
+
+    At most one of ``reasoning``, ``told``, ``fused`` and ``llm_only`` is set.
+    """
+
+    trains_on_source: bool = True
+    reasoning: Setting | None = None  # the setting whose reasoning texts the model reads
+    told: Setting | None = (
+        None  # the setting on whose mentions the verdicts are that the model reads as a text
+    )
+    fused: Setting | None = None  # the setting whose entities are judged and get fused types
+    llm_only: bool = False  # the LLM's own entities
+
+    @property
+    def judged(self) -> Setting | None:
+        """The setting on whose mentions an LLM gives verdicts."""
+        return self.fused or self.told
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the setting's model reads a text about each sentence."""
+        return bool(self.reasoning or self.told)
+
+    @property
+    def prediction_step(self) -> str:
+        """The kind of step that makes the setting's predictions."""
+        return "extract" if self.llm_only else "fuse" if self.fused else "predict"
+
+
+SETTINGS: Mapping[Setting, SettingParts] = {
+    "without_source": SettingParts(trains_on_source=False),
+    "without_all": SettingParts(),
+    "without_backward": SettingParts(reasoning="without_backward"),
+    "without_initial": SettingParts(reasoning="without_initial"),
+    "without_initial_and_backward": SettingParts(reasoning="without_initial_and_backward"),
+    "full": SettingParts(reasoning="full"),
+    "full_without_source": SettingParts(reasoning="full", trains_on_source=False),
+    "llm_only": SettingParts(llm_only=True),
+    "fused": SettingParts(fused="without_all"),
+    "full_fused": SettingParts(fused="full"),
+    "told": SettingParts(told="without_all"),
+    "told_fused": SettingParts(fused="told"),
 }
-# setting -> the setting on whose mentions the verdicts are that stand in its inputs
-TOLD_OF: Mapping[Setting, Setting] = {"told": "without_all"}
-# settings whose models read a text about each sentence, with source training as in the paper
-SETTINGS_WITH_TEXTS: tuple[Setting, ...] = (*REASONING_SETTINGS, *TOLD_OF)
-# setting -> the setting whose entities are judged and whose types are fused with the verdicts
-FUSED_OF: Mapping[Setting, Setting] = {"fused": "without_all", "full_fused": "full", "told_fused": "told"}
-# setting -> the setting whose entities an LLM judges for it
-JUDGED_OF: Mapping[Setting, Setting] = {**FUSED_OF, **TOLD_OF}
+# Settings with reasoning texts of their own.
+REASONING_SETTINGS: tuple[Setting, ...] = tuple(
+    setting for setting, parts in SETTINGS.items() if parts.reasoning == setting
+)
+# Settings for which an LLM gives verdicts; the order is that of the help text.
+JUDGED_SETTINGS: tuple[Setting, ...] = tuple(
+    sorted(
+        (name for name, parts in SETTINGS.items() if parts.judged), key=lambda name: not SETTINGS[name].fused
+    )
+)
 TEXT_FAMILIES = ("causal", "seq2seq")  # backbones that write text; they have no head over tags
 PREDICTION_STEPS = ("predict", "extract", "fuse")  # kinds of steps whose output is a setting's predictions
 
 
-def prediction_step(setting: str) -> str:
-    """The kind of step that makes a setting's predictions."""
-    return "extract" if setting == "llm_only" else "fuse" if setting in FUSED_OF else "predict"
+def parts_of(setting: str) -> SettingParts:
+    """The parts of a setting by its name. An unknown name has those of ``without_all``."""
+    return SETTINGS.get(cast(Setting, setting), SettingParts())
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The part that a run plays in an experiment: ``predict:full/test``, ``import:ai/train``, ``quantify:target``.
+
+    ``subject``: a setting, or a domain in labels of imports. ``split``: "" in labels without one.
+    """
+
+    kind: str
+    subject: str
+    split: str = ""
+
+    @classmethod
+    def of(cls, text: str) -> Label:
+        """Parse a label. Text that is not a label gives empty parts."""
+        kind, _, rest = text.partition(":")
+        subject, _, split = rest.partition("/")
+        return cls(kind, subject, split)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.subject}" + (f"/{self.split}" if self.split else "")
 
 
 PositiveInt = Annotated[int, Field(gt=0)]

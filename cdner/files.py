@@ -1,17 +1,14 @@
-"""Files and folders that appear under their name only when they are whole, whatever ends their writer.
+"""Files that are written whole or not at all, the files that ship with cdner, and content hashes.
 
-They are written as ``.NAME.PID.new`` beside their place, synchronised to disk and renamed. A folder that is replaced
-steps aside as ``.NAME.PID.old`` meanwhile. What killed writers left is removed by the next one of the same name, and
-a folder that had stepped aside comes back. Knows nothing of what is in the files.
+A file or folder is written as ``.NAME.PID.new`` beside its place, synchronised to disk and renamed, so it appears under
+its name only when it is complete. A folder that is replaced is ``.NAME.PID.old`` meanwhile. What killed writers leave
+is removed by the next writer of the same name, and a folder that had been set aside comes back.
 
-Finds files that lie outside the package in a checkout and inside it in a wheel: prompts, SQL, experiments.
+Prompts, SQL and experiments are outside the package in a checkout and inside it in a wheel. What is fetched once per
+machine has a cache folder.
 
-Also the folder for what is fetched once per machine.
-
-Canonical JSON and the content hash built on it: the identity contract of runs, requests and sentences.
-
-Two values have the same hash exactly when their canonical JSON is the same. Settings pass through the typed
-configuration before they come here, so 1 and 1.0 have already become one of the two.
+Two values have the same content hash exactly when their canonical JSON is the same; the hash identifies runs, requests
+and sentences. Settings pass through the typed configuration first, where 1 and 1.0 have become one of the two.
 """
 
 from __future__ import annotations

@@ -23,13 +23,11 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "causal": "cdner.models.causal:FAMILY",
         "tagger": "cdner.models.tagger:FAMILY",
     },
-    "dimension": {
-        "u_hie": "cdner.confusion.hierarchy:HierarchyDimension",
-        "u_sim": "cdner.confusion.similarity:SimilarityDimension",
-        "R_M": "cdner.confusion.empirical:EmpiricalDimension",
-    },
-    "corpus": {
-        "conll": "cdner.corpora.conll:ConllReader",
+    "reader": {
+        "jsonl": "cdner.formats.readers:read_json_lines",
+        "labelstudio": "cdner.formats.readers:read_label_studio",
+        "spacy": "cdner.formats.readers:read_doc_bin",
+        "brat": "cdner.formats.readers:read_brat",
     },
     "export": {
         "conll": "cdner.formats.conll:write_conll",

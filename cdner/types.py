@@ -72,10 +72,6 @@ class Corpus:
     types: tuple[str, ...] = ()  # labels in order of first appearance
 
 
-class CorpusReader(Protocol):
-    def read(self, path: Path, *, domain: str, split: Split, strict: bool = False) -> Corpus: ...
-
-
 # --- backbone: text to text, or tags ---------------------------------------------------------------------
 
 
@@ -178,8 +174,17 @@ class TokenConstraint(Protocol):
 
 
 class Progress(Protocol):
+    """Where long work says how far it is, and what a user should know about its result.
+
+    ``start`` begins a piece of work of ``total`` units (None: unknown), ``advance`` reports units done. ``warn`` says
+    what was guessed, dropped or replaced; ``warnings`` are all that were said, in order.
+    """
+
+    @property
+    def warnings(self) -> Sequence[str]: ...
     def start(self, label: str, total: int | None = None) -> None: ...
     def advance(self, n: int = 1, note: str = "") -> None: ...
+    def warn(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +222,6 @@ class ConfusionMatrix:
             raise ValueError(f"{self.dimension}: scores have shape {self.scores.shape}, expected {(k, k)}")
         if not np.isfinite(self.scores).all():
             raise ValueError(f"{self.dimension}: scores must be finite")
-
-
-class ConfusionDimension(Protocol):
-    def measure(self, evidence: TransferEvidence) -> ConfusionMatrix: ...
 
 
 # --- reasoning -------------------------------------------------------------------------------------------

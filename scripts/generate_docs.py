@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes what can be read off the code: store/README.md, and the file tree and CLI reference in README.md.
+"""Writes the documentation that follows from the code: store/README.md, the modules in cdner/README.md, and the
+command reference in cdner/cli/README.md.
 
 With --check it writes nothing and fails, naming each file that is out of date.
 """
@@ -23,13 +24,13 @@ from cdner.store.dictionary import render_dictionary
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 110
-SHARED_BY = 5  # an option that so many commands have is described once
+SHARED_BY = 5  # an option of at least this many commands is described once
 HEADINGS = {
     "--set": "Options of every command that takes an experiment",
     "--json": "Options of every listing",
 }
 FOLDERS = {
-    "cdner": "the package; imports point down, `lint-imports` checks it",
+    "cdner": "the package; a layer imports only layers below it, which `lint-imports` checks",
     "prompts": "what the LLM reads: templates, type explanations, worked examples",
     "store": "the store's SQL; `cdner.duckdb` and `checkpoints/` appear here",
     "scripts": "set-up, checks, tests, the main job, the experiments",
@@ -43,8 +44,9 @@ FOLDERS = {
     "prompts/types": "label sets with explanations and WordNet senses",
     "store/migrations": "tables",
     "store/published": "published numbers, laid out as printed, with what can be compared of them",
-    "store/queries": "the questions that have a name, for `cdner sql @NAME`",
+    "store/queries": "named queries, for `cdner sql @NAME`",
     "store/views": "the interface for SQL users",
+    "scripts/benchmarks": "speed and memory beside other tools",
     "scripts/experiments": "one TOML file an experiment, shipped in the package",
 }
 Option = tuple[str, str]  # ("--limit INTEGER RANGE", help)
@@ -65,21 +67,22 @@ def main() -> int:
 
 def generated() -> dict[Path, str]:
     """File -> what it should say."""
-    readme = _read(ROOT / "README.md")
-    for name, heading, text in (
-        ("tree", "Where things are", file_tree()),
-        ("cli", "Command line", cli_reference()),
+    pages = {ROOT / "store" / "README.md": dictionary()}
+    for folder, name, heading, text in (
+        ("cdner", "tree", "Modules", file_tree()),
+        ("cdner/cli", "cli", "Command reference", cli_reference()),
     ):
-        readme = between_markers(readme, name, heading=heading, text=text)
-    return {ROOT / "store" / "README.md": dictionary(), ROOT / "README.md": readme}
+        path = ROOT / folder / "README.md"
+        pages[path] = between_markers(_read(path), name, heading=heading, text=text)
+    return pages
 
 
 def between_markers(page: str, name: str, *, heading: str, text: str) -> str:
-    """The page with the text between its markers; a page without them gets a section at its end."""
+    """Returns the page with `text` between its markers. A page without markers gets a section at its end."""
     first, last = f"<!-- generated: {name} -->", "<!-- end generated -->"
     block = f"{first}\n{text}\n{last}"
     if first not in page:
-        return f"{page.rstrip()}\n\n## {heading}\n\n{block}\n"
+        return f"{page.rstrip()}\n\n## {heading}\n\n{block}\n".lstrip()
     pattern = re.escape(first) + ".*?" + re.escape(last)
     return re.sub(pattern, lambda _: block, page, count=1, flags=re.DOTALL)
 
@@ -94,7 +97,7 @@ def dictionary() -> str:
 
 
 def file_tree() -> str:
-    """The folders, and the package's modules by the first sentence of their docstrings."""
+    """The folders, and the package's modules with the first sentence of their docstrings."""
     lines = []
     for folder in ("cdner", "prompts", "store", "scripts", "tests"):
         lines.append(_entry(f"{folder}/", FOLDERS[folder], indent=0))
@@ -135,7 +138,7 @@ def _entry(name: str, text: str, *, indent: int) -> str:
 
 
 def cli_reference() -> str:
-    """Every command with its one line and its own options; options shared by many are listed once, at the end."""
+    """Every command with its summary and its own options. Options of many commands are listed once, at the end."""
     commands = list(leaf_commands())
     count = Counter(option for _, command, _ in commands for option in own_options(command))
     shared = {option for option, n in count.items() if n >= SHARED_BY}
@@ -153,7 +156,7 @@ def cli_reference() -> str:
 
 
 def leaf_commands() -> Iterator[tuple[str, click.Command, click.Context]]:
-    """("cdner corpora show", command, context) of everything that can be called."""
+    """Yields ("cdner corpora show", command, context) for every command that can be called."""
     root = click.Context(cli, info_name="cdner")
     for name in cli.list_commands(root):
         command = cli.get_command(root, name)
@@ -172,7 +175,7 @@ def leaf_commands() -> Iterator[tuple[str, click.Command, click.Context]]:
 
 
 def _one_line(command: click.Command) -> str:
-    """The first paragraph of its help."""
+    """The first paragraph of the command's help, on one line."""
     return " ".join((command.help or "").partition("\n\n")[0].split())
 
 
@@ -190,7 +193,7 @@ def own_options(command: click.Command) -> list[Option]:
 def _shared_groups(
     by_command: Sequence[Sequence[Option]], shared: set[Option]
 ) -> list[tuple[str, list[Option]]]:
-    """Shared options that always stand together are one group, called after the option it is known by."""
+    """Groups the shared options: those that the same commands have form one group, with the title in HEADINGS."""
     order = list(dict.fromkeys(option for options in by_command for option in options if option in shared))
     groups: dict[str, list[Option]] = {"Options of several commands": []}
     for mark, title in HEADINGS.items():

@@ -142,8 +142,8 @@ def test_every_backend_that_can_be_opened_is_registered():
     """A file with a factory that nothing names is dead, or was forgotten."""
     registered = {value.partition(":")[0] for kind in registry._BUILT_IN.values() for value in kind.values()}
     factories = {
-        f"cdner.llm.{path.stem}"
-        for path in (ROOT / "cdner" / "backends").glob("*.py")
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "cdner" / "llm").rglob("*.py")
         if path.stem != "__init__" and "\ndef open_backend(" in path.read_text(encoding="utf-8")
     }
     assert factories >= {"cdner.llm.openai", "cdner.llm.local"}, "the search works"

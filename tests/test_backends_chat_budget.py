@@ -197,7 +197,7 @@ def test_cells_of_a_matrix_that_varies_the_model_spend_one_budget(server: ChatSe
     experiment = parse_experiment(table, where="here")
     with open_context(tmp_path / "s.duckdb", experiment, progress=Silent()) as context:
         found = [
-            count(dict(replace(context, experiment=cell).llm(cell.reason).complete(asks(3))))
+            count(dict(replace(context, experiment=cell).llms.open(cell.reason).complete(asks(3))))
             for cell in cells(experiment)
         ]
     assert found == [(3, 0), (1, 2)]

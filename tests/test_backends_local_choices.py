@@ -151,10 +151,10 @@ def test_what_prompts_share_is_read_once(tiny_llama: Path, monkeypatch: pytest.M
     (together,) = rows
     rows.clear()
 
-    def each_alone(prompts: Any, asked: Any, *, most: int) -> list[next_tokens.Joined]:
-        return [next_tokens.Joined.of({n: prompt}, asked) for n, prompt in enumerate(prompts)]
+    def each_alone(prompts: Any, asked: Any, *, most: int) -> list[next_tokens.PromptGroup]:
+        return [next_tokens.PromptGroup.of({n: prompt}, asked) for n, prompt in enumerate(prompts)]
 
-    monkeypatch.setattr(next_tokens, "joined", each_alone)
+    monkeypatch.setattr(next_tokens, "group_prompts", each_alone)
     scores(local(tiny_llama), requests)
     backbone: Any = open_backbone(BackboneChoice(family="causal", model=str(tiny_llama)), device="cpu")
     n_sentence = len(backbone.tokenizer(LONG)["input_ids"])
@@ -234,14 +234,14 @@ def test_answers_come_pass_by_pass(tiny_llama: Path, monkeypatch: pytest.MonkeyP
     from cdner.models import next_tokens
 
     n_passes = 0
-    usual = next_tokens.answers
+    usual = next_tokens.log_probs
 
     def counted(*arguments: Any) -> Any:
         nonlocal n_passes
         n_passes += 1
         return usual(*arguments)
 
-    monkeypatch.setattr(next_tokens, "answers", counted)
+    monkeypatch.setattr(next_tokens, "log_probs", counted)
     outcomes = local(tiny_llama).complete([ask(text) for text in TEXTS])
     next(outcomes)
     assert n_passes == 1

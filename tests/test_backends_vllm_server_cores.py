@@ -12,7 +12,7 @@ from vllm_servers import StubEnvironment
 
 from cdner.config import Execution
 from cdner.llm.vllm import Placement, VllmServer, find_vllm, place
-from cdner.llm.vllm import placement as cores
+from cdner.llm.vllm import devices as cores
 from cdner.llm.vllm.devices import BINDING_VARIABLE, one_thread_each, ranges, usable_cores
 from cdner.llm.vllm.installation import Device
 from cdner.llm.vllm.server import server_environment
@@ -80,7 +80,7 @@ def test_a_server_on_a_cpu_gets_them_unless_the_user_has_said_otherwise() -> Non
 def test_a_model_split_over_workers_is_left_to_vllm(
     arguments: tuple[str, ...], expected: str, cpu_stub: StubEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdner.llm.vllm.devices.usable_cores", lambda: "4-5")
+    monkeypatch.setattr("cdner.llm.vllm.placement.usable_cores", lambda: "4-5")
     execution = Execution(vllm_python=str(cpu_stub.python), vllm_args=arguments)
     assert place(find_vllm(execution), execution, model="m", max_model_len=4096).cores == expected
 

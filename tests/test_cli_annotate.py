@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,34 @@ def test_rows_keep_their_columns_and_get_entities_with_offsets_in_the_text(store
     assert summary.items() <= ran.rows[0].items()
     manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
     assert manifest["is_complete"]
+
+
+@pytest.mark.parametrize("change", ["weights", "path"])
+def test_another_model_in_the_place_of_the_trained_one_is_refused(change, store, rows, tmp_path):
+    """By every command that opens it: annotate, explain, and predict."""
+    copied = copy_of(store, tmp_path / "copy")
+    runs = sql(copied, "SELECT run_id, path FROM checkpoint")
+    folders = [copied.parent / path for _, path in runs]
+    if change == "weights":
+        for folder, other in zip(folders, [*folders[1:], folders[0]], strict=True):
+            (folder / "model.safetensors").rename(folder / "mine")
+            shutil.copy(store.parent / "checkpoints" / other.name / "model.safetensors", folder)
+            (folder / "mine").unlink()
+        refusal = "are not the ones that were trained"
+    else:
+        shutil.copytree(copied.parent / "checkpoints", tmp_path / "elsewhere")
+        with Store(copied).transaction() as connection:
+            connection.execute("UPDATE checkpoint SET path = '../elsewhere/' || run_id")
+        refusal = "names weights outside its folder"
+    for command in (
+        ("annotate", rows, tmp_path / "out", "--run", "tiny:source/train"),
+        ("explain", "--sentence", "Mara Holt's film won.", "-e", "tiny", "--setting", "full"),
+        ("predict", "-e", copied.parent / "tiny.toml", "--setting", "without_all", "--force"),
+    ):
+        ran = cdner(copied, "--quiet", *command)
+        assert ran.code == 1, command
+        assert refusal in ran.err.splitlines()[-1], command
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_command_again_finds_every_block_and_loads_nothing(store, rows, tmp_path, monkeypatch):

@@ -280,9 +280,24 @@ def test_shell_completion_is_click_s():
 
 def test_every_command_of_the_list_is_the_one_in_its_file():
     context = click.Context(cli.cli)
-    for name, (file, text) in COMMANDS.items():
+    for name, (module, text) in COMMANDS.items():
         command = cli.cli.get_command(context, name)
         assert command is not None
         assert command.name == name
-        assert (Path(cli.__file__).parent / f"{file}.py").is_file()
+        assert (Path(cli.__file__).parents[1] / f"{module.replace('.', '/')}.py").is_file()
         assert text.endswith(".")
+
+
+def test_run_with_a_target_alone_plans_the_own_experiment(capsys, tmp_path):
+    sentences = "Ada B-person\nsang O\n\n"
+    for split in ("train", "dev", "test"):
+        file = tmp_path / f"{split}.txt"
+        file.write_text(sentences, encoding="utf-8")
+        arguments = ["import", "conll", str(file), "--domain", "mine", "--split", split]
+        assert run_cli(["--store", str(tmp_path / "s.duckdb"), *arguments]) == 0
+    capsys.readouterr()
+    code = run_cli(["--store", str(tmp_path / "s.duckdb"), "run", "--target", "mine", "--dry-run", "--json"])
+    steps = {row["step"] for row in json.loads(capsys.readouterr().out)}
+    assert code == 0
+    assert {"train:without_all", "judge:without_all/dev", "fuse:fused/test"} <= steps
+    assert not any(step.startswith(("describe", "reason", "quantify")) for step in steps)

@@ -40,3 +40,11 @@ def test_quiet_shows_nothing_and_control_characters_are_inert(capsys: pytest.Cap
         LOG.info("a\x1b[2Jb")
     shown = capsys.readouterr().err
     assert "sleeps" not in shown and "\x1b" not in shown and "2Jb" in shown
+
+
+def test_a_warning_is_shown_also_when_quiet_and_is_remembered(capsys: pytest.CaptureFixture[str]) -> None:
+    with StderrProgress(quiet=True) as progress:
+        progress.start("predict:full/test", 2)
+        progress.warn("2 sentences are \x1b[2Jtoo long")
+    assert capsys.readouterr().err == "Warning: 2 sentences are \\x1b[2Jtoo long\n"
+    assert progress.warnings == ["2 sentences are \x1b[2Jtoo long"]

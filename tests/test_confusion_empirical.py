@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from random_corpora import domain, paired_corpora
 
-from cdner.confusion.empirical import EmpiricalDimension, misclassification_ratio
+from cdner.confusion.empirical import misclassification_ratio
 from cdner.errors import InputError
-from cdner.types import Corpus, Entity, Prediction, Sentence, TransferEvidence
+from cdner.types import Corpus, Entity, Prediction, Sentence
 
 TARGET = domain("random", ("poet", "city", "river"))
 DEV = Corpus(
@@ -54,13 +54,9 @@ def test_ratio_equals_the_paper_in_plain_loops(pair: tuple[Corpus, tuple[Predict
             assert found.ratio[i, j] == expected
 
 
-def test_dimension_reads_dev_and_is_named_after_the_paper() -> None:
-    train = (Corpus("random", "train", ()), ())
-    evidence = TransferEvidence(
-        domain("c", ("x",), "source"), TARGET, *train, DEV, PREDICTIONS, np.ones((3, 1))
-    )
-    found = EmpiricalDimension().measure(evidence)
-    assert found.dimension == "R_M"
+def test_the_matrix_is_named_after_the_paper() -> None:
+    found = misclassification_ratio(DEV, PREDICTIONS, TARGET).as_matrix()
+    assert (found.dimension, found.types) == ("R_M", TARGET.types)
     assert found.scores[1, 2] == 1.0
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from random_corpora import domain, paired_corpora
 
-from cdner.confusion.hierarchy import HierarchyDimension, hierarchy_ratio, prefixes, u_hie
+from cdner.confusion.hierarchy import hierarchy_ratio, prefixes, u_hie
 from cdner.errors import InputError
-from cdner.types import Corpus, Entity, Prediction, Sentence, TransferEvidence
+from cdner.types import Corpus, Entity, Prediction, Sentence
 
 SOURCE = domain("coarse", ("person", "place", "misc"), "source", ("PER", "LOC", "MISC"))
 TARGET = domain("random", ("poet", "city", "river"))
@@ -103,11 +103,8 @@ def test_u_hie_reads_the_row_of_i_at_the_prefix_of_j() -> None:
 @given(paired_corpora(TARGET.types, SOURCE.types, "train"))
 def test_dimension_equals_the_paper_in_plain_loops(pair: tuple[Corpus, tuple[Prediction, ...]]) -> None:
     corpus, predictions = pair
-    evidence = TransferEvidence(
-        SOURCE, TARGET, corpus, predictions, Corpus("random", "dev", ()), (), np.ones((3, 2))
-    )
-    found = HierarchyDimension(delta=0.5).measure(evidence)
     ratio = hierarchy_ratio(corpus, predictions, TARGET, SOURCE).ratio
+    found = u_hie(ratio, prefixes(ratio, SOURCE), types=TARGET.types, delta=0.5)
     for i in range(3):
         for j in range(3):
             best = 0

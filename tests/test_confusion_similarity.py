@@ -9,11 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from random_corpora import domain
 
-from cdner.confusion.similarity import SimilarityDimension, u_sim
+from cdner.confusion.similarity import u_sim
 from cdner.errors import InputError
-from cdner.types import Corpus, TransferEvidence
 
 TYPES = ("poet", "city", "river")
 VECTORS = arrays(np.float64, (3, 4), elements=st.floats(-100, 100).map(lambda x: round(x, 3)))
@@ -73,8 +71,6 @@ def test_nan_is_refused() -> None:
 
 def test_dimension_measures_the_description_embeddings() -> None:
     vectors = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
-    nothing = (Corpus("random", "train", ()), (), Corpus("random", "dev", ()), ())
-    evidence = TransferEvidence(domain("c", ("x",), "source"), domain("random", TYPES), *nothing, vectors)
-    found = SimilarityDimension().measure(evidence)
+    found = u_sim(vectors, types=TYPES)
     assert found.dimension == "u_sim"
     assert found.scores[0] == pytest.approx([0.0, math.sqrt(0.5), 0.0])

@@ -114,7 +114,7 @@ def test_an_orphan_before_the_first_b_is_still_an_orphan(tmp_path: Path) -> None
         ("a\tO\nnew york\tB-LOC\n", 2, "space"),
         ("a\tB\n", 1, "unknown tag 'B'"),
         ("a\tB-\n", 1, "unknown tag 'B-'"),
-        ("a\tO\nb\tPER\n", 2, "unknown tag 'PER'"),
+        ("a\tB-X\nb\tPER\n", 2, "unknown tag 'PER'"),
         ("a\tO\n\n\nb\tQ-PER\n", 4, "unknown tag 'Q-PER'"),
         ("a\tO\nb\to\n", 2, "unknown tag 'o'"),
         ("a\tO\nb\0\tO\n", 2, "NUL"),

@@ -1,4 +1,4 @@
-"""What is generated into the documentation is up to date, and what a wheel must carry is in it."""
+"""The generated documentation is up to date, and the wheel contains every file that the program reads."""
 
 from __future__ import annotations
 
@@ -42,20 +42,24 @@ def test_check_names_the_file_that_is_out_of_date_and_writes_nothing(
 ):
     monkeypatch.setattr(generator, "ROOT", tmp_path)
     monkeypatch.setattr(generator, "file_tree", lambda: "the tree")
-    (tmp_path / "store").mkdir()
-    (tmp_path / "README.md").write_text("# Ours\n\nKept.\n")
+    for folder in ("store", "cdner/cli"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "cdner" / "README.md").write_text("# Ours\n\nKept.\n")
     monkeypatch.setattr("sys.argv", ["generate_docs.py", "--check"])
     assert generator.main() == 1
     assert capsys.readouterr().err.splitlines() == [
         "store/README.md is out of date: run scripts/check --fix",
-        "README.md is out of date: run scripts/check --fix",
+        "cdner/README.md is out of date: run scripts/check --fix",
+        "cdner/cli/README.md is out of date: run scripts/check --fix",
     ]
-    assert (tmp_path / "README.md").read_text() == "# Ours\n\nKept.\n"
+    assert (tmp_path / "cdner" / "README.md").read_text() == "# Ours\n\nKept.\n"
+    assert not (tmp_path / "store" / "README.md").exists()
     monkeypatch.setattr("sys.argv", ["generate_docs.py"])
     assert generator.main() == 0
-    readme = (tmp_path / "README.md").read_text()
-    assert readme.startswith("# Ours\n\nKept.\n\n## ")
-    assert "<!-- generated: tree -->\nthe tree\n<!-- end generated -->" in readme
+    page = (tmp_path / "cdner" / "README.md").read_text()
+    assert page.startswith("# Ours\n\nKept.\n\n## ")
+    assert "<!-- generated: tree -->\nthe tree\n<!-- end generated -->" in page
+    assert not (tmp_path / "README.md").exists()
     monkeypatch.setattr("sys.argv", ["generate_docs.py", "--check"])
     assert generator.main() == 0
 
@@ -88,7 +92,7 @@ def test_no_line_of_the_generated_parts_is_too_wide(generator):
 def test_the_tree_shows_every_module_of_the_package(generator):
     tree = generator.file_tree()
     for path in (ROOT / "cdner").iterdir():
-        if path.name.startswith("__"):
+        if path.name.startswith("__") or path.suffix == ".md":
             continue
         name = f"{path.name}/" if path.is_dir() else path.name
         assert f"  {name} " in tree

@@ -76,7 +76,7 @@ def fuzzed_file(generator: random.Random, n_lines: int) -> tuple[list[str], list
             rows.append([])
         else:
             lines.append(f"{token}{between}{tag}{end}")
-            rows[-1].append((token, tag))
+            rows[-1].append((token.replace("\ufeff", ""), tag))  # a byte order mark is no part of a token
     return lines, [sentence for sentence in rows if sentence]
 
 

@@ -1,4 +1,4 @@
-"""Model folders that try to run code: pickles, code of their own, adapters. Refused in one line, or never looked at."""
+"""Model folders that would run code, or whose files do not fit together: refused in one line, or without effect."""
 
 from __future__ import annotations
 
@@ -142,6 +142,68 @@ def test_a_chat_tokenizer_runs_no_code_either(attack: Attack, folder: Path, mark
     else:
         open_chat_tokenizer(str(folder))
     assert not marker.exists() and "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("family", ["seq2seq", "causal"])
+def test_a_kernel_that_the_configuration_names_is_never_fetched(
+    key: str, family: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import PreTrainedModel
+
+    source = request.getfixturevalue("tiny_t5" if family == "seq2seq" else "tiny_llama")
+    folder = Path(shutil.copytree(source, tmp_path / "model"))
+    changed(folder / "config.json", **{key: "owner/name"})
+    requested: set[str | None] = set()
+    usual = PreTrainedModel._check_and_adjust_attn_implementation
+
+    def recorded(self: object, name: str | None, *arguments: object, **options: object) -> str:
+        requested.add(name)
+        return usual(self, name, *arguments, **options)
+
+    monkeypatch.setattr(PreTrainedModel, "_check_and_adjust_attn_implementation", recorded)
+    choice = BackboneChoice(family=family, model=str(folder), dtype="float32")
+    opened = open_backbone(choice, device="cpu")
+    assert requested == {None, "sdpa"}
+    assert opened.model.config._attn_implementation == "sdpa"
+
+
+Change = dict[str, object]
+MISFITS: tuple[tuple[Change, str], ...] = (
+    (
+        {"d_ff": 99},
+        r"Its weight '[^']+' has the shape \d+ x \d+, its configuration says (99 x \d+|\d+ x 99)\. ",
+    ),
+    (
+        {"vocab_size": 10},
+        r"Its weight 'shared\.weight' has the shape \d+ x \d+, its configuration says 10 x \d+\. ",
+    ),
+    ({"num_heads": 0}, r""),
+    ({"d_model": "x"}, r""),
+    ({"num_layers": 9}, r"\d+ of its weights are missing, first 'encoder\.block\.2\.[^']+'\. "),
+    ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r""),
+)
+
+
+@pytest.mark.parametrize(("change", "reason"), MISFITS)
+def test_a_configuration_that_does_not_fit_the_weights_is_one_line(
+    change: Change, reason: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    changed(folder / "config.json", **change)
+    with pytest.raises(ModelError, match=rf"^Cannot load model '[^']+' as seq2seq: {reason}[^\n]+$"):
+        opened(folder)
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
+
+
+def test_a_tokenizer_of_a_larger_model_is_one_line(folder: Path) -> None:
+    other = json.loads((folder / "tokenizer.json").read_text())
+    other["model"]["vocab"] += [[f"new{number}", -9.0] for number in range(500)]
+    (folder / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(
+        ModelError, match=r"Its tokenizer has \d+ tokens, its embedding has rows for \d+\. [^\n]+$"
+    ):
+        opened(folder)
 
 
 def test_the_bombs_would_have_gone_off(folder: Path, marker: Path) -> None:

@@ -143,8 +143,8 @@ def test_an_older_backup_of_the_same_version_gives_way(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from cdner.store import Store, migrations, published
-modules = {"migrations": migrations, "published": published, "shutil": migrations.shutil}
+from cdner.store import Store, migrations
+modules = {"migrations": migrations, "shutil": migrations.shutil}
 module, function, n = modules[sys.argv[2]], *sys.argv[3:5]
 original, n_calls = getattr(module, function), 0
 
@@ -170,7 +170,7 @@ with Store(Path(sys.argv[1])).reading():
         ("migrations", "_migrate", 1, True),  # and whole
         ("migrations", "insert_rows", 1, True),  # the first migration is carried out
         ("migrations", "_remake_views", 1, True),  # all are
-        ("published", "remake", 1, True),  # the views are there, too: nothing is left but the commit
+        ("migrations", "remake", 1, True),  # the views are there, too: nothing is left but the commit
     ],
 )
 def test_a_kill_during_the_migration_leaves_the_old_store_usable(

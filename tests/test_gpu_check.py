@@ -6,6 +6,7 @@ import faulthandler
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ sys.path[:0] = [str(SCRIPTS / "gpu_check"), str(SCRIPTS / "benchmarks")]
 import estimate  # noqa: E402
 import prediction_checks  # noqa: E402
 import token_counts  # noqa: E402
-from apart import run_apart, told  # noqa: E402
+from apart import results_of, run_apart  # noqa: E402
 from machine import Machine  # noqa: E402
 from shapes import SMALL_CAUSAL, SMALL_T5, T5Shape, shape_of  # noqa: E402
 from subjects import Subject, cached_subjects  # noqa: E402
@@ -160,7 +161,7 @@ def raises(_tell):
         (lambda _tell: crash(), "its process was ended by SIGSEGV"),
         (
             lambda _tell: os.kill(os.getpid(), signal.SIGKILL),
-            "its process was ended by SIGKILL (for want of memory?)",
+            "its process was ended by SIGKILL (out of memory?)",
         ),
         (lambda _tell: os._exit(7), "its process ended with exit code 7"),
         (lambda _tell: time.sleep(60), "stopped after 1 seconds"),
@@ -182,7 +183,7 @@ def test_what_was_told_before_a_crash_is_kept():
     assert "SIGSEGV" in run_apart(work, heard.append, seconds=60)
     assert heard == [1, [2, "b"]]
     with pytest.raises(RuntimeError, match="SIGSEGV"):
-        told(work, seconds=60)
+        results_of(work, seconds=60)
 
 
 def test_a_part_that_is_stopped_takes_the_processes_it_started_with_it(tmp_path: Path):
@@ -191,7 +192,7 @@ def test_a_part_that_is_stopped_takes_the_processes_it_started_with_it(tmp_path:
             (tmp_path / "pid").write_text(str(os.getpid()))
             time.sleep(60)
 
-        told(inner, seconds=60)
+        results_of(inner, seconds=60)
 
     assert "stopped" in run_apart(work, lambda _told: None, seconds=2)
     pid = int((tmp_path / "pid").read_text())
@@ -296,8 +297,8 @@ def test_two_runs_that_differ_are_noticed(tmp_path: Path):
     assert missed_by("determinism", t5) == []
     by_chance = """
 import os
-usual = cdner.models.trainable.epoch_batches
-cdner.models.trainable.epoch_batches = lambda examples, size, *, seed, epoch: usual(
+usual = cdner.models.training.epoch_batches
+cdner.models.training.epoch_batches = lambda examples, size, *, seed, epoch: usual(
     examples, size, seed=seed + os.getpid(), epoch=epoch
 )
 """
@@ -417,7 +418,7 @@ def test_the_estimate_in_the_experiments_file_is_what_the_script_prints(name: st
 
 
 def test_the_cost_of_reasoning_is_tokens_times_the_listed_price():
-    prices = tomllib.loads((ROOT / "cdner" / "backends" / "prices.toml").read_text())
+    prices = tomllib.loads((ROOT / "cdner" / "llm" / "prices.toml").read_text())
     listed = prices["models"]["gpt-4o-mini"]
     usd = 881 * (21159 / 4 * listed["input"] + 420 * listed["output"]) / 1e6
     (line,) = [row for row in estimate.table(PAPER[0]).splitlines() if row.startswith("# reason full ")]
@@ -454,6 +455,34 @@ def test_an_estimate_that_cannot_be_made_is_refused_in_one_line(name: str, reaso
     assert (done.returncode, done.stdout) == (1, "")
     assert len(done.stderr.splitlines()) == 1
     assert reason in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ('settings = ["without_all", "fused"]', "no row for the LLM's verdicts"),
+        ('settings = ["without_all", "told"]', "leave out the setting told"),
+        ('settings = ["full", "llm_only"]', "leave out the setting llm_only"),
+        ("predict.confidence = true", "no row for predict.confidence"),
+        ('evidence.decoding = "grounded"', "no row for evidence.decoding"),
+        ('evidence.tags = "each"', ""),
+    ],
+)
+def test_settings_without_a_row_are_refused_and_those_of_taggers_change_nothing(
+    change: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given = (estimate.EXPERIMENTS / f"{PAPER[0]}.toml").read_text()
+    changed = f"{change}\n" + (
+        re.sub(r"(?m)^settings = \[[^]]*\]\n", "", given) if change.startswith("settings") else given
+    )
+    (tmp_path / "changed.toml").write_text(changed)
+    plain = estimate.table(PAPER[0])
+    monkeypatch.setattr(estimate, "EXPERIMENTS", tmp_path)
+    if reason:
+        with pytest.raises(ValueError, match=reason):
+            estimate.table("changed")
+    else:
+        assert estimate.table("changed") == plain
 
 
 def test_an_estimate_imports_no_torch():

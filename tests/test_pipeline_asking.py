@@ -104,7 +104,7 @@ class Asked:
         self.backend = Backend(self.reply, self.store, self.n_at_hand, self.dies_after)
         self.bar = Bar(self.store)
         self.context = Context(self.store, Experiment(name="e", execution=self.execution), self.bar)
-        self.context._backends["scripted", "m"] = self.backend
+        self.context.llms._backends["scripted", "m"] = self.backend
 
     def __call__(self, *texts: str) -> list[Completion | Gap]:
         return [answer.outcome for answer in self.answers(*map(request, texts))]

@@ -12,8 +12,9 @@ from codec_vocabularies import byte_level_vocabulary
 from store_examples import DOMAIN, import_corpus
 
 from cdner.config import Experiment
-from cdner.steps import models, windows
+from cdner.steps import predicting, windows
 from cdner.steps.context import Context
+from cdner.steps.holders import ModelHolder
 from cdner.steps.step import Step
 from cdner.store import Store
 from cdner.store import predictions as stored_predictions
@@ -31,9 +32,15 @@ class Clock:
 
 
 class Silent:
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
     def start(self, label: str, total: int | None = None) -> None: ...
 
     def advance(self, n: int = 1, note: str = "") -> None: ...
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 @pytest.mark.parametrize(("seconds", "n_transactions"), [(2.0, 25), (0.01, 2)], ids=["slow", "fast"])
@@ -58,13 +65,13 @@ def test_storing_takes_a_twentieth_of_the_time_at_most_and_a_slow_models_chunks_
     monkeypatch.setattr(windows, "time", clock)
     monkeypatch.setattr(stored_predictions, "save_predictions", save_slowly)
     backbone = SimpleNamespace(generate=generate, vocabulary=byte_level_vocabulary())
-    monkeypatch.setattr(Context, "predictor", lambda *_: backbone)
+    monkeypatch.setattr(ModelHolder, "predictor", lambda *_: backbone)
     store = Store(tmp_path / "s.duckdb")
     sentences = tuple(Sentence((f"name{number}", "plays")) for number in range(N))
     corpus_run = import_corpus(store, Corpus("films", "test", sentences, types=DOMAIN.types))
     spec = run_spec("predict", 1, {"n": 0, "types": list(DOMAIN.types), "predict": {}}, (corpus_run,))
     step = Step("predict:full/test", "predict", spec, {"corpus": "corpus"})
-    models.predict(step, Context(store, Experiment(name="e"), Silent()))
+    predicting.predict(step, Context(store, Experiment(name="e"), Silent()))
     assert len(sizes) == n_transactions
     assert sizes[0] == 10
     assert stored_predictions.count_predictions(store, spec.run_id) == sum(sizes) == N

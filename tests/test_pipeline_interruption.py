@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,7 @@ def test_a_bug_in_a_step_marks_its_attempt_and_shows_its_traceback(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by design")
 
-    monkeypatch.setitem(execution._ACTIONS, "import", broken)
+    monkeypatch.setitem(execution.KINDS, "import", replace(execution.KINDS["import"], run=broken))
     store = tmp_path / "s.duckdb"
     with pytest.raises(ZeroDivisionError):
         cdner(store, "import", "demo")

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from cdner.models.shelf import model_folder
+from tiny_shelf import fetched_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 # Python runs it before anything else, in every process that inherits the environment.
@@ -77,7 +76,7 @@ def test_the_block_holds(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_embedded_experiment_runs_through_without_a_network(tmp_path: Path) -> None:
-    assert model_folder("embedded") is not None, "scripts/test fetches it"
+    assert fetched_folder("embedded") is not None, "scripts/test fetches it"
     store = tmp_path / "s.duckdb"
     options = [f"--set={key}={value}" for key, value in SMALL.items()]
     ran = blocked(tmp_path, "-m", "cdner", "--store", str(store), "run", "demo", *options, "--json")

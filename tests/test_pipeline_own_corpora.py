@@ -28,9 +28,15 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Silent:
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
     def start(self, label: str, total: int | None = None) -> None: ...
 
     def advance(self, n: int = 1, note: str = "") -> None: ...
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def corpus_of(n: int) -> Corpus:

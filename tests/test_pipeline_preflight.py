@@ -28,7 +28,7 @@ def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("--backend", "opnai"), 2, "Did you mean 'openai'"),
         (("--set", "reason.backend=openai"), 1, "Set OPENAI_API_KEY"),
         (("--n-examples", "50"), 2, "reason.n_examples = 50, but 'film' has"),
-        (("--set", "reason.template=ner.v1"), 2, "no template for reasoning texts"),
+        (("--set", "reason.template=ner.v1"), 2, "not a template for reasoning texts"),
         (("--set", "reason.backend=local"), 1, "Set retries = 0"),
         (
             tuple(f"--set=describe.{key}" for key in ("backend=local", "model=embedded", "retries=0")),

@@ -307,7 +307,10 @@ def test_a_permanent_gap_may_be_allowed_and_stays_counted(
     assert "--set execution.max_gaps=2" in refused.err
     allowed = cdner(store, *command, "--set", "execution.max_gaps=2", "--json")
     assert (allowed.code, allowed.rows[0]["run_id"], allowed.rows[0]["state"]) == (0, run_id, "done")
-    assert f"Warning: reason:full/train: 2 of {N_TRAIN} sentences go without reasoning text" in allowed.err
+    warning = f"reason:full/train: 2 of {N_TRAIN} sentences go without reasoning text"
+    assert f"Warning: {warning}" in allowed.err
+    listed = next(row for row in cdner(store, "runs", "--json").rows if row["run_id"] == run_id)
+    assert [line.startswith(warning) for line in listed["warnings"]] == [True]
     stored = f"SELECT count(*), count(gap_reason) FROM reasoning WHERE run_id = '{run_id}'"
     assert sql(store, stored) == [(N_TRAIN, 2)]
     train = cdner(store, "train", "-e", write_experiment(tmp_path), "--force", "--json")
@@ -406,5 +409,17 @@ def test_the_local_backend_is_called_what_its_requests_say(tmp_path: Path) -> No
     model = str(shared_folder() / "llama")
     llm = Llm(backend="local", model=model, structured=False, retries=0)
     context = open_context(tmp_path / "s.duckdb", Experiment(name="e"), progress=StderrProgress(quiet=True))
-    assert context.llm(llm).model == context.model("llm", model)
+    assert context.llms.open(llm).model == context.model("llm", model)
     assert context.model("llm", "embedded") == "embedded@b179c9523d0e"
+
+
+def test_a_verb_alone_makes_its_runs_known_by_the_experiments_name(tmp_path: Path) -> None:
+    store = copy_of(finished_store("seq2seq"), tmp_path / "copy")
+    with Store(store).transaction() as connection:
+        connection.execute("DELETE FROM experiment_run")
+    experiment = write_experiment(tmp_path)
+    assert cdner(store, "evaluate", "-e", experiment, "--setting", "full", "--split", "test").code == 0
+    labels = {label for (label,) in sql(store, "SELECT label FROM experiment_run")}
+    assert {"evaluate:full/test", "predict:full/test", "train:full"} <= labels
+    listed = cdner(store, "errors", "-e", experiment, "--setting", "full", "--json")
+    assert listed.code == 0, listed.err

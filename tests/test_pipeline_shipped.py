@@ -12,7 +12,7 @@ import pytest
 from golden import assert_golden
 from pipeline_experiments import cdner, shared_folder, sql
 
-from cdner.config import FUSED_OF, cells, parse_experiment
+from cdner.config import SETTINGS, cells, parse_experiment
 from cdner.console.experiment_options import (
     compose_experiment,
     find_experiment,
@@ -55,7 +55,7 @@ def test_a_shipped_experiment_plans_without_network_or_store(
     assert_golden("run ids", {" ".join((name, *profile)): sorted(ids)})
     for cell in cells(experiment):
         for setting in cell.settings:
-            trained = FUSED_OF.get(setting, setting)  # the setting whose model's entities are fused
+            trained = SETTINGS[setting].fused or setting  # the setting whose model's entities are fused
             made = "extract:llm_only/test" if setting == "llm_only" else f"train:{trained}"
             assert any(step == made for _, step in planned)
             assert all((cell.name, f"evaluate:{setting}/{split}") in planned for split in cell.splits)

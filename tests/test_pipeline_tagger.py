@@ -136,7 +136,7 @@ def test_a_sentence_longer_than_the_window_is_stored_as_such(tmp_path: Path) -> 
     long = [(n, cut) for malformed, n, cut in rows if "too_long" in malformed]
     assert 0 < len(long) < N_TEST
     assert all(n == cut > 80 for n, cut in long)
-    assert "sentences are longer than the model's window and count as without entities" in ran.err
+    assert "sentences are longer than the model's window and count as sentences without entities" in ran.err
 
 
 def test_decoding_and_budget_make_no_difference_to_a_tagger(finished: Path, tmp_path: Path) -> None:

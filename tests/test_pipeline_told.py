@@ -334,7 +334,7 @@ def test_a_mention_without_an_answer_is_not_named_and_is_told(tmp_path, monkeypa
     ran = cdner(store, "run", experiment(tmp_path), *OPTIONS, "--set=judge.seed=1", "--until", "tell")
     assert ran.code == 0, ran.err
     assert f"Warning: {TELLING.format('test')}: " in ran.err
-    assert "mentions have no verdict; the texts do not name them" in ran.err
+    assert "mentions have no verdict; the texts leave them out" in ran.err
     assert set(texts(store, "test").values()) == {""}
 
 

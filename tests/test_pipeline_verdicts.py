@@ -447,7 +447,7 @@ def test_a_replay_without_any_verdict_says_where_they_come_from(tmp_path):
     options = (*OPTIONS, "--backend", "replay")
     ran = cdner(store, "run", experiment(tmp_path), *options)
     assert ran.code == 1
-    assert "the store holds no verdict of this run. Load a bundle" in ran.err
+    assert "the store has no verdict of this run. Load a bundle" in ran.err
 
 
 def test_recorded_answers_come_with_an_experiment_and_no_llm_is_asked(tmp_path, monkeypatch):

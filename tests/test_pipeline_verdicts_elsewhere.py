@@ -143,7 +143,7 @@ def test_another_llm_is_another_method_and_is_told(store, rows, tmp_path):
     assert method_of(store, model="another").identity() != method_of(store).identity()
     ran = cdner(store, "annotate", rows, tmp_path / "out", "--run", "judged:fused", "--model", "another")
     assert ran.code == 0, ran.err
-    assert "since the weights were fitted: its verdicts are of recorded listener" in ran.err
+    assert "Since the weights were fitted: its verdicts are of recorded listener" in ran.err
 
 
 def test_after_a_kill_no_stored_answer_is_asked_for_again(store, rows, tmp_path):

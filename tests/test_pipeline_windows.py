@@ -21,12 +21,13 @@ from store_examples import DOMAIN, import_corpus
 from cdner.config import BackboneChoice, Execution, Experiment, Reasoning
 from cdner.config import Prediction as PredictionSettings
 from cdner.errors import InputTooLongError
-from cdner.experiment import forecast
 from cdner.files import Json
 from cdner.llm.scripted import ScriptedBackend, written
 from cdner.models import open_backbone
-from cdner.steps import asking, measure, models, reasoning
+from cdner.steps import asking, evaluating, predicting, reasoning
 from cdner.steps.context import Context
+from cdner.steps.holders import ModelHolder
+from cdner.steps.kinds import KINDS
 from cdner.steps.step import Step
 from cdner.store import Store
 from cdner.store.llm_log import load_reasoning
@@ -68,9 +69,15 @@ def corpus_of(n: int) -> Corpus:
 
 
 class Silent:
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
     def start(self, label: str, total: int | None = None) -> None: ...
 
     def advance(self, n: int = 1, note: str = "") -> None: ...
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 @dataclass
@@ -103,9 +110,9 @@ def context_of(store: Store, *, execution: Execution | None = None) -> Context:
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "PREDICTED", WINDOW)
+    monkeypatch.setattr(predicting, "PREDICTED", WINDOW)
     monkeypatch.setattr(reasoning, "ASKED", WINDOW)
-    monkeypatch.setattr(measure, "EVALUATED", WINDOW)
+    monkeypatch.setattr(evaluating, "EVALUATED", WINDOW)
     monkeypatch.setattr(asking, "LARGEST_GROUP", WINDOW)
 
 
@@ -150,10 +157,10 @@ def predict(
 ) -> tuple[str, list[int]]:
     """The run, and how many sentences the backbone got at a time."""
     instant = Instant([])
-    monkeypatch.setattr(Context, "predictor", lambda *_: backbone or instant)
+    monkeypatch.setattr(ModelHolder, "predictor", lambda *_: backbone or instant)
     settings: dict[str, Json] = {"n": n, "types": list(DOMAIN.types), "predict": {"max_new_tokens": 8}}
     step = step_of("predict", settings, corpus=corpus_run)
-    models.predict(step, context_of(store))
+    predicting.predict(step, context_of(store))
     return step.spec.run_id, instant.sizes
 
 
@@ -173,7 +180,7 @@ def reason(store: Store, corpus_run: str, monkeypatch: pytest.MonkeyPatch, *, ma
     )
     step = step_of("reason", {"n": 0, "setting": "full"}, corpus=corpus_run, confusion="none")
     context = context_of(store, execution=Execution(max_gaps=max_gaps))
-    context._backends["scripted", "m"] = ScriptedBackend(answered, model="m", at_hand=True)
+    context.llms._backends["scripted", "m"] = ScriptedBackend(answered, model="m", at_hand=True)
     reasoning.reason(step, context)
     return step
 
@@ -181,7 +188,7 @@ def reason(store: Store, corpus_run: str, monkeypatch: pytest.MonkeyPatch, *, ma
 def evaluate(store: Store, corpus_run: str, predictions: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(Context, "domain", lambda *_: DOMAIN)
     step = step_of("evaluate", {"split": "test"}, predictions=predictions, corpus=corpus_run)
-    measure.evaluate(step, context_of(store))
+    evaluating.evaluate(step, context_of(store))
     return step.spec.run_id
 
 
@@ -204,7 +211,9 @@ def test_five_times_as_many_sentences_are_reasoned_about_in_the_same_memory(
 ) -> None:
     def work(prepared: tuple[Store, str]) -> None:
         step = reason(*prepared, monkeypatch)
-        assert forecast.must_ask(step, context_of(prepared[0]))  # the gap; it looks at windows, too
+        assert asking.must_ask(
+            KINDS[step.kind], step, context_of(prepared[0])
+        )  # the gap; it looks at windows, too
 
     small, large = peaks(with_corpus, work, tmp_path)
     assert large < ROOM * small
@@ -220,9 +229,9 @@ def test_windows_change_no_prediction_no_reasoning_and_no_score(
     for size in (WINDOW, 10 * SMALL):
         store = Store(tmp_path / f"{size}.duckdb")
         corpus_run = import_corpus(store, corpus_of(SMALL))
-        monkeypatch.setattr(models, "PREDICTED", size)
+        monkeypatch.setattr(predicting, "PREDICTED", size)
         monkeypatch.setattr(reasoning, "ASKED", size)
-        monkeypatch.setattr(measure, "EVALUATED", size)
+        monkeypatch.setattr(evaluating, "EVALUATED", size)
         run_id, sizes = predict(store, corpus_run, monkeypatch)
         assert sizes == ([WINDOW] * (SMALL // WINDOW) if size == WINDOW else [SMALL])
         asked = reason(store, corpus_run, monkeypatch)
@@ -275,7 +284,7 @@ def test_a_sentence_beyond_the_window_is_a_counted_prediction_of_nothing(
     assert found["mixed"].pop(4) == Prediction("", (), {"too_long": 1})
     assert list(found["mixed"].values()) == list(found["short"].values())
     with pytest.raises(InputTooLongError, match="tokens that must be kept, the model takes"):
-        models.predict_all(
+        predicting.predict_all(
             backbone,
             [endless],
             [None],

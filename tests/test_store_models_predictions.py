@@ -10,7 +10,14 @@ from store_examples import CORPUS, GENERATION, import_corpus, prediction, start_
 
 from cdner.errors import StoreError
 from cdner.store import Store
-from cdner.store.models import checkpoint_directory, load_checkpoint, load_epochs, save_checkpoint, save_epoch
+from cdner.store.models import (
+    Checkpoint,
+    checkpoint_directory,
+    load_checkpoint,
+    load_epochs,
+    save_checkpoint,
+    save_epoch,
+)
 from cdner.store.predictions import load_predictions, predicted_corpus, predicted_positions, save_predictions
 from cdner.types import Entity, EpochLog, FitResult, Prediction
 
@@ -26,10 +33,25 @@ def test_a_checkpoint_is_relative_to_the_store_and_moves_with_it(store, tmp_path
     assert load_checkpoint(store, "m") == ("checkpoints/m", "abc", 2)
     assert checkpoint_directory(store, load_checkpoint(store, "m")) == tmp_path / "checkpoints" / "m"
     assert load_epochs(store, "m") == logs
-    save_checkpoint(store, "m", FitResult(Path("/elsewhere/m"), (), 0, "def"))
-    assert load_checkpoint(store, "m") == ("/elsewhere/m", "def", 0)
     with pytest.raises(StoreError, match="has no checkpoint"):
         load_checkpoint(store, "other")
+
+
+@pytest.mark.parametrize("path", ["/elsewhere/m", "../m", "checkpoints/../../m", "/elsewhere/checkpoints/m"])
+def test_weights_outside_the_stores_folder_are_refused(path, store):
+    with pytest.raises(StoreError, match=r"names weights outside its folder, [^\n]+$"):
+        checkpoint_directory(store, Checkpoint(path, "abc", 1))
+
+
+def test_a_folder_of_checkpoints_may_be_a_link_to_another_disk(store, tmp_path):
+    inside, outside = tmp_path / "checkpoints", tmp_path.parent / f"{tmp_path.name}-disk"
+    (outside / "m").mkdir(parents=True)
+    inside.symlink_to(outside)
+    save_checkpoint(store, "m", FitResult(inside / "m", (), 1, "abc"))
+    assert load_checkpoint(store, "m").path == "checkpoints/m"
+    assert checkpoint_directory(store, load_checkpoint(store, "m")) == inside / "m"
+    as_stored_before = Checkpoint(str((outside / "m").resolve()), "abc", 1)
+    assert checkpoint_directory(store, as_stored_before) == inside / "m"
 
 
 def test_an_epoch_saved_twice_is_there_once(store):

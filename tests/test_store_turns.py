@@ -12,7 +12,7 @@ from store_examples import import_corpus, long_corpus, start_python
 
 from cdner.errors import StoreError, StoreLockedError
 from cdner.store import Store
-from cdner.store import connection as owned
+from cdner.store import opening as owned
 from cdner.store.opening import turn
 
 # A writer that stops where DuckDB 2.0 has read the header and not locked yet, and again when it has given up its lock.
@@ -21,7 +21,7 @@ import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
 import duckdb
-from cdner.store import Store, connection
+from cdner.store import Store, opening
 
 def waits_at(moment):
     print(moment, flush=True)
@@ -39,7 +39,7 @@ def closed(opened):
         yield opened
     waits_at("after closing")
 
-duckdb.connect, connection.closing = connect, closed
+duckdb.connect, opening.closing = connect, closed
 with Store(Path(sys.argv[1])).transaction() as opened:
     opened.execute("CREATE TABLE ours (n INTEGER)")
 """

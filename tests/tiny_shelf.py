@@ -18,6 +18,12 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 ENCODER = {"model.safetensors": b"weights " * 500, "config.json": b"{}", "tokenizer.json": b'{"t": 1}'}
 
 
+def fetched_folder(name: str) -> Path | None:
+    """The folder of a model of the shelf; None before the fetch."""
+    model = shelf.find(name)
+    return model.folder if model and shelf.is_fetched(model) else None
+
+
 class TinyShelf:
     """Models "tiny-llm" (alias "tiny", GGUF in three parts), "tiny-encoder" (one wheel), "tiny-zip" (zip in two)."""
 

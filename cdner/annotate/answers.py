@@ -18,8 +18,9 @@ from cdner.experiment.judge_method import EncoderWeights, JudgeMethod, Questione
 from cdner.llm import open_backend
 from cdner.llm.chat.budget import Budget
 from cdner.reasoning import parse_reasoning
-from cdner.steps.asking import Answer, Defects, Question, best_answers, reasons_in_words
+from cdner.steps.asking import Answer, Question, best_answers, reasons_in_words
 from cdner.steps.judging import read_verdict
+from cdner.steps.protocol import Defects
 from cdner.steps.reasoning import reasoning_defects
 from cdner.store.llm_log import request_id
 from cdner.types import (

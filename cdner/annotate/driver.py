@@ -96,8 +96,15 @@ class _Pace:
         self._n_done = 0
         self._started = time.monotonic()
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        return self._progress.warnings
+
+    def warn(self, text: str) -> None:
+        self._progress.warn(text)
+
     def start(self, label: str, total: int | None = None) -> None:
-        """What an engine does beside annotating is told in a line."""
+        """What an engine does beside annotating is shown in a line."""
         self._progress.start(label, total)
 
     def advance(self, n: int = 1, note: str = "") -> None:

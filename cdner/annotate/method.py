@@ -25,6 +25,7 @@ from cdner.errors import InputError, UsageError
 from cdner.experiment.judge_method import JudgeMethod, load_judge
 from cdner.files import Json
 from cdner.models.engines import check_engine
+from cdner.models.weights import checked
 from cdner.steps.context import Context, open_context
 from cdner.steps.reasoning import request_maker
 from cdner.steps.step import FROM_FILE, prompt_changes
@@ -127,9 +128,10 @@ def load_method(
         confidence=predict.confidence,
     )
     checkpoint = _checkpoint(store, trained)
+    folder = stored_models.checkpoint_directory(store, checkpoint)
     return Method(
         model_run=trained.run_id,
-        checkpoint=stored_models.checkpoint_directory(store, checkpoint),
+        checkpoint=checked(folder, checkpoint.weights_sha256),
         weights_sha256=checkpoint.weights_sha256,
         types=tuple(settings_of(trained)["types"]),
         experiment=Experiment(**settings),
@@ -186,7 +188,7 @@ def _judge(
         domain = context.domain(target, "target")
     method, told = load_judge(store, fuse, domain, llm=llm, encoder=encoder)
     if told:
-        progress.start(f"Warning: since the weights were fitted: {', '.join(told)}")
+        progress.warn(f"Since the weights were fitted: {', '.join(told)}")
     return method
 
 
@@ -243,7 +245,7 @@ def _asking(reasoning: RunSpec, context: Context) -> Asking:
     if (llm.backend, weights) != (settings["llm"]["backend"], settings["weights"]):
         told.append(f"its texts were written by {settings['llm']['backend']} {settings['weights']}")
     if told:
-        context.progress.start(f"Warning: since the model was trained with reasoning: {', '.join(told)}")
+        context.progress.warn(f"Since the model was trained with reasoning: {', '.join(told)}")
     requests = request_maker(
         context,
         setting=settings["setting"],

@@ -18,9 +18,10 @@ from cdner.annotate.source import Block, Source, read_block
 from cdner.errors import InputError
 from cdner.llm.chat.budget import Budget
 from cdner.steps.context import Context
-from cdner.steps.models import predict_all
+from cdner.steps.holders import ModelHolder
+from cdner.steps.predicting import predict_all
 from cdner.store import Store
-from cdner.types import Prediction, Progress, ReasoningChain
+from cdner.types import Prediction, Progress, ReasoningChain, Sentence
 
 _Folder = TypeVar("_Folder", Path, Path | None)
 
@@ -46,23 +47,31 @@ class Workers:
 class Silent:
     """``types.Progress`` where nobody looks."""
 
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
     def start(self, label: str, total: int | None = None) -> None: ...
 
     def advance(self, n: int = 1, note: str = "") -> None: ...
 
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
-class Annotator:
-    """The model is loaded at the first block that is not there yet."""
 
-    def __init__(self, job: Job, *, progress: Progress) -> None:
-        self._job = job
-        # The store is a name that nobody opens.
-        self._context = Context(Store(Path(os.devnull)), job.method.experiment, progress)
-        method = job.method
+class SentencePredictor:
+    """Entities of sentences by one method: its model, and its LLM where it has one. Opens no store.
+
+    The model is loaded at the first sentences, the LLM at the first question.
+    """
+
+    def __init__(self, method: Method, *, progress: Progress) -> None:
+        self._method = method
+        # The context needs a store's name; nothing opens it.
+        self._context = Context(Store(Path(os.devnull)), method.experiment, progress)
         budget = Budget.of(method.experiment.execution)
         self._reasoner = Reasoner(method, method.asking, budget) if method.asking else None
         # The encoder stays loaded beside the model.
-        encoding = Context(Store(Path(os.devnull)), method.experiment, progress)
+        encoding = ModelHolder(method.experiment.backbone, method.experiment.execution.device)
         self._judge = (
             Judge(
                 method.judge,
@@ -74,20 +83,16 @@ class Annotator:
             else None
         )
 
-    def annotate(self, block: Block) -> None:
-        """Write the block's file; one that is there was finished by a worker that could not tell any more."""
-        job = self._job
-        if block_file(job.output, block.number).exists():
-            return
-        method, rows = job.method, read_block(job.source, block)
-        sentences = [row.sentence for row in rows]
-        chains: Sequence[ReasoningChain | None] = [None] * len(rows)
-        log = answers_file(job.output, block.number)
-        if self._reasoner is not None and rows:
+    def predict(
+        self, sentences: Sequence[Sentence], log: Path
+    ) -> list[tuple[Prediction, ReasoningChain | None]]:
+        """The prediction for each sentence, with its reasoning text. ``log``: file that keeps the LLM's answers."""
+        method = self._method
+        chains: Sequence[ReasoningChain | None] = [None] * len(sentences)
+        if self._reasoner is not None and sentences:
             chains = self._reasoner.chains([sentence.text for sentence in sentences], log)
-        backbone = self._context.predictor(method.experiment.predict, _present(method.checkpoint))
         predicted = predict_all(
-            backbone,
+            self._context.models.predictor(method.experiment.predict, _present(method.checkpoint)),
             sentences,
             chains,
             types=method.types,
@@ -95,19 +100,40 @@ class Annotator:
             settings=method.experiment.predict,
             keep=lambda *_: None,
         )
-        predictions: Sequence[Prediction] = [predicted[index] for index in range(len(rows))]
+        predictions: Sequence[Prediction] = [predicted[index] for index in range(len(sentences))]
         if self._judge is not None:
             predictions = self._judge.fused(sentences, predictions, log)
+        return list(zip(predictions, chains, strict=True))
+
+    def close(self) -> None:
+        """Close the LLMs."""
+        for llm in (self._reasoner, self._judge):
+            if llm is not None:
+                llm.close()
+
+
+class Annotator:
+    """Annotates the blocks of a job with one loaded model."""
+
+    def __init__(self, job: Job, *, progress: Progress) -> None:
+        self._job = job
+        self._predictor = SentencePredictor(job.method, progress=progress)
+
+    def annotate(self, block: Block) -> None:
+        """Write the file of a block. An existing file was written by a worker that ended before it could say so."""
+        job = self._job
+        if block_file(job.output, block.number).exists():
+            return
+        rows = read_block(job.source, block)
+        log = answers_file(job.output, block.number)
+        found = self._predictor.predict([row.sentence for row in rows], log)
         annotated = [
-            Annotated(row, predictions[index], chain)
-            for index, (row, chain) in enumerate(zip(rows, chains, strict=True))
+            Annotated(row, prediction, chain) for row, (prediction, chain) in zip(rows, found, strict=True)
         ]
         write_block(job.output, job.source, block, annotated)
 
     def close(self) -> None:
-        for llm in (self._reasoner, self._judge):
-            if llm is not None:
-                llm.close()
+        self._predictor.close()
 
 
 def annotate_here(

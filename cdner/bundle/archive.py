@@ -18,10 +18,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cdner import __version__
 from cdner.errors import InputError, UsageError
 from cdner.files import Json, canonical_json, replacing
 from cdner.store.migrations import latest_version
+from cdner.version import __version__
 
 FORMAT = 1
 MANIFEST = "manifest.json"

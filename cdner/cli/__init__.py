@@ -15,9 +15,9 @@ from types import FrameType
 
 import click
 
-from cdner import __version__
 from cdner.console.groups import CommandGroup
 from cdner.errors import CdnerError, UsageError
+from cdner.version import __version__
 
 # Command -> (file in this package, one-line help). The help stands here so that --help imports none of the files.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -147,7 +147,7 @@ def _carried_out(arguments: list[str] | None) -> int:
 
     if distributed.several_started():
         return distributed.run(lambda: _invoke(arguments), _take_part)
-    if warning := distributed.alone_unawares():
+    if warning := distributed.single_process_warning():
         click.echo(f"Warning: {warning}", err=True)
     return _invoke(arguments)
 

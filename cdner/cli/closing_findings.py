@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from cdner.compare.comparison import by_domain, compare_f1, load_pair
-from cdner.config import FUSED_OF, Setting, prediction_step
+from cdner.config import SETTINGS, Setting
 from cdner.evaluate.significance import Difference
 from cdner.experiment.plan import Plan
 from cdner.experiment.summary import compared_setting
@@ -66,7 +66,7 @@ def _pairs(plan: Plan) -> Iterator[tuple[Split, Step, Setting, Step]]:
 
 
 def _prediction(plan: Plan, setting: Setting, split: Split) -> Step | None:
-    label = f"{prediction_step(setting)}:{setting}/{split}"
+    label = f"{SETTINGS[setting].prediction_step}:{setting}/{split}"
     return next((step for step in plan.steps if step.label == label), None)
 
 
@@ -121,7 +121,7 @@ def _changed(sentence: Sentence, before: Prediction, after: Prediction) -> list[
 def _verdicts(
     plan: Plan, context: Context, setting: Setting, split: Split, position: int
 ) -> dict[tuple[int, int], Mapping[str, float]]:
-    judged = FUSED_OF.get(setting)
+    judged = SETTINGS[setting].fused
     step = next((step for step in plan.steps if step.label == f"judge:{judged}/{split}"), None)
     if step is None:
         return {}

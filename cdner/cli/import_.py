@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from cdner.cli.import_file import import_file
 from cdner.console.groups import CommandGroup
 from cdner.console.output import format_options, print_rows
 from cdner.console.progress import StderrProgress
@@ -16,14 +17,16 @@ from cdner.types import Split
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cdner.corpora.conll import ConllReader
     from cdner.store.corpora import CorpusSummary
 
 COLUMNS = ("domain", "split", "n_sentences", "n_entities", "n_types", "n_repaired_tags", "run_id")
 HEADINGS = ("domain", "split", "sentences", "entities", "types", "repaired", "run_id")
+LAYOUT_COLUMNS = ("file", "sentences", "types", "token", "tag", "tags", "notes")
 SPLITS = ("train", "dev", "test")
 
 
-@click.group("import", cls=CommandGroup)
+@click.group("import", cls=CommandGroup, for_paths="file")
 def import_group() -> None:
     """Bring corpora into the store."""
 
@@ -90,6 +93,21 @@ def _import_known(
     "--types", "labels", help="Label order, comma-separated (default: a types file, else as found)."
 )
 @click.option("--strict", is_flag=True, help="Refuse I- tags without a start instead of repairing them.")
+@click.option(
+    "--token-column", type=click.IntRange(min=1), help="Column of the token, from 1.  [default: the first]"
+)
+@click.option(
+    "--tag-column",
+    type=click.IntRange(min=1),
+    help="Column of the tag, from 1.  [default: the last; of nested tags, the outer ones]",
+)
+@click.option(
+    "--comments/--no-comments",
+    default=True,
+    show_default=True,
+    help="Leave out lines that begin with '# ' and have no tag.",
+)
+@click.option("--dry-run", is_flag=True, help="Show how the files are read, and store nothing.")
 @format_options
 @click.pass_context
 def conll_command(
@@ -100,11 +118,25 @@ def conll_command(
     role: str,
     labels: str | None,
     output_format: str | None,
+    token_column: int | None,
+    tag_column: int | None,
     *,
     strict: bool,
+    comments: bool,
+    dry_run: bool,
 ) -> None:
-    """Column files: token first, tag last (BIO, IOB1, IOB2, BIOES; tab or spaces; Twitter's IMGID format too)."""
+    """Column files: token and tag (BIO, IOB1, BIOES, BILOU, BMES or bare types; tab or spaces), and CoNLL-U."""
+    from cdner.corpora.conll import Columns, ConllReader
     from cdner.experiment.own_corpora import import_files
+
+    columns = Columns(
+        None if token_column is None else token_column - 1,
+        None if tag_column is None else tag_column - 1,
+        comments,
+    )
+    if dry_run:
+        _print_layouts(files, ConllReader(columns), output_format)
+        return
 
     by_split: dict[Split, list[Path]] = {}
     for file in files:
@@ -118,10 +150,32 @@ def conll_command(
             labels=tuple(label.strip() for label in labels.split(",")) if labels else (),
             strict=strict,
             progress=progress,
+            columns=columns,
         )
     if not rows:
         raise InputError("No sentence was imported.")
     _print_imported(rows, output_format)
+
+
+def _print_layouts(files: Sequence[Path], reader: ConllReader, output_format: str | None) -> None:
+    rows = []
+    for file in files:
+        found = reader.survey(file)
+        layout = found.layout.shown()
+        rows.append(
+            (
+                *(
+                    str(file),
+                    found.n_sentences,
+                    len(found.types),
+                    layout["token"],
+                    layout["tag"],
+                    layout["tags"],
+                ),
+                "; ".join(found.notes()),
+            )
+        )
+    print_rows(LAYOUT_COLUMNS, rows, output_format)
 
 
 def _print_imported(imported: Sequence[CorpusSummary], output_format: str | None) -> None:
@@ -134,5 +188,7 @@ def _split_of(file: Path) -> str:
         return file.stem
     raise UsageError(f"{file}: which split is it? Name it with --split, or the file train, dev or test.")
 
+
+import_group.add_command(import_file)
 
 COMMANDS = {"import": import_group}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cdner.config import JUDGED_OF, REASONING_SETTINGS, TOLD_OF, Setting
+from cdner.config import JUDGED_SETTINGS, REASONING_SETTINGS, Label, parts_of
 from cdner.console.experiment_options import compose_experiment, experiment_option, experiment_options
 from cdner.console.groups import CommandGroup
 from cdner.console.output import format_options, json_text, print_rows, visible
@@ -42,7 +42,7 @@ def list_templates(output_format: str | None) -> None:
 @experiment_options
 @click.option(
     "--setting",
-    type=click.Choice((*REASONING_SETTINGS, *JUDGED_OF)),
+    type=click.Choice((*REASONING_SETTINGS, *JUDGED_SETTINGS)),
     help="Which setting's prompt.  [default: full; fused with --what judge]",
 )
 @click.option(
@@ -111,12 +111,14 @@ def _setting(what: str, setting: str | None, split: str, mention: int | None) ->
     """UsageError for what is not asked about this setting or split."""
     if mention is not None and what != "judge":
         raise UsageError("--mention is for --what judge.")
-    if split == "train" and (what == "extract" or (what == "judge" and setting not in TOLD_OF)):
+    if split == "train" and (
+        what == "extract" or (what == "judge" and not (setting and parts_of(setting).told))
+    ):
         raise UsageError(f"--what {what}: the LLM is asked about dev and test.")
     if what == "extract":
         return "llm_only"
     usual = "fused" if what == "judge" else "full"
-    known = JUDGED_OF if what == "judge" else REASONING_SETTINGS
+    known = JUDGED_SETTINGS if what == "judge" else REASONING_SETTINGS
     if setting is not None and setting not in known:
         raise UsageError(f"--what {what} has no setting '{setting}'. It has {', '.join(known)}.")
     return setting or usual
@@ -125,7 +127,7 @@ def _setting(what: str, setting: str | None, split: str, mention: int | None) ->
 def _label(what: str, setting: str, split: str) -> str:
     if what == "describe":
         return "describe:target"
-    named = JUDGED_OF[cast(Setting, setting)] if what == "judge" else setting
+    named = parts_of(setting).judged if what == "judge" else setting
     return f"{what}:{named}/{split}"
 
 
@@ -138,11 +140,11 @@ def _requests(
     """
     from cdner.experiment.plan import build_plan
     from cdner.steps.context import open_context
-    from cdner.steps.reasoning import requests_of
+    from cdner.steps.kinds import sentence_requests
     from cdner.steps.step import FROM_FILE
 
-    section = experiment.describe if label.startswith("describe") else experiment.reason
-    if section.backend == FROM_FILE and not label.startswith("judge"):
+    section = experiment.describe if Label.of(label).kind == "describe" else experiment.reason
+    if section.backend == FROM_FILE and Label.of(label).kind != "judge":
         raise UsageError(f"The texts of {label} come from a file: nobody was asked, so there is no prompt.")
     with (
         StderrProgress(quiet=True) as progress,
@@ -160,7 +162,7 @@ def _requests(
             )
         if step.kind == "judge":
             return _questions(step, context, position)
-        positions, requests = requests_of(step, context)
+        positions, requests = sentence_requests(step, context)
         return [requests[_place(list(positions), position, label)]]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cdner.cli.closing import print_closing
-from cdner.config import Experiment
+from cdner.config import Experiment, Label
 from cdner.console.experiment_options import (
     compose_experiment,
     experiment_options,
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from cdner.experiment.execute import Outcome
     from cdner.experiment.plan import Plan
     from cdner.steps.context import Context
+
+
+OWN_EXPERIMENT = "own"  # what --target alone stands for
 
 
 @click.command("run")
@@ -59,7 +62,8 @@ def run(
 ) -> None:
     """Run EXPERIMENT (a TOML file or a shipped name): import, train, describe, quantify, reason, predict, evaluate.
 
-    Finished steps are found in the store and not repeated; an interrupted one goes on where it stopped.
+    Finished steps are found in the store and not repeated; an interrupted one goes on where it stopped. Without
+    EXPERIMENT, --target DOMAIN runs the experiment 'own' on a domain of your own.
     """
     from cdner.experiment.execute import label_plan
     from cdner.experiment.preflight import check_plan
@@ -69,6 +73,8 @@ def run(
         listed = [(name, compose_experiment(name, {}, ()).description) for name in shipped_experiments()]
         print_rows(("experiment", "description"), listed, output_format)
         return
+    if experiment_name is None and flags.get("target"):
+        experiment_name = OWN_EXPERIMENT
     if experiment_name is None:
         raise UsageError(f"Which experiment? Shipped: {', '.join(shipped_experiments())}; or a TOML file.")
     experiment = compose_experiment(experiment_name, flags, overrides)
@@ -93,7 +99,7 @@ def run(
         for plan, own in planned:
             label_plan(plan, own, whole=not until)
             outcomes += execute_and_account(plan, own, quiet=quiet)
-            own.release()  # the next cell loads its own model
+            own.models.release()  # the next cell loads its own model
     if len(planned) > 1:
         _print_cells(planned, outcomes, output_format=output_format)
     else:
@@ -179,9 +185,9 @@ def _print_outcomes(
 
 
 def _until(until: str, labels: list[str]) -> list[str]:
-    chosen = [label for label in labels if label == until or label.partition(":")[0] == until]
+    chosen = [label for label in labels if label == until or Label.of(label).kind == until]
     if not chosen:
-        kinds = list(dict.fromkeys(label.partition(":")[0] for label in labels))
+        kinds = list(dict.fromkeys(Label.of(label).kind for label in labels))
         raise UsageError(f"No step '{until}'. Kinds: {', '.join(kinds)}; labels: {', '.join(labels)}.")
     return chosen
 

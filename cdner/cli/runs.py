@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +14,10 @@ from cdner.errors import unknown_name
 if TYPE_CHECKING:
     from cdner.store.runs import RunSummary
 
-COLUMNS = ("run_id", "step", "state", "n_attempts", "started_utc", "finished_utc", "error", "labels")
+COLUMNS = (
+    *("run_id", "step", "state", "n_attempts", "started_utc", "finished_utc", "error", "labels"),
+    "warnings",
+)
 TABLE = ("run_id", "step", "state", "started_utc", "seconds", "labels")
 
 
@@ -31,12 +35,12 @@ def runs(
     output_format: str | None,
 ) -> None:
     """List runs, the latest first. State 'partial' means: run the same command again to go on."""
-    from cdner.experiment.plan import KINDS
+    from cdner.steps.kinds import STEP_NAMES
     from cdner.store import Store
     from cdner.store.runs import list_runs
 
-    if step is not None and step not in KINDS:
-        raise unknown_name("step", step, KINDS)
+    if step is not None and step not in STEP_NAMES:
+        raise unknown_name("step", step, STEP_NAMES)
     store = Store(ctx.obj["store"])
     name = experiment_name(experiment) if experiment else None
     found = list_runs(store, step=step, experiment=name)
@@ -45,11 +49,14 @@ def runs(
         raise unknown_name("experiment in the store", name, known)
     found = found[:limit]
     if output_format:
-        rows = [(*(getattr(row, column) for column in COLUMNS[:-1]), list(row.labels)) for row in found]
+        rows = [
+            (*(getattr(row, column) for column in COLUMNS[:-2]), list(row.labels), list(row.warnings))
+            for row in found
+        ]
         print_rows(COLUMNS, rows, output_format)
         return
-    columns = (*TABLE, "error") if any(row.error for row in found) else TABLE
-    print_rows(columns, [_table_row(row)[: len(columns)] for row in found], None)
+    shown = [column for column in ("error", "warnings") if any(getattr(row, column) for row in found)]
+    print_rows((*TABLE, *shown), [(*_table_row(row), *_messages(row, shown)) for row in found], None)
 
 
 def _table_row(row: RunSummary) -> tuple[object, ...]:
@@ -59,8 +66,12 @@ def _table_row(row: RunSummary) -> tuple[object, ...]:
         started.isoformat(" ", "minutes") if started else "",
         round((finished - started).total_seconds()) if started and finished else None,
         "\n".join(row.labels),
-        row.error,
     )
+
+
+def _messages(row: RunSummary, columns: Sequence[str]) -> list[str]:
+    found = {"error": row.error, "warnings": "\n".join(row.warnings)}
+    return [found[column] for column in columns]
 
 
 COMMANDS = {"runs": runs}

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import click
 
-from cdner.config import JUDGED_OF, REASONING_SETTINGS, Setting, prediction_step
+from cdner.config import JUDGED_SETTINGS, REASONING_SETTINGS, Label, Setting, parts_of
 from cdner.console.experiment_options import compose_experiment, experiment_option, experiment_options
 from cdner.console.output import format_options, print_rows
 from cdner.console.progress import StderrProgress
@@ -29,6 +29,7 @@ def _run_verb(
     output_format: str | None,
 ) -> None:
     """Plan, cut down to the selected labels, execute, and print the rows of those labels; or print the plan."""
+    from cdner.experiment.execute import label_plan
     from cdner.experiment.plan import build_plan
     from cdner.experiment.preflight import check_plan
     from cdner.steps.context import open_context
@@ -55,6 +56,7 @@ def _run_verb(
             print_plans([(plan, context)], output_format)
             return
         check_plan(plan, context, force=forced)
+        label_plan(plan, context, whole=False)
         outcomes = execute_and_account(plan, context, quiet=quiet, force=forced)
     rows = [(o.label, o.run_id, o.state, round(o.seconds, 2)) for o in outcomes if o.label in set(labels)]
     print_rows(RUN_COLUMNS, rows, output_format)
@@ -62,7 +64,7 @@ def _run_verb(
 
 def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
     kind = name
-    choices = {"reason": REASONING_SETTINGS, "judge": tuple(JUDGED_OF)}.get(name, get_args(Setting))
+    choices = {"reason": REASONING_SETTINGS, "judge": JUDGED_SETTINGS}.get(name, get_args(Setting))
     usual = "fused" if name == "judge" else "full"
 
     @click.pass_context
@@ -72,7 +74,7 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
 
         def select(labels: Sequence[str]) -> list[str]:
             mine = _labels_of(kind, labels, chosen if setting else None)
-            return [label for label in mine if not splits or label.rpartition("/")[2] in splits]
+            return [label for label in mine if not splits or Label.of(label).split in splits]
 
         _run_verb(ctx, select, options=options, settings=(chosen,), output_format=output_format)
 
@@ -101,12 +103,12 @@ def _verb(name: str, text: str, *, setting: bool, split: bool) -> click.Command:
 
 def _labels_of(kind: str, labels: Sequence[str], setting: str | None) -> list[str]:
     """The labels of the steps that a verb stands for; ``setting`` None: of all settings."""
-    step = prediction_step(setting) if kind == "predict" and setting else kind
-    mine = [label for label in labels if label.partition(":")[0] == step]
+    step = parts_of(setting).prediction_step if kind == "predict" and setting else kind
+    mine = [label for label in labels if Label.of(label).kind == step]
     if setting is None:
         return mine
-    named = JUDGED_OF.get(cast(Setting, setting), setting) if kind == "judge" else setting
-    return [label for label in mine if label.partition(":")[2].partition("/")[0] == named]
+    named = parts_of(setting).judged or setting if kind == "judge" else setting
+    return [label for label in mine if Label.of(label).subject == named]
 
 
 def _setting_option(

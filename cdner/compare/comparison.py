@@ -1,12 +1,9 @@
-"""Confused pairs of types before and after: counts, R_M of the compared predictions, and MCQM's v_conf beside them.
+"""Two settings side by side, from stored predictions: differences with intervals, and the entities that changed.
 
-R_M here is equation 11 on the split compared. v_conf is what a quantify run measured on dev for the very model; most
-final models have none, since MCQM looks at the model before reasoning.
-
-Two settings side by side, from stored predictions: is the difference more than chance, and what changed.
-
-A pair of runs is one seed of one domain, before and after; several pairs are further seeds or domains. Loads no
-model. Prints nothing: ``cdner compare`` does.
+A pair of runs is one seed of one domain, before and after; several pairs are further seeds or domains. Confused pairs
+of types are counted before and after: R_M here is equation 11 on the split compared, v_conf is what a quantify run
+measured on dev for the same model. Most final models have no v_conf, since MCQM looks at the model before reasoning.
+Loads no model and prints nothing.
 """
 
 from __future__ import annotations

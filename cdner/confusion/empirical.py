@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cdner.confusion.pairing import CountArray, shares, span_pairs
-from cdner.types import ConfusionMatrix, Corpus, Domain, FloatArray, Prediction, TransferEvidence
+from cdner.types import ConfusionMatrix, Corpus, Domain, FloatArray, Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,3 @@ def misclassification_ratio(
         unrecognised=shares(pairs.n_gold - pairs.counts.sum(axis=1), pairs.n_gold),
         unsupported=tuple(bool(n == 0) for n in pairs.n_gold),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class EmpiricalDimension:
-    """``ConfusionDimension`` of eq. 11."""
-
-    def measure(self, evidence: TransferEvidence) -> ConfusionMatrix:
-        return misclassification_ratio(evidence.dev, evidence.dev_predictions, evidence.target).as_matrix()

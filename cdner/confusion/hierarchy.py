@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cdner.confusion.pairing import CountArray, shares, span_pairs
-from cdner.types import ConfusionMatrix, Corpus, Domain, FloatArray, Prediction, TransferEvidence
+from cdner.types import ConfusionMatrix, Corpus, Domain, FloatArray, Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +83,6 @@ def u_hie(
     scores = delta * ratio[:, [prefix.index for prefix in prefix_of]]
     np.fill_diagonal(scores, 0.0)
     return ConfusionMatrix("u_hie", types, scores)
-
-
-@dataclass(frozen=True, slots=True)
-class HierarchyDimension:
-    """``ConfusionDimension`` of eq. 2-4."""
-
-    delta: float = 1.0
-
-    def measure(self, evidence: TransferEvidence) -> ConfusionMatrix:
-        ratio = hierarchy_ratio(
-            evidence.train, evidence.train_predictions, evidence.target, evidence.source
-        ).ratio
-        return u_hie(ratio, prefixes(ratio, evidence.source), types=evidence.target.types, delta=self.delta)
 
 
 def _fallback_index(source: Domain) -> int:

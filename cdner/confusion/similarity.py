@@ -5,12 +5,10 @@ Knows vectors only; the descriptions and the encoder that made the vectors are s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from cdner.errors import InputError
-from cdner.types import ConfusionMatrix, FloatArray, TransferEvidence
+from cdner.types import ConfusionMatrix, FloatArray
 
 
 def u_sim(embeddings: FloatArray, *, types: tuple[str, ...]) -> ConfusionMatrix:
@@ -30,14 +28,6 @@ def u_sim(embeddings: FloatArray, *, types: tuple[str, ...]) -> ConfusionMatrix:
     scores = _cosines(embeddings.astype(np.float64))
     np.fill_diagonal(scores, 0.0)
     return ConfusionMatrix("u_sim", types, scores)
-
-
-@dataclass(frozen=True, slots=True)
-class SimilarityDimension:
-    """``ConfusionDimension`` of eq. 8."""
-
-    def measure(self, evidence: TransferEvidence) -> ConfusionMatrix:
-        return u_sim(evidence.description_embeddings, types=evidence.target.types)
 
 
 def _cosines(vectors: FloatArray) -> FloatArray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,11 +19,19 @@ class CommandGroup(click.Group):
     """A group whose commands may lie in files that are imported on first use.
 
     ``lazy`` maps a command to (module, one-line help); the help stands there so that --help imports no module.
+    ``for_paths``: the command that is meant where a path stands in the place of a command.
     """
 
-    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        lazy: Mapping[str, tuple[str, str]] | None = None,
+        for_paths: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = lazy or {}
+        self.for_paths = for_paths
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.lazy, *super().list_commands(ctx)]
@@ -40,6 +49,8 @@ class CommandGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         known = self.list_commands(ctx)
+        if self.for_paths and args[0] not in known and Path(args[0]).exists():
+            args = [self.for_paths, *args]
         is_option = args[0].startswith("-")
         if (
             not is_option and args[0] not in known and not ctx.resilient_parsing

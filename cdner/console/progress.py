@@ -1,4 +1,7 @@
-"""Progress on stderr: a rich bar in a terminal, one line per tenth otherwise, nothing with --quiet."""
+"""Progress and warnings on stderr: a rich bar in a terminal, one line per tenth otherwise.
+
+``--quiet`` suppresses progress, not warnings.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ class StderrProgress:
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
+        self.warnings: list[str] = []
         self._label = ""
         self._total: int | None = None
         self._n_done = 0
@@ -101,6 +105,15 @@ class StderrProgress:
         elif not self._quiet and self._total and (self._n_done - self._n_shown) * 10 >= self._total:
             self._n_shown = self._n_done
             self._show(f"  {self._state()} {visible(note)}".rstrip())
+
+    def warn(self, text: str) -> None:
+        """Show a warning, also with ``--quiet``, and remember it."""
+        self.warnings.append(text)
+        line = f"Warning: {visible(text)}"
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            self._show(line)
 
     def _show(self, line: str) -> None:
         """Work goes on when nobody reads its progress any more (``cdner ... 2>&1 | head -1``)."""

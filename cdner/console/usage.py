@@ -139,10 +139,10 @@ def execute_and_account(
 
 def _print_usage(plan: Plan, context: Context, *, found: Collection[str] = ()) -> None:
     """One line on stderr for every step of the plan that asks an LLM; those found done did not ask now."""
-    from cdner.experiment.plan import LLM_KINDS
+    from cdner.steps.kinds import KINDS
     from cdner.store.llm_log import load_accounts
 
-    labels = {step.spec.run_id: step.label for step in plan.steps if step.kind in LLM_KINDS}
+    labels = {step.spec.run_id: step.label for step in plan.steps if KINDS[step.kind].asks}
     accounts = load_accounts(context.store, labels)
     for run_id, label in labels.items():
         what = f"{label} (done before, nothing asked now)" if run_id in found else label

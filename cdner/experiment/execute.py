@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cdner.errors import CdnerError, PartialError, RunBusyError
 from cdner.experiment.forecast import NOTHING, Forecast, expected_seconds, forecast
-from cdner.experiment.plan import LLM_KINDS, Plan
-from cdner.steps import (
-    crossfitting,
-    extracting,
-    fusing,
-    importing,
-    judging,
-    measure,
-    models,
-    reasoning,
-    telling,
-)
+from cdner.experiment.plan import Plan
 from cdner.steps.context import Context
+from cdner.steps.kinds import KINDS
 from cdner.steps.step import Step
 from cdner.store import Store, runs
-from cdner.store.runs import seconds_per_unit
-
-_ACTIONS: Mapping[str, Callable[[Step, Context], None]] = {
-    "import": importing.import_corpus,
-    "train": models.train,
-    "predict": models.predict,
-    "embed": models.embed,
-    "describe": reasoning.describe,
-    "reason": reasoning.reason,
-    "extract": extracting.extract,
-    "judge": judging.judge,
-    "crossfit": crossfitting.crossfit,
-    "tell": telling.tell,
-    "fuse": fusing.fuse,
-    "quantify": measure.quantify,
-    "evaluate": measure.evaluate,
-}
-
+from cdner.store.runs import AttemptStatus, seconds_per_unit
+from cdner.types import Progress
 
 POLL_SECONDS = 1.0  # while another process executes a run we need
 
@@ -75,8 +49,8 @@ def execute(plan: Plan, context: Context, *, force: set[str] | None = None) -> l
         started = time.monotonic()
         attempt = _begin(step, context, force=forced)
         if attempt is not None:
-            with recorded(context.store, attempt):
-                _ACTIONS[step.kind](step, context)
+            with recorded(context.store, attempt, context.progress):
+                KINDS[step.kind].run(step, context)
         state = "found" if attempt is None else "done"
         outcomes.append(Outcome(step.label, step.spec.run_id, state, time.monotonic() - started))
     return outcomes
@@ -96,24 +70,30 @@ def _begin(step: Step, context: Context, *, force: bool) -> str | None:
 
 
 @contextmanager
-def recorded(store: Store, attempt: str) -> Iterator[None]:
-    """Record how the attempt ends, whatever ends it."""
+def recorded(store: Store, attempt: str, progress: Progress | None = None) -> Iterator[None]:
+    """Record how the attempt ends, whatever ends it, and the warnings given meanwhile."""
+    n_before = len(progress.warnings) if progress else 0
+
+    def finish(status: AttemptStatus, error: str = "") -> None:
+        warnings = progress.warnings[n_before:] if progress else ()
+        runs.finish_attempt(store, attempt, status, error, warnings=warnings)
+
     try:
         yield
     except PartialError as error:
-        runs.finish_attempt(store, attempt, "partial", str(error))
+        finish("partial", str(error))
         raise
     except CdnerError as error:
-        runs.finish_attempt(store, attempt, "failed", str(error))
+        finish("failed", str(error))
         raise
     except KeyboardInterrupt:
-        runs.finish_attempt(store, attempt, "interrupted")
+        finish("interrupted")
         raise
     except BaseException as error:
         # Not ours: record that the attempt ended, then let the traceback through.
-        runs.finish_attempt(store, attempt, "failed", f"{type(error).__name__}: {error}")
+        finish("failed", f"{type(error).__name__}: {error}")
         raise
-    runs.finish_attempt(store, attempt, "done")
+    finish("done")
 
 
 def label_plan(plan: Plan, context: Context, *, whole: bool) -> None:
@@ -130,7 +110,7 @@ def preview(plan: Plan, context: Context) -> list[Preview]:
     for step in plan.steps:
         state, asked = context.run_state(step.spec.run_id), None
         seconds: float | None = 0.0
-        if step.kind in LLM_KINDS:
+        if KINDS[step.kind].asks:
             asked = NOTHING if state == "done" else forecast(step, context)
         if state != "done":
             seconds = expected_seconds(step, plan, context, rates=rates, asked=asked)

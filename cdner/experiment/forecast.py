@@ -1,119 +1,28 @@
-"""What a step would still ask of its LLM, before anything is asked: for checks beforehand and for ``--dry-run``.
+"""What the steps of a plan are going to cost: calls of an LLM, tokens, US dollars and seconds (``--dry-run``).
 
-Opens no backend. The prompts of a step are known once its inputs are done.
-
-What a step would ask of its LLM and what that may cost, before anything is sent: ``--dry-run``.
-
-Counts tokens with the model's own tokenizer where one lies on this machine, and says so where it has to estimate. Opens
-no backend and asks no server.
-
-How long the steps of a plan are going to take, by what such steps took on this machine: ``--dry-run``.
-
-Knows no speed that was not measured in this store: of work that has not been done here yet it says nothing.
+Counts tokens with the model's own tokenizer where it is on this machine, and says so where it estimates. Durations are
+those that were measured in this store: there is no forecast for work that was never done here. Opens no backend and
+asks no server.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from cdner.config import Llm
+from cdner.config import Label, Llm
 from cdner.errors import InputError, ModelError
-from cdner.experiment.plan import LLM_KINDS, Plan
+from cdner.experiment.plan import Plan
 from cdner.llm.prices import Price, cost_usd, price_of
-from cdner.steps.asking import Defects, to_send
+from cdner.steps.asking import unanswered
 from cdner.steps.context import Context
-from cdner.steps.judging import asked_mentions, question_windows, questions_are_known
-from cdner.steps.reasoning import (
-    NO_LLM,
-    description_defects,
-    description_requests_of,
-    extraction_defects,
-    reasoning_defects,
-    request_windows,
-)
-from cdner.steps.step import FROM_FILE, Step
+from cdner.steps.kinds import KINDS
+from cdner.steps.protocol import Questions
+from cdner.steps.step import Step
 from cdner.store.runs import WorkKind
-from cdner.types import Message, ReasoningRequest, Split
-
-
-def llm_of(step: Step, context: Context) -> Llm | None:
-    """Who a step asks; None where its texts come from a file or are the glosses."""
-    if step.kind == "judge":
-        return context.experiment.judging
-    llm = context.experiment.describe if step.kind == "describe" else context.experiment.reason
-    asks_nobody = llm.backend == FROM_FILE or (step.kind == "describe" and llm.backend == NO_LLM)
-    return None if asks_nobody else llm
-
-
-def must_ask(step: Step, context: Context) -> bool:
-    """Whether a step still needs its LLM; one whose prompts are not known yet does."""
-    if llm_of(step, context) is None:
-        return False
-    if step.kind == "describe" and context.run_state(step.spec.run_id) == "absent":
-        return True  # known without WordNet
-    missing = unanswered(step, context)
-    return missing is None or any(missing)
-
-
-def unanswered(step: Step, context: Context) -> Iterator[list[ReasoningRequest]] | None:
-    """What a step would send first, retries that are due among it, a window at a time; None while its prompts are
-    not known.
-    """
-    llm = llm_of(step, context)
-    if llm is None:
-        return iter(())
-    if any(context.run_state(run_id) != "done" for run_id in step.spec.inputs):
-        return None
-    if step.kind == "judge" and not questions_are_known(step, context):
-        return None
-    return _unanswered(step, context, llm)
-
-
-def _unanswered(step: Step, context: Context, llm: Llm) -> Iterator[list[ReasoningRequest]]:
-    defects = _defects(step, context)
-    if step.kind == "describe":
-        yield to_send(context, llm, description_requests_of(context), defects=defects)
-        return
-    if step.kind == "judge":
-        for questions in question_windows(step, context):
-            yield to_send(context, llm, questions.requests, defects=defects)
-        return
-    seen: set[int] = set()  # hashes: a sentence that comes again in another window is asked about once
-    for window in request_windows(step, context):
-        missing = [
-            request
-            for request in to_send(context, llm, window.requests, defects=defects)
-            if hash(request) not in seen
-        ]
-        seen.update(map(hash, missing))
-        yield missing
-
-
-def n_texts(step: Step, context: Context) -> int | None:
-    """Different texts a step asks about: types, sentences, or mentions (None: not counted yet)."""
-    if step.kind == "judge":
-        is_known = context.run_state(context.input_run(step, "predictions")) == "done"
-        return len(asked_mentions(step, context)) if is_known else None
-    target = context.experiment.corpora.target
-    if step.kind == "describe":
-        return len(context.domain(target, "target").types)
-    settings = cast(Mapping[str, Any], step.spec.settings)
-    return context.n_sentences(target, cast(Split, step.label.rpartition("/")[2]), settings["n"])
-
-
-def _defects(step: Step, context: Context) -> Defects:
-    if step.kind == "describe":
-        return description_defects(context.experiment.describe)
-    if step.kind == "extract":
-        return extraction_defects
-    if step.kind == "judge":
-        return lambda _completion: 0
-    settings = cast(Mapping[str, Any], step.spec.settings)
-    return reasoning_defects(settings["setting"], structured=context.experiment.reason.structured)
-
+from cdner.types import Message, ReasoningRequest
 
 Counter = Literal["tokenizer", "estimate", "unknown"]
 Chats = Sequence[Sequence[Message]]
@@ -145,19 +54,21 @@ NOTHING = Forecast(0, None, 0, None, 0)  # of a step that is done, or whose text
 
 
 def forecast(step: Step, context: Context) -> Forecast:
-    """Of a describe or reason step that is not done."""
-    llm = llm_of(step, context)
+    """Of a step that is not done and asks an LLM."""
+    kind = KINDS[step.kind]
+    asks = cast(Questions, kind.asks)
+    llm = asks.llm(step, context)
     if llm is None:
         return NOTHING
     price, seen = _price(llm, context), set[Beginning]()
     try:
-        missing = unanswered(step, context)
+        missing = unanswered(kind, step, context)
         if missing is None:
-            return Forecast(n_texts(step, context), None)
+            return Forecast(asks.n_texts(step, context), None)
         parts = [_of_requests(window, llm, price, seen=seen, context=context) for window in missing]
     except InputError:  # no WordNet on this machine: the prompts are unknown, their number is not
-        return Forecast(n_texts(step, context), None)
-    n_all, n_calls = n_texts(step, context), sum(part.n_calls or 0 for part in parts)
+        return Forecast(asks.n_texts(step, context), None)
+    n_all, n_calls = asks.n_texts(step, context), sum(part.n_calls or 0 for part in parts)
     return Forecast(
         n_calls,
         None if n_all is None else n_all - n_calls,
@@ -250,7 +161,7 @@ def expected_seconds(
 
     ``rates``: ``store.durations.seconds_per_unit``; ``asked``: the forecast of a step that asks an LLM.
     """
-    n_units = _n_units(step, context, asked)
+    n_units = KINDS[step.kind].n_units(step, context) if asked is None else asked.n_calls
     if n_units == 0:
         return 0.0
     rate = rates.get(work_kind(step, plan))
@@ -262,31 +173,6 @@ def work_kind(step: Step, plan: Plan) -> WorkKind:
     settings = cast(Mapping[str, Any], step.spec.settings)
     weights = settings.get("weights")
     if weights is None:
-        models = [plan.by_label[label] for label in step.inputs.values() if label.startswith("train:")]
+        models = [plan.by_label[label] for label in step.inputs.values() if Label.of(label).kind == "train"]
         weights = cast(Mapping[str, Any], models[0].spec.settings)["weights"] if models else ""
     return WorkKind(step.kind, weights, any(role.endswith("reasoning") for role in step.inputs))
-
-
-def _n_units(step: Step, context: Context, asked: Forecast | None) -> int | None:
-    """Calls of an LLM; sentences, in a training once an epoch; 1 for everything else."""
-    if step.kind in LLM_KINDS:
-        return asked.n_calls if asked else None
-    settings = cast(Mapping[str, Any], step.spec.settings)
-    if step.kind == "train":
-        n = _n_sentences(step.inputs["train"], settings["n_train"], context)
-        return None if n is None else n * int(settings["training"]["epochs"])
-    if step.kind == "crossfit":  # each sentence is trained on in all folds but its own
-        n, others = (
-            _n_sentences(step.inputs["train"], settings["n_train"], context),
-            settings["crossfit"]["folds"] - 1,
-        )
-        return None if n is None else n * int(settings["training"]["epochs"]) * others
-    if step.kind == "predict":
-        return _n_sentences(step.inputs["corpus"], settings["n"], context)
-    return 1
-
-
-def _n_sentences(imported: str, sample: Any, context: Context) -> int | None:
-    """Of a corpus named by the label of its import, ``import:ai/train``."""
-    domain, _, split = imported.removeprefix("import:").partition("/")
-    return context.n_sentences(domain, cast(Split, split), sample)

@@ -16,17 +16,10 @@ from cdner import prompts
 from cdner.config import BackboneChoice, Judging, Llm
 from cdner.errors import InputError, UsageError
 from cdner.files import Json, content_hash
-from cdner.models.weights import weights_identity
+from cdner.models.weights import checked, weights_identity
 from cdner.steps.fusing import both_opinions, distributions, opinions_of, retyped
-from cdner.steps.judging import (
-    Embedded,
-    Labelled,
-    embedded,
-    encoder_choice,
-    labelled_mentions,
-    nearest_labelled,
-    share_threshold,
-)
+from cdner.steps.judging import encoder_choice, share_threshold
+from cdner.steps.nearest import Embedded, Labelled, embedded, labelled_mentions, nearest_labelled
 from cdner.steps.step import entries_identity
 from cdner.store import Store, runs
 from cdner.store import confusion as stored_confusion
@@ -286,6 +279,7 @@ def _encoder(store: Store, judge: RunSpec, given: str | None) -> EncoderWeights:
                 "Make it with: cdner train --force, and the options or -e EXPERIMENT of that run."
             )
         choice = BackboneChoice.model_validate(settings_of(trained)["backbone"])
+        checked(folder, checkpoint.weights_sha256)
         return EncoderWeights(choice, folder, f"{trained.run_id} {checkpoint.weights_sha256}")
     identity = str(settings["encoder"])
     model = given or identity.partition(_FOLDER_MARK)[0]

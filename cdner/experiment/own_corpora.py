@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import cast
 
 from cdner import prompts
 from cdner.config import Corpora, Experiment
-from cdner.corpora.conll import ConllReader
+from cdner.corpora.column_layout import Layout
+from cdner.corpora.conll import Columns, ConllReader
 from cdner.errors import InputError, UsageError
 from cdner.experiment.execute import execute, recorded
 from cdner.experiment.plan import Plan
-from cdner.files import content_hash, file_sha256
-from cdner.registry import resolve
+from cdner.files import Json, content_hash, file_sha256
 from cdner.steps.context import import_spec, known_sha256, open_context
 from cdner.steps.step import Step
 from cdner.store import Store, runs
@@ -28,7 +27,7 @@ SHOWN_EVERY = 1000  # sentences of an import
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class FoundCorpus:
     """What the files of a split hold."""
 
     split: Split
@@ -37,6 +36,9 @@ class _Found:
     n_sentences: int
     n_repaired_tags: int
     types: tuple[str, ...]
+    identity: str = ""  # of the bytes, and of the layouts where they are not the default
+    layouts: list[Json] = field(default_factory=list)  # of each file, for people
+    notes: tuple[str, ...] = ()  # what was chosen or left out
 
 
 def import_known(
@@ -66,29 +68,32 @@ def import_files(
     labels: tuple[str, ...],
     strict: bool,
     progress: Progress,
+    columns: Columns | None = None,
 ) -> list[CorpusSummary]:
     """Read every file before the first row is written, so a bad file leaves the store as it was; then once more,
     to write it: no file is ever held as a whole.
     """
     prompts.checked_name("domain", domain)
-    reader = cast(type[ConllReader], resolve("corpus", "conll"))()
-    found: list[_Found] = []
+    reader = ConllReader(columns)
+    found: list[FoundCorpus] = []
     for split, paths in files.items():
         progress.start(f"read {domain}/{split}")
         sha256 = _sum(paths)
-        _refuse_other_bytes(domain, split, paths, sha256)
+        refuse_other_bytes(domain, split, paths, sha256)
         found.append(_survey(reader, paths, split=split, strict=strict, sha256=sha256))
-    label_set = _label_set(domain, role, labels, found)
+    label_set = label_set_of(domain, role, labels, found)
     store = Store(store_path)
     run_ids = []
     for one in found:
-        spec = import_spec(domain, one.split, one.sha256)
+        spec = import_spec(domain, one.split, one.identity)
         corpus = Corpus(domain, one.split, (), one.n_repaired_tags, one.types)
         progress.start(f"import {domain}/{one.split}", one.n_sentences)
         is_stored = store.path.exists() and (spec.run_id, one.n_sentences) in {
             (row.run_id, row.n_sentences) for row in stored_corpora.list_corpora(store)
         }
-        with recorded(store, runs.begin_attempt(store, spec, {})):
+        with recorded(store, runs.begin_attempt(store, spec, {"columns": one.layouts}), progress):
+            for note in one.notes:
+                progress.warn(f"{domain}/{one.split}: {note}")
             if is_stored:  # the same bytes: only the label set may be another
                 stored_corpora.save_head(store, spec.run_id, corpus, label_set)
             else:
@@ -98,19 +103,30 @@ def import_files(
     return [row for row in stored_corpora.list_corpora(store) if row.run_id in set(run_ids)]
 
 
-def _survey(reader: ConllReader, paths: Sequence[Path], *, split: Split, strict: bool, sha256: str) -> _Found:
+def _survey(
+    reader: ConllReader, paths: Sequence[Path], *, split: Split, strict: bool, sha256: str
+) -> FoundCorpus:
     parts = [reader.survey(path, strict=strict) for path in paths]
-    return _Found(
+    return FoundCorpus(
         split=split,
         paths=tuple(paths),
         sha256=sha256,
         n_sentences=sum(part.n_sentences for part in parts),
         n_repaired_tags=sum(part.n_repaired_tags for part in parts),
         types=tuple(dict.fromkeys(name for part in parts for name in part.types)),
+        identity=_identity(sha256, [part.layout for part in parts]),
+        layouts=[part.layout.shown() for part in parts],
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes())),
     )
 
 
-def _streamed(reader: ConllReader, found: _Found, progress: Progress) -> Iterator[Sentence]:
+def _identity(sha256: str, layouts: Sequence[Layout]) -> str:
+    """The checksum of the bytes alone for files of the default layout, which were always read so."""
+    found = [layout.identity() for layout in layouts]
+    return content_hash([sha256, found]) if any(found) else sha256
+
+
+def _streamed(reader: ConllReader, found: FoundCorpus, progress: Progress) -> Iterator[Sentence]:
     """The sentences of all files. InputError at the end when they are no longer those that were surveyed."""
     n_sentences = 0
     for sentence in chain.from_iterable(map(reader.stream, found.paths)):
@@ -131,7 +147,7 @@ def _sum(paths: Sequence[Path]) -> str:
     return sums[0] if len(sums) == 1 else content_hash(list(sums))
 
 
-def _refuse_other_bytes(domain: str, split: Split, paths: Sequence[Path], sha256: str) -> None:
+def refuse_other_bytes(domain: str, split: Split, paths: Sequence[Path], sha256: str) -> None:
     """Experiments find these corpora by checksum: other bytes under their name would never be used."""
     expected = known_sha256(domain, split)
     if expected and sha256 != expected:
@@ -142,7 +158,7 @@ def _refuse_other_bytes(domain: str, split: Split, paths: Sequence[Path], sha256
         )
 
 
-def _label_set(domain: str, role: Role, labels: tuple[str, ...], corpora: Sequence[_Found]) -> Domain:
+def label_set_of(domain: str, role: Role, labels: tuple[str, ...], corpora: Sequence[FoundCorpus]) -> Domain:
     """The domain's types file, else the labels given, else those of train and dev; every label must be in it."""
     found = tuple(dict.fromkeys(name for corpus in corpora for name in corpus.types))
     seen = [corpus for corpus in corpora if corpus.split != "test"] or corpora

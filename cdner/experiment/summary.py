@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import cast
 
-from cdner.config import FUSED_OF, PREDICTION_STEPS, SETTINGS_WITH_TEXTS, Experiment, Setting, prediction_step
+from cdner.config import PREDICTION_STEPS, SETTINGS, Experiment, Setting
 from cdner.experiment.plan import Plan
 from cdner.steps.context import Context
 from cdner.steps.step import Step
@@ -47,7 +47,7 @@ def setting_scores(plan: Plan, context: Context) -> tuple[tuple[str, ...], Rows]
             scores["mention_multiset", "*"].f1,
             scores["mention_set", "*"].f1,
         )
-        split = step.label.rpartition("/")[2]
+        split = step.split
         percents = tuple(round(100 * figure, 2) for figure in figures)
         rows.append((step.setting, plan.target.name, split, *percents, step.spec.run_id))
     return SCORE_COLUMNS, rows
@@ -84,7 +84,11 @@ def averaged_scores(columns: Sequence[str], rows: Sequence[Sequence[object]]) ->
 
 def compared_setting(experiment: Experiment) -> Setting | None:
     """What the most confused pairs of without_all are set beside: the last setting that reads reasoning or verdicts."""
-    settings = [name for name in experiment.settings if name in SETTINGS_WITH_TEXTS or name in FUSED_OF]
+    settings = [
+        name
+        for name in experiment.settings
+        if SETTINGS[name].fused or (SETTINGS[name].reads_texts and SETTINGS[name].trains_on_source)
+    ]
     return settings[-1] if settings else None
 
 
@@ -108,7 +112,7 @@ def confusion_changes(plan: Plan, context: Context) -> tuple[tuple[str, ...], Ro
     with context.store.reading():  # opened once
         for split in plan.experiment.splits:
             before = predicted.get(f"predict:without_all/{split}")
-            after = predicted.get(f"{prediction_step(last)}:{last}/{split}")
+            after = predicted.get(f"{SETTINGS[last].prediction_step}:{last}/{split}")
             if before and after:
                 rows += _changes(split, before, after, context)
     return columns, rows

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from cdner.config import FUSED_OF, REASONING_SETTINGS, TOLD_OF, Experiment, Prediction, Setting
+from cdner.config import REASONING_SETTINGS, SETTINGS, Experiment, Prediction, Setting, parts_of
 from cdner.console.experiment_options import REPLAY, compose_experiment, shipped_experiments
 from cdner.console.named_runs import experiment_name
 from cdner.console.output import json_text
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 # Fused settings that can be explained: judged models that read no told verdicts, which a new sentence does not have.
-EXPLAINED_FUSED = tuple(setting for setting, judged in FUSED_OF.items() if judged not in TOLD_OF)
+EXPLAINED_FUSED = tuple(
+    setting for setting, parts in SETTINGS.items() if parts.fused and not SETTINGS[parts.fused].told
+)
 
 
 @click.command("explain")
@@ -116,7 +118,7 @@ def explain(
     chosen = _chosen_run(store, run, experiment, setting=setting, target=target)
     given = _given_settings(experiment, flags, overrides)
     options = _Options(tokenised, quiet=ctx.obj["quiet"], prints=not as_json, whole_prompt=whole_prompt)
-    if chosen.setting in FUSED_OF:
+    if parts_of(chosen.setting).fused:
         found = _explain_fused(store, chosen, given, options, model=model, encoder=encoder)
     elif encoder is not None:
         raise UsageError(f"--encoder: the setting {chosen.setting} shows no labelled mentions to an LLM.")
@@ -174,7 +176,7 @@ def _explain_fused(
     if model is None and Path(given.judging.model).is_dir():
         model = given.judging.model
     method = load_fused_method(store, chosen.run_id, setting=setting)
-    check_model("of the setting", method.model, store, setting=FUSED_OF[setting])
+    check_model("of the setting", method.model, store, setting=cast(Setting, SETTINGS[setting].fused))
     made_with = fused_experiment(method, given.execution)
     with open_context(store.path, made_with, progress=StderrProgress(quiet=True)) as context:
         judge, changed = load_explained_judge(method, context, model=model, encoder=encoder)
@@ -219,7 +221,7 @@ def _chosen_run(
 
     if run is None:
         name = experiment_name(experiment) if experiment else None
-        find = find_fused_prediction if setting in FUSED_OF else find_reasoned_prediction
+        find = find_fused_prediction if setting and parts_of(setting).fused else find_reasoned_prediction
         return find(store, setting=setting or "full", experiment=name, target=target)
     if experiment is not None or setting is not None:
         raise UsageError("--run says it all: leave --experiment and --setting off.")

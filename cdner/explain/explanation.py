@@ -1,10 +1,8 @@
-"""What a second model makes of a sentence that a first one has read, span by span: for ``cdner explain``.
+"""One sentence through the whole method: coarse types, prefixes and rivals, prompt, reasoning, both predictions.
 
-One sentence through the whole method: coarse types, prefixes and rivals, prompt, reasoning, both predictions.
-
-Takes everything from the runs a prediction was made with, so that a sentence of one's own is treated as the corpus's
-were. What an LLM writes is stored as any completion, under a run of step "explain": no experiment's account changes,
-and nothing is asked twice. Predictions are not stored.
+Everything is taken from the runs that a prediction was made with, so a new sentence is treated like those of the
+corpus. An LLM's answer is stored like any completion, under a run of the step "explain": it changes no experiment's
+account and is requested once. Predictions are not stored. The two predictions are compared span by span.
 """
 
 from __future__ import annotations
@@ -17,10 +15,11 @@ from typing import Literal, cast
 from cdner.config import BackboneChoice, Corpora, Execution, Experiment, Prediction, Reasoning, Setting
 from cdner.errors import BackendError, InputError, UsageError
 from cdner.experiment.execute import recorded
+from cdner.models.weights import checked
 from cdner.reasoning import parse_reasoning
 from cdner.steps.asking import complete, to_send
 from cdner.steps.context import Context
-from cdner.steps.models import predict_all
+from cdner.steps.predicting import predict_all
 from cdner.steps.reasoning import reasoning_defects, requests_about
 from cdner.steps.step import FROM_FILE, Step, prompt_changes
 from cdner.store import Store, runs
@@ -230,7 +229,9 @@ def reason_about(
                 f"Where do the weights {llm.model} lie, which wrote the reasoning? --model FOLDER."
             )
         execution = context.experiment.execution.identity()
-        with recorded(context.store, runs.begin_attempt(context.store, step.spec, execution)):
+        with recorded(
+            context.store, runs.begin_attempt(context.store, step.spec, execution), context.progress
+        ):
             (answer,) = complete(step, context, llm, [request], defects=defects)
             if isinstance(answer.outcome, Gap):
                 raise BackendError(f"The LLM gave no answer: {answer.outcome.reason}.")
@@ -264,7 +265,7 @@ def find_entities(
     started = time.monotonic()
     checkpoint = stored_models.load_checkpoint(context.store, model.run_id)
     folder = stored_models.checkpoint_directory(context.store, checkpoint)
-    backbone = context.predictor(settings, folder)
+    backbone = context.models.predictor(settings, checked(folder, checkpoint.weights_sha256))
     loaded = time.monotonic()
     generations: list[Generation] = []
     predicted = predict_all(

@@ -6,9 +6,8 @@ Where there are none, says which step of the experiment is the first that is mis
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
-from cdner.config import FUSED_OF, TOLD_OF, Setting
+from cdner.config import SETTINGS, Label, parts_of
 from cdner.errors import InputError, UsageError, unknown_name
 from cdner.store.connection import Store
 
@@ -123,7 +122,7 @@ def _reasoned(store: Store, *, done: bool = True) -> list[Reasoned]:
 
 def _fused(store: Store, *, done: bool = True) -> list[Reasoned]:
     """The latest first. A fuse run's settings do not say whose entities are judged: its predictions do."""
-    (told,) = TOLD_OF
+    (told,) = (setting for setting, parts in SETTINGS.items() if parts.told)
     with store.reading() as connection:
         rows = connection.execute(
             """
@@ -145,7 +144,7 @@ def _fused(store: Store, *, done: bool = True) -> list[Reasoned]:
             """,
             {"done": done, "told": told},
         ).fetchall()
-    names = {judged: setting for setting, judged in FUSED_OF.items()}
+    names: dict[str, str] = {parts.fused: setting for setting, parts in SETTINGS.items() if parts.fused}
     return [
         Reasoned(run_id, names[judged or "without_all"], target, tuple(sorted(experiments or ())))
         for run_id, judged, target, experiments in rows
@@ -166,16 +165,17 @@ def _missing_step(store: Store, experiment: str, setting: str, target: str | Non
     mine = {label: state for name, label, state in rows if _is_cell(name, experiment)}
     if not mine:
         return unknown_name("experiment in the store", experiment, {name for name, _, _ in rows})
-    targets = {label.split(":")[1].partition("/")[0] for label in mine if label.startswith("import:")}
+    named = [Label.of(label) for label in mine]
+    targets = {label.subject for label in named if label.kind == "import"}
     if target is not None and target not in targets:
         return UsageError(f"Experiment '{experiment}' reads {', '.join(sorted(targets))}, not '{target}'.")
-    judged = FUSED_OF.get(cast(Setting, setting), setting)
-    splits = [label.rpartition("/")[2] for label in mine if label.startswith(f"predict:{judged}/")]
+    judged = parts_of(setting).fused or setting
+    splits = [label.split for label in named if (label.kind, label.subject) == ("predict", judged)]
     for label, command in _STEPS if judged == setting else _FUSED_STEPS:
-        named = label.format(setting=setting, judged=judged, split=splits[-1] if splits else "test")
-        if mine.get(named, "absent") != "done":
+        missing = label.format(setting=setting, judged=judged, split=splits[-1] if splits else "test")
+        if mine.get(missing, "absent") != "done":
             return InputError(
-                f"Experiment '{experiment}': {named} is not done ({mine.get(named, 'absent')}). Make it with: "
+                f"Experiment '{experiment}': {missing} is not done ({mine.get(missing, 'absent')}). Make it with: "
                 f"cdner {command.format(setting=setting, judged=judged)} -e {experiment}."
             )
     return InputError(f"Experiment '{experiment}' has no finished predictions of '{setting}' on {target}.")

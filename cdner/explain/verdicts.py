@@ -101,7 +101,9 @@ def questions_about(
     sentence: Sentence, predicted: Predicted, judge: JudgeMethod, context: Context
 ) -> list[Asked]:
     """One for each mention to ask about; finds the nearest labelled mentions."""
-    questioner = Questioner(judge, lambda weights: context.backbone(weights.choice, weights.checkpoint))
+    questioner = Questioner(
+        judge, lambda weights: context.models.backbone(weights.choice, weights.checkpoint)
+    )
     return questioner.questions([sentence], [predicted])
 
 
@@ -124,7 +126,9 @@ def judge_mentions(
         answers = complete(step, context, judge.llm, requests, defects=no_defects)
     else:
         execution = context.experiment.execution.identity()
-        with recorded(context.store, runs.begin_attempt(context.store, step.spec, execution)):
+        with recorded(
+            context.store, runs.begin_attempt(context.store, step.spec, execution), context.progress
+        ):
             answers = complete(step, context, judge.llm, requests, defects=no_defects)
     return [
         Judged(one, read_verdict(answer.request_id, answer.outcome, one.candidates), key not in pending)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from cdner.choices import ChoiceScores, scores_text
 from cdner.config import BackboneChoice, Execution, Llm
@@ -21,7 +21,6 @@ from cdner.errors import BackendError
 from cdner.llm.chat.budget import Budget
 from cdner.llm.choice_trie import ChoiceTrie, Path, refuse_unusable_choices
 from cdner.models import open_backbone
-from cdner.models.next_tokens import Continuations
 from cdner.models.schema_grammar import grammar_is_installed
 from cdner.models.shelf import find, is_fetched, not_here
 from cdner.models.weights import weights_identity
@@ -36,6 +35,9 @@ from cdner.types import (
     Segment,
     TokenConstraint,
 )
+
+if TYPE_CHECKING:
+    from cdner.models.next_tokens import Continuations
 
 AT_ONCE = 512  # requests: prompts of thousands of tokens are long lists of numbers
 

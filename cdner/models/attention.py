@@ -1,9 +1,9 @@
-"""Attention over a batch of rows of different lengths behind one shared prefix.
+"""Attention over a batch of rows of different lengths that share one prefix.
 
-Exists for generation with decoder-only models, where a prompt's fixed part of thousands of tokens stands
-before every row: its keys and values are computed and kept once, and one matrix product serves all rows, so
-a step reads them once and not once per row. Rows are right-padded and carry their own lengths; a row that is
-done is dropped. Plugs into transformers' attention registry; any model of the Llama kind works unchanged.
+Exists for generation with decoder-only models, where every prompt begins with the same thousands of tokens. Their keys
+and values are computed and stored once, and one matrix product serves all rows, so that a step reads them once and not
+once per row. Rows are right-padded and have their own lengths; a finished row is removed. The function is registered
+with transformers, so any model of the Llama kind works unchanged.
 """
 
 from __future__ import annotations
@@ -33,18 +33,20 @@ class RaggedCache:
     lengths: Tensor  # (rows,)
     prefix: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    # Where the new tokens of all rows stand in one, without padding, and each row's are a tree:
-    rows: Rows | None = None  # where the tokens belong
-    sees: Tensor | None = None  # (rows, longest, longest) bool: what a token sees of its row's new ones
+    # Only if the new tokens of each row form a tree. They then stand in one row without padding:
+    rows: Rows | None = None  # which row each token belongs to
+    sees: Tensor | None = (
+        None  # (rows, longest, longest) bool: which new tokens of its row a token attends to
+    )
 
     @property
     def n_prefix(self) -> int:
         return self.prefix[0][0].shape[1] if self.prefix else 0
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (rows, heads, n_new, head size) behind each row's valid positions; return all in use.
+        """Store (rows, heads, n_new, head size) after each row's valid positions; return all positions in use.
 
-        Lengths move only in ``advance``, after every layer has stored.
+        The lengths change only in ``advance``, after every layer has stored its part.
         """
         rows, heads, n_new, size = key.shape
         if self.sees is not None:
@@ -55,7 +57,7 @@ class RaggedCache:
         keys, values = self.own[layer]
         if n_new == 1:
             row = torch.arange(rows, device=key.device)
-            place = self.lengths.clamp(max=self.capacity - 1)  # a full row is done and only still there
+            place = self.lengths.clamp(max=self.capacity - 1)  # a full row is finished and not yet removed
             keys[row, :, place] = key[:, :, 0]
             values[row, :, place] = value[:, :, 0]
             in_use = int(place.max()) + 1
@@ -65,7 +67,7 @@ class RaggedCache:
         return keys[:, :, :in_use], values[:, :, :in_use]
 
     def _append_trees(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Nodes behind each row's valid positions, which must leave room for the longest tree."""
+        """Store nodes after each row's valid positions; the capacity must leave room for the longest tree."""
         if layer == len(self.own):
             shape = (*key.shape[:2], self.capacity, key.shape[3])
             self.own.append((key.new_zeros(shape), value.new_zeros(shape)))
@@ -78,7 +80,7 @@ class RaggedCache:
         return keys[:, :, :in_use], values[:, :, :in_use]
 
     def widened(self, by: int) -> RaggedCache:
-        """A copy with room for so many positions more behind the longest row."""
+        """A copy with room for ``by`` more positions after the longest row."""
         capacity = int(self.lengths.max()) + by
         own = []
         for pair in self.own:
@@ -89,16 +91,16 @@ class RaggedCache:
         return RaggedCache(capacity, self.lengths, self.prefix, own)
 
     def advance(self, by: Tensor) -> None:
-        """By (rows,) tokens. A full row stays full."""
+        """Add (rows,) tokens to the lengths. A full row stays full."""
         self.lengths = (self.lengths + by).clamp(max=self.capacity)
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these (indices in order)."""
+        """Remove all rows except these (indices in order)."""
         self.lengths = self.lengths[rows]
         self.own = [(key[rows], value[rows]) for key, value in self.own]
 
     def replace(self, places: Tensor, other: RaggedCache) -> None:
-        """Put the rows of ``other``, which has the same prefix and at most this capacity, in place of rows of this."""
+        """Replace rows by the rows of ``other``, which has the same prefix and at most this capacity."""
         self.lengths = self.lengths.index_copy(0, places, other.lengths)
         for mine, theirs in zip(self.own, other.own, strict=True):
             for kept, new in zip(mine, theirs, strict=True):
@@ -111,7 +113,7 @@ class RaggedCache:
 
 
 def register() -> None:
-    """Make ``RAGGED`` known to transformers; harmless when done before."""
+    """Register ``RAGGED`` with transformers. Can be called again."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(RAGGED, ragged_attention)
@@ -128,7 +130,7 @@ def ragged_attention(
     ragged: RaggedCache,
     **_unused: object,
 ) -> tuple[Tensor, None]:
-    """(rows, n_new, heads, head size) outputs. What a row sees follows from the cache, not from a mask."""
+    """(rows, n_new, heads, head size) outputs. The cache determines which positions a row attends to, not a mask."""
     if ragged.rows is not None:
         query, key, value = (ragged.rows.spread(part) for part in (query, key, value))
     keys, values = ragged.append(module.layer_idx, key, value)
@@ -167,7 +169,7 @@ def ragged_attention(
 
 
 def _of_trees(lengths: Tensor, sees: Tensor, in_use: int) -> Tensor:
-    """(rows, n_new, in_use) bool: what stood there before, and of the new ones what the tree says."""
+    """(rows, n_new, in_use) bool: all earlier positions, and the new ones that the tree allows."""
     n_new = sees.shape[1]
     place = torch.arange(in_use, device=lengths.device)[None, :] - lengths[:, None]
     new = sees.gather(2, place.clamp(0, n_new - 1)[:, None, :].expand(-1, n_new, -1))
@@ -175,7 +177,7 @@ def _of_trees(lengths: Tensor, sees: Tensor, in_use: int) -> Tensor:
 
 
 def _visible(lengths: Tensor, n_new: int, in_use: int) -> Tensor:
-    """(rows, n_new, in_use) bool: new token q of row r stands at lengths[r] + q and sees that and before."""
+    """(rows, n_new, in_use) bool: new token q of row r has position lengths[r] + q and attends up to it."""
     position = torch.arange(in_use, device=lengths.device)
     reach = lengths[:, None] + torch.arange(n_new, device=lengths.device)[None, :]
     return position[None, None, :] <= reach[:, :, None]
@@ -184,7 +186,7 @@ def _visible(lengths: Tensor, n_new: int, in_use: int) -> Tensor:
 def _attend(
     query: Tensor, keys: Tensor, values: Tensor, visible: Tensor, shared: tuple[Tensor, Tensor] | None
 ) -> Tensor:
-    """One softmax over the shared positions and the row's own; grouped query heads share one product."""
+    """One softmax over the shared positions and the row's own. Grouped query heads share one product."""
     rows, heads, n_new, size = query.shape
     kv_heads, in_use = keys.shape[1], keys.shape[2]
     folded = query.reshape(rows, kv_heads, -1, size)

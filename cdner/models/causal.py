@@ -1,7 +1,7 @@
-"""Decoder-only backbones (the Llama kind): input, a newline, target, end of text.
+"""Decoder-only models (the Llama kind). A training example is input, newline, target, end token.
 
-The loss counts target tokens only. Padding is told by length, never by id, because some of these models pad
-with their end token. Knows nothing of entities.
+The loss counts target tokens only. Padding is recognised by length, never by id, because some of these models pad with
+their end token.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from cdner.types import (
     TrainingExample,
 )
 
-MIN_SHARED_PREFIX = 16  # tokens; below this sharing costs more than it saves
+MIN_SHARED_PREFIX = 16  # tokens; for a shorter prefix sharing costs more than it saves
 _MAX_BATCH_TOKENS = 1 << 16  # rows x (own input + output): 3 GB of keys and values for SmolLM2 in bf16
-# Tokens of one pass of ``next_token_log_probs``: on a CPU more are no faster, and what has not finished a kill loses.
+# Tokens of one pass of ``next_token_log_probs``. On a CPU larger passes are not faster, and a kill loses a whole pass.
 _PASS_TOKENS = {"cpu": 2048, "cuda": 16384}
 
 
@@ -80,12 +80,11 @@ class CausalBackbone:
         stop: Sequence[str] = (),
         on_text: Callable[[str], None] | None = None,
     ) -> Iterator[tuple[int, Generation]]:
-        """Greedy; an iterator of (index into inputs, generation) as rows finish.
+        """Greedy decoding. Yields (index into inputs, generation) as rows finish.
 
-        ``on_text`` hears each piece of the output as it is written; for a single input.
-
-        The longest common token prefix of all inputs is computed once per call, so give all inputs at once.
-        A rendered chat (``Segment.special``) gets no separator behind it. ModelError if an input cannot fit.
+        ``on_text``, for a single input, is called with each new piece of the output. The longest common token prefix
+        of all inputs is computed once per call, so pass all inputs at once. A rendered chat (``Segment.special``) is
+        not followed by a separator. Raises ModelError if an input does not fit.
         """
         encoded = [self._encode(source, max_new_tokens, index) for index, source in enumerate(inputs)]
         rule = StopRule(self._ends, max_new_tokens, tuple(stop), self._vocabulary.decode, on_text)
@@ -105,7 +104,7 @@ class CausalBackbone:
         )
 
     def schema_constraint(self, schema: str) -> SchemaConstraint:
-        """For ``generate``: an output that is JSON of ``schema``. Needs the extra ``grammar``."""
+        """A constraint for ``generate``: the output is JSON of ``schema``. Needs the extra ``grammar``."""
         if self._grammar is None:
             self._grammar = SchemaGrammar(self.tokenizer, self._ends)
         return self._grammar.constraint(schema)
@@ -120,7 +119,7 @@ class CausalBackbone:
         *,
         max_new_tokens: int,
     ) -> Iterator[tuple[int, tuple[float, ...]]]:
-        """``cdner.types.TextScorer``; the longest common token prefix of all inputs is computed once per call."""
+        """See ``cdner.types.TextScorer``. The longest common token prefix of all inputs is computed once per call."""
         encoded = [self._encode(source, max_new_tokens, index).ids for index, source in enumerate(inputs)]
         prefix = common_prefix(encoded)
         rests = [ids[len(prefix) : -1] for ids in encoded]
@@ -136,7 +135,7 @@ class CausalBackbone:
         )
 
     def continuations(self, rendered: str, texts: Sequence[str]) -> Continuations:
-        """The tokens of each text as the next one behind a rendered chat."""
+        """The tokens of each text as the one that follows a rendered chat."""
         return self._continuations.encode(rendered, texts)
 
     def next_token_log_probs(
@@ -145,29 +144,29 @@ class CausalBackbone:
         """Yields (index into prompts, path -> token id -> natural logarithm of its probability, number of the prompt's
         first tokens that were read with another prompt), pass by pass.
 
-        ``asked``: for each prompt, which paths of tokens behind it (``()``: the prompt itself), and behind each path
-        the ids of the tokens whose probability is wanted. A prompt with its longest path must fit into ``window``.
-        The longest common token prefix of all prompts is computed once per call, and what some of them share beyond it
-        once for these, so give all prompts at once.
+        ``asked``: for each prompt the paths of tokens after it (``()``: the prompt itself), and for each path the ids
+        of the next tokens whose probability is wanted. A prompt with its longest path must fit into ``window``. The
+        longest common token prefix of all prompts is computed once per call, and a longer prefix that some of them
+        share is computed once for these, so pass all prompts at once.
         """
         prefix = common_prefix([tuple(prompt) for prompt in prompts])
         own = [tuple(prompt[len(prefix) :]) for prompt in prompts]
         room = _PASS_TOKENS[self.device.type]
-        groups = next_tokens.joined(own, asked, most=room)
+        groups = next_tokens.group_prompts(own, asked, most=room)
         with torch.inference_mode():
             shared = self._prefill(prefix) if prefix else []
         for batch in _passes([group.question.n_tokens for group in groups], room):
-            found = next_tokens.answers(self.model, [groups[number].question for number in batch], shared)
+            found = next_tokens.log_probs(self.model, [groups[number].question for number in batch], shared)
             for number, values in zip(batch, found, strict=True):
-                for index, of_prompt, n_shared in groups[number].apart(values, asked):
+                for index, of_prompt, n_shared in groups[number].split(values, asked):
                     yield index, of_prompt, (len(prefix) if index else 0) + n_shared
 
     def render_chat(self, messages: Sequence[Message], *, continued: bool = False) -> str:
-        """The chat template with the generation prompt: ``Segment(text, special=True)`` for ``generate``.
+        """The chat as text by the model's template; pass it to ``generate`` as ``Segment(text, special=True)``.
 
-        Special-token strings inside message contents are broken up first, so that no text from a corpus can
-        end a turn or open another. A tokenizer without template gets plain role headings. ``continued``: a last
-        message of the assistant is left open at its end, and no generation prompt follows.
+        Special-token strings inside messages are broken up first, so that no text from a corpus can end a turn or
+        begin another. Without a template each message is headed by its role. A generation prompt follows; with
+        ``continued`` a last message of the assistant is left open instead.
         """
         specials = special_strings(self.tokenizer)
         turns = [{"role": turn.role, "content": neutralised(turn.content, specials)} for turn in messages]
@@ -182,7 +181,7 @@ class CausalBackbone:
         )
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """(n, d) mean of the last hidden states over each text's tokens; one text at a time: no padding."""
+        """(n, d) means of the last hidden states over each text's tokens; one text at a time, without padding."""
         found = [mean(self._states(self._inputs.encode_text(text))) for text in texts]
         return stacked(found, size=self.model.config.hidden_size)
 
@@ -221,8 +220,8 @@ class CausalBackbone:
     def loss_sum(self, examples: Sequence[EncodedExample]) -> Tensor:
         """Summed cross-entropy of all target tokens.
 
-        The examples stand in one row behind their common prefix, each seeing the prefix and itself: no
-        padding, and what is common is computed once, gradients included. Logits at target positions only.
+        All examples stand in one row after their common prefix, without padding; each attends to the prefix and to
+        itself. The prefix is computed once, gradients included. Logits are computed at target positions only.
         """
         prefix = common_prefix([example.source[:-1] for example in examples])
         layout = _Layout(prefix, examples, self.device)
@@ -266,9 +265,9 @@ class CausalBackbone:
         return cache.as_prefix()
 
     def hidden(self, ids: Tensor, cache: RaggedCache, depths: Tensor | None = None) -> Tensor:
-        """(rows, n_new, d) last hidden states of new tokens behind what ``cache`` holds.
+        """(rows, n_new, d) last hidden states of new tokens that follow the contents of ``cache``.
 
-        ``depths``, where the tokens of all rows stand in one: (1, n_new), their places behind ``cache.n_prefix``.
+        ``depths``, if the tokens of all rows stand in one row: (1, n_new) positions, counted from ``cache.n_prefix``.
         """
         if depths is None:
             depths = cache.lengths[:, None] + torch.arange(ids.shape[1], device=self.device)[None, :]
@@ -284,7 +283,7 @@ class CausalBackbone:
 
 
 class _CausalDecoder:
-    """A batch of one ``generate`` call behind the call's shared prefix; ``batch``: who starts, into ``rests``."""
+    """A batch of one ``generate`` call. ``rests``: all inputs without the shared prefix; ``batch``: the first rows."""
 
     def __init__(
         self,
@@ -325,7 +324,7 @@ class _CausalDecoder:
         return RaggedCache(capacity=capacity, lengths=lengths, prefix=self._shared)
 
     def _read(self, inputs: Sequence[int], cache: RaggedCache) -> Tensor:
-        """Put inputs into a new cache; the logits behind each."""
+        """Read inputs into a new cache; the logits of the token that follows each."""
         rests = [self._rests[index] for index in inputs]
         lengths = torch.tensor([len(rest) for rest in rests], device=self._device)
         longest = int(lengths.max())
@@ -341,7 +340,7 @@ class _CausalDecoder:
 
 
 class _CausalReader:
-    """A batch of inputs, but for the last token of each, in the cache behind the call's shared prefix."""
+    """A batch of inputs without the last token of each, stored in the cache after the call's shared prefix."""
 
     def __init__(
         self, backbone: CausalBackbone, rests: Sequence[Sequence[int]], shared: list[tuple[Tensor, Tensor]]
@@ -360,7 +359,7 @@ class _CausalReader:
         return logits
 
     def _read(self, forest: Forest) -> tuple[RaggedCache, Tensor]:
-        """The cache with the forest's nodes behind what it had, and the (nodes, d) hidden states of these."""
+        """The cache with the forest's nodes added, and the (nodes, d) hidden states of these."""
         cache = self._cache.widened(forest.ids.shape[1])
         cache.rows = Rows(forest.real.flatten().nonzero()[:, 0], forest.real)
         cache.sees = forest.sees
@@ -370,7 +369,7 @@ class _CausalReader:
 
 
 class _Layout:
-    """Where everything stands when examples share one row of T tokens behind their common prefix."""
+    """The examples of a batch in one row of T tokens after their common prefix."""
 
     def __init__(
         self, prefix: Sequence[int], examples: Sequence[EncodedExample], device: torch.device
@@ -393,14 +392,14 @@ class _Layout:
         same = (who[:, None] == who[None, :]) | (who[None, :] == -1)
         self.ids = torch.tensor([ids], device=device)  # (1, T)
         self.positions = torch.tensor([positions], device=device)  # (1, T)
-        # (1, 1, T, T); None where plain causal attention is the same and faster
+        # (1, 1, T, T); None for a single example, where plain causal attention is the same and faster
         self.mask = None if len(examples) == 1 else (same & (order[None, :] <= order[:, None]))[None, None]
         self.predicting = torch.tensor(predicting, device=device)
         self.labels = torch.tensor(labels, device=device)
 
 
 def _passes(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Consecutive indices whose lengths sum to at most ``max_tokens``; a longer one stands alone."""
+    """Consecutive indices whose lengths sum to at most ``max_tokens``; a longer one forms a pass of its own."""
     group: list[int] = []
     total = 0
     for index, length in enumerate(lengths):
@@ -414,7 +413,7 @@ def _passes(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
 
 
 def common_prefix(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Longest common prefix that leaves every row a token; empty if short or if there is one row."""
+    """Longest common prefix that leaves each row at least one token; empty if it is short or if there is one row."""
     if len(rows) < 2:
         return ()
     low, high = min(rows), max(rows)

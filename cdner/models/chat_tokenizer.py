@@ -1,7 +1,6 @@
-"""A chat model's tokenizer without its weights: how long a prompt is, and what in a text would act as markup.
+"""A chat model's tokenizer without its weights: measures prompts and breaks up special tokens in their texts.
 
-Exists for LLMs that run elsewhere: a server is started with room for the longest prompt, so somebody has to measure
-it first. Loads no weights. Knows nothing of servers.
+Exists for LLMs on servers: a server is started with room for the longest prompt, which must be known before.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from cdner.types import Message
 
 @dataclass(frozen=True, slots=True)
 class ChatTokenizer:
-    """``window``: most tokens of prompt and answer together; None where the model's configuration does not say."""
+    """``window``: most tokens of prompt and answer together; None if the model's configuration does not say."""
 
     tokenizer: Any
     window: int | None
@@ -27,11 +26,11 @@ class ChatTokenizer:
     def lengths(self, chats: Sequence[Sequence[Message]]) -> list[int]:
         """Tokens of each rendered chat with the opening of the answer. ModelError without a chat template.
 
-        A message is tokenised once however many chats share it; what the template puts around the messages is
-        measured once per sequence of roles. Exact where the template's marks are special tokens, as in chat models.
+        A message is tokenised once even if many chats share it; the tokens that the template puts around the messages
+        are counted once per sequence of roles. Exact if the template's marks are special tokens, as in chat models.
         """
         if not self.tokenizer.chat_template:
-            raise ModelError("The model's tokenizer has no chat template: it is no chat model.")
+            raise ModelError("The model's tokenizer has no chat template: it is not a chat model.")
         own: dict[str, int] = {}
         around: dict[tuple[str, ...], int] = {}
         found = []
@@ -47,7 +46,7 @@ class ChatTokenizer:
         return found
 
     def harmless(self, chats: Sequence[Sequence[Message]]) -> list[tuple[Message, ...]]:
-        """The chats with special-token strings broken up: no text can end its turn or open another."""
+        """The chats with special-token strings broken up: no text can end its turn or begin another."""
         specials = special_strings(self.tokenizer)
         clean: dict[str, str] = {}
         for message in (message for chat in chats for message in chat):
@@ -71,8 +70,8 @@ def open_chat_tokenizer(model: str) -> ChatTokenizer:
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the libraries that read the files can raise anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         where = "folder" if Path(location).is_dir() else "model"
         raise ModelError(
             f"Cannot read the tokenizer of the {where} '{model}': {reason} "

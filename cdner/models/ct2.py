@@ -1,12 +1,10 @@
-"""The CTranslate2 form of a checkpoint: made once, beside it, under a name that says what it was made of.
+"""Prediction by CTranslate2: the same texts as with torch, for a fraction of the CPU time.
 
-Weights come from safetensors and from nowhere else. A conversion that is broken off leaves nothing that a later one
-would take for a model. Knows nothing of generation.
+A checkpoint is converted once. The conversion is a folder beside it whose name contains a hash of everything it was
+made from, and it appears under that name only when it is complete. Weights are read from safetensors files only.
 
-Prediction by CTranslate2: greedy texts from a converted checkpoint, for a fraction of the CPU time.
-
-Reads inputs exactly as the torch path does. It writes freely only: the library lets nobody choose among a row's next
-tokens, so a constrained output is an error that names the way out. Knows nothing of training and entities.
+Inputs are encoded as on the torch path. CTranslate2 has no way to restrict the next token of a row, so constrained
+output is an error that names the alternative.
 """
 
 from __future__ import annotations
@@ -34,92 +32,43 @@ from cdner.models.inputs import (
     seq2seq_input,
     seq2seq_window,
 )
-from cdner.models.loading import end_ids, quiet
+from cdner.models.loading import end_ids, quiet, read_tokenizer_and_config, read_weights, refusing
 from cdner.models.vocabulary import TokenizerVocabulary
 from cdner.models.weights import read_card, write_folder
 from cdner.types import Generation, ModelInput, TokenConstraint
 
 _ALSO_CONVERTED = ("config.json", "tokenizer.json")  # beside the weights, whose sum the card has
-
-
-def converted(checkpoint: Path) -> Path:
-    """Folder of the converted checkpoint, one for all compute types; converts where it is not there yet.
-
-    ModelError for what is no checkpoint of ours, and for an architecture CTranslate2 does not know.
-    """
-    target = conversion_path(checkpoint)
-    if not target.is_dir():
-        write_folder(target, lambda folder: _convert(checkpoint, folder))
-    return target
-
-
-def conversion_path(checkpoint: Path) -> Path:
-    """``<checkpoint>.ct2-<hash of weights, configuration, tokenizer and converter>``."""
-    import ctranslate2
-
-    sums = [file_sha256(path) for name in _ALSO_CONVERTED if (path := checkpoint / name).is_file()]
-    made_of = content_hash([read_card(checkpoint).weights_sha256, *sums, ctranslate2.__version__])
-    return checkpoint.with_name(f"{checkpoint.name}.ct2-{made_of}")
-
-
-def _convert(checkpoint: Path, folder: Path) -> None:
-    from ctranslate2.converters import TransformersConverter
-
-    converter = TransformersConverter(str(checkpoint))
-    converter.load_model = _from_safetensors
-    try:
-        with quiet():
-            converter.convert(str(folder), force=True)  # the folder is there, and empty
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise ModelError(
-            f"CTranslate2 cannot convert {checkpoint}: {error}. Predict with --engine torch."
-        ) from error
-
-
-def _from_safetensors(model_class: Any, folder: str, **settings: Any) -> Any:
-    """The converter's own way to load a model would fall back to pickled weights."""
-    try:
-        return model_class.from_pretrained(folder, **settings, use_safetensors=True)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"Cannot read the weights of {folder}: {reason} Train again.") from error
-
-
 _MAX_BATCH_TOKENS = 1 << 15  # rows x (input + output)
 
 
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """A converted checkpoint in memory, and how texts become its tokens and back."""
+def open_converted(
+    family: str, checkpoint: Path, *, device: str = "auto", compute_type: str = "int8_float32"
+) -> Ct2Engine:
+    """Load the conversion of a checkpoint; convert it first if needed.
 
-    run: Any  # ctranslate2.Generator or ctranslate2.Translator
-    n_parallel: int  # batches at once
-    config: Any  # of transformers
-    vocabulary: TokenizerVocabulary
-    encoder: InputEncoder
-    max_input_tokens: int  # what it was trained with
-    ends: frozenset[int]
-    tokens: tuple[str, ...]  # by id: CTranslate2 is told tokens, not ids
+    ``compute_type``: CTranslate2's name. Raises UsageError if CTranslate2 is not installed or does not run the family,
+    ModelError if the checkpoint cannot be converted or loaded.
+    """
+    check_engine(INT8, family=family, decoding="free")
+    from transformers import GenerationConfig
 
-    def named(self, ids: Sequence[int]) -> list[str]:
-        return [self.tokens[token] for token in ids]
-
-
-class Architecture(Protocol):
-    """What the families differ in."""
-
-    def encode(self, source: ModelInput, max_new_tokens: int, index: int) -> EncodedInput: ...
-
-    def start(self, rows: Sequence[Sequence[int]], prefix: Sequence[int], max_new_tokens: int) -> list[Any]:
-        """Hand over a batch; per row an object whose ``result`` waits for it. ``prefix`` stands before every row."""
-        ...
-
-    def output_ids(self, result: Any) -> list[int]:
-        """Ids of the output, its end token with it."""
-        ...
-
-    @property
-    def shares_prefix(self) -> bool: ...
+    folder = converted(checkpoint)
+    class_name, architecture = _ARCHITECTURES[family]
+    n_parallel = torch.get_num_threads()
+    with refusing(str(checkpoint), family):
+        tokenizer, config = read_tokenizer_and_config(str(checkpoint))
+    vocabulary = TokenizerVocabulary(tokenizer)
+    model = Converted(
+        run=_loaded(class_name, folder, device=device, compute_type=compute_type, n_parallel=n_parallel),
+        n_parallel=n_parallel,
+        config=config,
+        vocabulary=vocabulary,
+        encoder=InputEncoder(tokenizer),
+        max_input_tokens=read_card(checkpoint).settings.max_input_tokens,
+        ends=end_ids(GenerationConfig.from_model_config(config), vocabulary.end_id),
+        tokens=_tokens(folder),
+    )
+    return Ct2Engine(model, architecture(model))
 
 
 class Ct2Engine:
@@ -141,9 +90,9 @@ class Ct2Engine:
         batch_size: int,
         constraints: Sequence[TokenConstraint] | None = None,
     ) -> Iterator[tuple[int, Generation]]:
-        """Greedy, rows of similar length together; with float32 weights the texts torch writes, near-ties aside.
+        """Greedy decoding, rows of similar length together. float32 weights give torch's texts except for near-ties.
 
-        ModelError if an input cannot fit, UsageError for constraints.
+        Raises ModelError if an input does not fit, UsageError for constraints.
         """
         if constraints is not None:
             raise UsageError("CTranslate2 decodes freely. Give --decoding free, or --engine torch.")
@@ -156,7 +105,7 @@ class Ct2Engine:
     def _outputs(
         self, encoded: Sequence[EncodedInput], prefix: Sequence[int], *, max_new_tokens: int, batch_size: int
     ) -> Iterator[tuple[int, Generation]]:
-        """Each batch when it is done; one more than run at once is handed over, so that nothing waits for us."""
+        """Yields batch by batch; one batch more than run at once is started, so that no thread waits for Python."""
         under_way: deque[tuple[list[int], list[Any]]] = deque()
         lengths = [len(source.ids) + max_new_tokens for source in encoded]
         for batch in batches(lengths, batch_size, _MAX_BATCH_TOKENS):
@@ -184,11 +133,45 @@ class Ct2Engine:
 
 
 def _shared(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """``common_prefix``, but every row keeps two tokens of its own.
+    """``common_prefix``, shortened so that every row keeps two tokens.
 
-    Where one keeps a single token, CTranslate2 (4.8.5) returns the rest of the others' prompts as their output.
+    If a row keeps a single token, CTranslate2 (4.8.5) returns the rest of the other rows' prompts as their output.
     """
     return common_prefix(rows)[: max(0, min(map(len, rows), default=0) - 2)]
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A converted checkpoint in memory, with its tokenizer and settings."""
+
+    run: Any  # ctranslate2.Generator or ctranslate2.Translator
+    n_parallel: int  # batches at once
+    config: Any  # of transformers
+    vocabulary: TokenizerVocabulary
+    encoder: InputEncoder
+    max_input_tokens: int  # as in training
+    ends: frozenset[int]
+    tokens: tuple[str, ...]  # by id: CTranslate2 takes tokens, not ids
+
+    def named(self, ids: Sequence[int]) -> list[str]:
+        return [self.tokens[token] for token in ids]
+
+
+class Architecture(Protocol):
+    """What differs between the families."""
+
+    def encode(self, source: ModelInput, max_new_tokens: int, index: int) -> EncodedInput: ...
+
+    def start(self, rows: Sequence[Sequence[int]], prefix: Sequence[int], max_new_tokens: int) -> list[Any]:
+        """Start a batch; for each row an object whose ``result`` waits for the output. Each row follows ``prefix``."""
+        ...
+
+    def output_ids(self, result: Any) -> list[int]:
+        """Ids of the output, with its end token."""
+        ...
+
+    @property
+    def shares_prefix(self) -> bool: ...
 
 
 class _Causal:
@@ -229,7 +212,7 @@ class _Seq2Seq:
     def __init__(self, model: Converted) -> None:
         self._model = model
         self._window = seq2seq_window(model.config)
-        # A padded vocabulary repeats names at its end, where no text's tokens are.
+        # A padded vocabulary repeats names at its end; the first id of a name counts.
         self._ids = {token: index for index, token in reversed(list(enumerate(model.tokens)))}
 
     shares_prefix = False
@@ -248,7 +231,7 @@ class _Seq2Seq:
         started: list[Any] = self._model.run.translate_batch(
             [self._model.named(row) for row in rows],
             beam_size=1,
-            max_input_length=0,  # cut to its budget already
+            max_input_length=0,  # the input is cut already
             min_decoding_length=0,
             max_decoding_length=max_new_tokens,
             end_token=sorted(self._model.ends),
@@ -267,49 +250,17 @@ _ARCHITECTURES: Mapping[str, tuple[str, Callable[[Converted], Architecture]]] = 
 }
 
 
-def open_converted(
-    family: str, checkpoint: Path, *, device: str = "auto", compute_type: str = "int8_float32"
-) -> Ct2Engine:
-    """Load the converted form of a checkpoint, which is made where it is not there yet.
-
-    ``compute_type``: as CTranslate2 calls it. UsageError for a family or a package that is not there, ModelError for
-    what cannot be converted or loaded.
-    """
-    check_engine(INT8, family=family, decoding="free")
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-
-    folder = converted(checkpoint)
-    class_name, architecture = _ARCHITECTURES[family]
-    n_parallel = torch.get_num_threads()
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
-    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-    vocabulary = TokenizerVocabulary(tokenizer)
-    model = Converted(
-        run=_loaded(class_name, folder, device=device, compute_type=compute_type, n_parallel=n_parallel),
-        n_parallel=n_parallel,
-        config=config,
-        vocabulary=vocabulary,
-        encoder=InputEncoder(tokenizer),
-        max_input_tokens=read_card(checkpoint).settings.max_input_tokens,
-        ends=end_ids(GenerationConfig.from_model_config(config), vocabulary.end_id),
-        tokens=_tokens(folder),
-    )
-    return Ct2Engine(model, architecture(model))
-
-
 def _loaded(class_name: str, folder: Path, *, device: str, compute_type: str, n_parallel: int) -> Any:
     import ctranslate2
 
     place = choose_device(device)
     try:
-        return getattr(
-            ctranslate2, class_name
-        )(
+        return getattr(ctranslate2, class_name)(
             str(folder),
             device=place.type,
             device_index=place.index or 0,
             compute_type=compute_type,
-            inter_threads=n_parallel,  # a thread a batch: none waits for another, and their number changes no sum
+            inter_threads=n_parallel,  # a batch has one thread, so the sums are the same for any number
             intra_threads=1,
         )
     except (RuntimeError, ValueError) as error:
@@ -320,6 +271,49 @@ def _loaded(class_name: str, folder: Path, *, device: str, compute_type: str, n_
 
 
 def _tokens(folder: Path) -> tuple[str, ...]:
-    """The vocabulary as the converter wrote it: one file, whose name depends on the architecture."""
+    """The vocabulary in the converter's file, whose name depends on the architecture."""
     (path,) = folder.glob("*vocabulary.json")
     return tuple(json.loads(path.read_text(encoding="utf-8")))
+
+
+def converted(checkpoint: Path) -> Path:
+    """Folder of the conversion, one for all compute types; the checkpoint is converted if it does not exist.
+
+    Raises ModelError for a folder that is not a checkpoint, and for an architecture that CTranslate2 does not support.
+    """
+    target = conversion_path(checkpoint)
+    if not target.is_dir():
+        write_folder(target, lambda folder: _convert(checkpoint, folder))
+    return target
+
+
+def conversion_path(checkpoint: Path) -> Path:
+    """``<checkpoint>.ct2-<hash of weights, configuration, tokenizer and converter>``."""
+    import ctranslate2
+
+    sums = [file_sha256(path) for name in _ALSO_CONVERTED if (path := checkpoint / name).is_file()]
+    made_of = content_hash([read_card(checkpoint).weights_sha256, *sums, ctranslate2.__version__])
+    return checkpoint.with_name(f"{checkpoint.name}.ct2-{made_of}")
+
+
+def _convert(checkpoint: Path, folder: Path) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    converter = TransformersConverter(str(checkpoint))
+    converter.load_model = _from_safetensors
+    try:
+        with quiet():
+            converter.convert(str(folder), force=True)  # the folder exists and is empty
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise ModelError(
+            f"CTranslate2 cannot convert {checkpoint}: {error}. Predict with --engine torch."
+        ) from error
+
+
+def _from_safetensors(model_class: Any, folder: str, **settings: Any) -> Any:
+    """Loads the weights for the converter, whose own function would also read pickled ones."""
+    settings.pop("trust_remote_code", None)
+    settings.pop("config", None)
+    with refusing(folder, "a checkpoint"):
+        _, config = read_tokenizer_and_config(folder)
+        return read_weights(model_class, folder, config=config, whole=True, **settings)

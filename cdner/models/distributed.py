@@ -1,12 +1,9 @@
-"""The processes that ``accelerate launch`` or ``torchrun`` started, and what they tell each other while they train.
+"""Training in several processes that ``accelerate launch`` or ``torchrun`` started.
 
-The first one (rank 0) leads: it alone carries out the command. Speaks ``torch.distributed``: over gloo between CPUs,
-over NCCL between GPUs. Knows nothing of models, stores and commands. Importing it imports no torch.
-
-``cdner`` as one of several processes of ``accelerate launch`` or ``torchrun``: one carries out the command.
-
-The others wait until it trains and then take their part of every optimiser step. They touch no store, print nothing
-and write nothing. A command that does not train runs as always, and the others wait until it has ended.
+Process 0, the leader, carries out the command. The others wait until it trains and then take their part of every
+optimiser step; they open no store, print nothing, and write no files. While a command that does not train runs, they
+wait until it has ended. Processes communicate through ``torch.distributed``: gloo between CPUs, NCCL between GPUs.
+Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -25,14 +22,12 @@ from cdner.errors import CdnerError, ModelError, UsageError
 if TYPE_CHECKING:
     import torch
 
-
-JOINING = timedelta(minutes=5)  # until all have started
-PATIENCE = timedelta(days=30)  # with a living process: the leader may ask an LLM for days before it trains
+JOINING = timedelta(minutes=5)  # how long to wait until all processes have started
+# How long to wait for a process that runs: the leader may query an LLM for days before it trains.
+PATIENCE = timedelta(days=30)
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_LED, _FAILED = (
-    "cdner/led",
-    "cdner/failed",
-)  # keys: the leader has said why it ends; why another one has failed
+# Keys of torch's store: the leader reports its own error; why another process has failed.
+_LED, _FAILED = "cdner/led", "cdner/failed"
 T = TypeVar("T")
 
 
@@ -42,12 +37,12 @@ class LostProcessError(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """How many there are and which one this is."""
+    """The number of processes, and which one this is."""
 
     rank: int = 0
     n: int = 1
-    local_rank: int = 0  # on its machine: the number of its GPU
-    store: Any = None  # torch's key-value store, which outlives a process as long as its launcher lives
+    local_rank: int = 0  # on its machine: the index of its GPU
+    store: Any = None  # torch's key-value store, which lives as long as the launcher
 
     @property
     def leads(self) -> bool:
@@ -58,20 +53,81 @@ _joined = [Processes()]
 
 
 def processes() -> Processes:
-    """Those that ``join`` has joined; without it this one alone."""
+    """The processes after ``join``; before it, this one alone."""
     return _joined[0]
 
 
 def several_started() -> bool:
-    """Whether a launcher has started this process as one of several."""
+    """Whether a launcher started this process as one of several."""
     n = os.environ.get("WORLD_SIZE", "")
     return "RANK" in os.environ and n.isdecimal() and int(n) > 1
 
 
-def join() -> Processes:
-    """Find the others, as the launcher's environment says. ModelError when they do not come.
+def single_process_warning() -> str:
+    """A warning if this process was started by ``accelerate launch --cpu``; "" otherwise.
 
-    The environment is taken away afterwards: a program that this one starts is not one of them.
+    That command sets the address for several processes and then starts only one (accelerate 1.15).
+    """
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if not on_cpu or "MASTER_ADDR" not in os.environ or "RANK" in os.environ:
+        return ""
+    return (
+        "accelerate launch --cpu starts one process, whatever --num_processes says. For several on the CPU "
+        "use --multi_gpu instead of --cpu: it runs torchrun, and without GPUs the CPU is used."
+    )
+
+
+def run(command: Callable[[], int], take_part: Callable[[bytes], None]) -> int:
+    """Execute ``command`` as the leader, or call ``take_part`` with each message of the leader until it has ended.
+
+    Returns the exit code.
+    """
+    leads = os.environ["RANK"] == "0"
+    # Other processes ignore Ctrl-C, which the leader handles, and end on SIGTERM without a message.
+    for number, follows in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)):
+        signal.signal(number, _interrupt if leads else follows)
+    join()
+    if not leads:
+        return _follow(take_part)
+    try:
+        code = command()
+    except BaseException:  # the caller reports it
+        set_leader_reports_error()
+        raise
+    send(b"")
+    leave()
+    return code
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    """Stop at the first signal and ignore later ones: a launcher sends several when it stops or loses a process."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    stop = KeyboardInterrupt()
+    if number == signal.SIGTERM:
+        stop.add_note("The launcher ended this process; below it says which one was the first to end")
+    raise stop
+
+
+def _follow(take_part: Callable[[bytes], None]) -> int:
+    try:
+        while message := receive():
+            take_part(message)
+    except LostProcessError:
+        if processes().rank == 1 and not leader_reports_error():
+            raise
+        return 1
+    except CdnerError as error:
+        report_failure(str(error))
+        return 1
+    leave()
+    return 0
+
+
+def join() -> Processes:
+    """Connect to the other processes that the launcher's environment names. ModelError if this fails.
+
+    The environment variables are removed afterwards, so that a program started by this one does not try to join.
     """
     import torch
     from torch import distributed
@@ -92,7 +148,7 @@ def join() -> Processes:
 
 
 def leave() -> None:
-    """End the connections, after the last training."""
+    """Close the connections after the last training."""
     from torch import distributed
 
     distributed.destroy_process_group()
@@ -103,7 +159,7 @@ def leave() -> None:
 
 
 def send(message: bytes) -> None:
-    """From the leader to all others, who are in ``receive``; b"" says that there is nothing more to do."""
+    """Send from the leader to all others, which wait in ``receive``; b"" means that there is nothing more to do."""
     import torch
     from torch import distributed
 
@@ -114,7 +170,7 @@ def send(message: bytes) -> None:
 
 
 def receive() -> bytes:
-    """What the leader sends next. LostProcessError when it has ended."""
+    """The leader's next message. LostProcessError if the leader has ended."""
     import torch
     from torch import distributed
 
@@ -128,7 +184,7 @@ def receive() -> bytes:
 
 
 def agree(value: str) -> None:
-    """ModelError in every process unless all of them call with the same value."""
+    """Raises ModelError in every process unless all of them call it with the same value."""
     if processes().n == 1:
         return
     import torch
@@ -148,21 +204,21 @@ def agree(value: str) -> None:
         )
 
 
-def leader_spoke() -> None:
-    """The leader says why it ends: nobody else need."""
-    with suppress(RuntimeError):  # the store's own process may be what has ended
+def set_leader_reports_error() -> None:
+    """Record that the leader reports its own error, so that no other process reports one."""
+    with suppress(RuntimeError):  # the process of the store may have ended
         processes().store.set(_LED, "1")
 
 
-def has_leader_spoken() -> bool:
-    """False also where the launcher, and with it the store, is gone."""
+def leader_reports_error() -> bool:
+    """Whether the leader reports an error. False if the launcher, and with it the store, has ended."""
     with suppress(RuntimeError):
         return bool(processes().store.check([_LED]))
     return False
 
 
 def report_failure(message: str) -> None:
-    """Tell the leader why this process ends; it will find out that it has."""
+    """Record why this process ends; the leader reads it when the connection fails."""
     with suppress(RuntimeError):
         processes().store.set(_FAILED, f"Process {processes().rank}: {message}")
 
@@ -173,7 +229,7 @@ def report_failure(message: str) -> None:
 def share(batches: Sequence[list[T]]) -> list[list[T]]:
     """This process's part of the batches of one optimiser step, in batches of the same size.
 
-    Every n-th example: they stand in order of length, so the parts take about equally long.
+    Takes every n-th example. Examples are sorted by length, so the parts take about equally long.
     """
     own = processes()
     if own.n == 1:
@@ -189,7 +245,7 @@ def total(value: float) -> float:
 
 
 def add_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace each gradient by the sum over all processes; one that no process has stays None."""
+    """Replace each gradient by its sum over all processes. A gradient that no process has stays None."""
     if processes().n == 1:
         return
     import torch
@@ -219,7 +275,7 @@ def _sums(values: list[float]) -> list[float]:
 
 
 def own_device(kind: str, index: int | None) -> str:
-    """The device of this process where the leader has one of this kind. UsageError for a GPU chosen by number."""
+    """The device of this process if the leader uses this kind. UsageError if a GPU is chosen by number."""
     if kind == "cpu":
         return kind
     if index:
@@ -232,7 +288,7 @@ def own_device(kind: str, index: int | None) -> str:
 
 @contextmanager
 def _connected() -> Iterator[None]:
-    """In here only connections can fail: the other end is gone, and says so at once."""
+    """Turn the error of a connection whose other end has ended into LostProcessError, with its recorded reason."""
     try:
         yield
     except RuntimeError as error:
@@ -247,64 +303,3 @@ def _connected() -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def alone_unawares() -> str:
-    """What to tell whoever asked ``accelerate launch --cpu`` for several processes; "" where nobody did.
-
-    It sets an address to meet at and starts one process, which nobody will meet (accelerate 1.15).
-    """
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    if not on_cpu or "MASTER_ADDR" not in os.environ or "RANK" in os.environ:
-        return ""
-    return (
-        "accelerate launch --cpu starts one process, whatever --num_processes says. For several on the CPU "
-        "use --multi_gpu instead of --cpu: it runs torchrun, and without GPUs the CPU is used."
-    )
-
-
-def run(command: Callable[[], int], take_part: Callable[[bytes], None]) -> int:
-    """Execute ``command`` as the leader, or call ``take_part`` with each message of the leader until it has ended.
-
-    Returns the exit code.
-    """
-    leads = os.environ["RANK"] == "0"
-    # A follower leaves Ctrl-C to the leader and dies of SIGTERM without a word.
-    for number, follows in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)):
-        signal.signal(number, _interrupt if leads else follows)
-    join()
-    if not leads:
-        return _follow(take_part)
-    try:
-        code = command()
-    except BaseException:  # whatever it is, the caller says it
-        leader_spoke()
-        raise
-    send(b"")
-    leave()
-    return code
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """Once: a launcher that got a Ctrl-C, or has lost a process, sends signals to all that remain."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    stop = KeyboardInterrupt()
-    if number == signal.SIGTERM:
-        stop.add_note("The launcher ended this process; below it says which one was the first to end")
-    raise stop
-
-
-def _follow(take_part: Callable[[bytes], None]) -> int:
-    try:
-        while message := receive():
-            take_part(message)
-    except LostProcessError:
-        if processes().rank == 1 and not has_leader_spoken():
-            raise
-        return 1
-    except CdnerError as error:
-        report_failure(str(error))
-        return 1
-    leave()
-    return 0

@@ -1,4 +1,4 @@
-"""Masked means of hidden states: a text, a sentence, and the spans in it, as vectors. Knows no model."""
+"""Means of hidden states: texts, sentences, and spans of words as vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from cdner.models.inputs import WordTokens
 from cdner.types import FloatArray
 
-Spans = Sequence[tuple[int, int]]  # of words, [start, end)
+Spans = Sequence[tuple[int, int]]  # (start, end) of words, end exclusive
 
 
 def mean(hidden: Tensor) -> FloatArray:
@@ -27,9 +27,9 @@ def stacked(rows: Sequence[FloatArray], *, size: int) -> FloatArray:
 def span_means(
     words: Sequence[WordTokens], hidden: Iterable[Tensor], spans: Sequence[Spans], *, size: int
 ) -> tuple[FloatArray, FloatArray]:
-    """(n_spans, size) and (n_sentences, size) as in ``cdner.types.Encoder.embed_spans``.
+    """(n_spans, size) and (n_sentences, size), see ``cdner.types.Encoder.embed_spans``.
 
-    ``hidden``: of each sentence the (tokens, size) last hidden states of its own tokens.
+    ``hidden``: for each sentence the (tokens, size) last hidden states of its tokens, special tokens left out.
     """
     of_spans: list[FloatArray] = []
     of_sentences: list[FloatArray] = []

@@ -1,6 +1,6 @@
-"""What a family can do: which engine runs its checkpoints, and which settings of training are for it.
+"""Checks whether an engine can run a family's checkpoints, and whether settings of training apply to a family.
 
-Engines are torch itself, or CTranslate2 with int8 weights. Imports neither.
+The engines are torch and CTranslate2 with int8 weights; this module imports neither.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def ct2_is_installed() -> bool:
 
 
 def check_engine(engine: str, *, family: str, decoding: str, confidence: bool = False) -> None:
-    """UsageError, with the way out, where the engine cannot do what is asked on this machine."""
+    """Raises UsageError, with an alternative, if the engine cannot make these predictions on this machine."""
     if engine == TORCH:
         return
     if confidence:
@@ -43,7 +43,7 @@ def check_engine(engine: str, *, family: str, decoding: str, confidence: bool = 
 
 
 def check_training(training: Training, *, family: str) -> None:
-    """UsageError where a family that writes text is given a setting of taggers: it would have no effect."""
+    """Raises UsageError if a setting for taggers is given to a family that writes text; it would have no effect."""
     if family not in TEXT_FAMILIES:
         return
     for name in ("head_rate", "freeze_embeddings", "dropout"):

@@ -1,7 +1,7 @@
-"""Greedy decoding for both families: one loop, rows sorted by length, finished rows dropped or replaced.
+"""Greedy decoding for both text-to-text families: one loop over rows that are sorted by length.
 
-A family brings a ``StepDecoder`` (what a step costs and caches is its business); this module decides which
-token comes next and when a row is done. Knows nothing of tokenizers but decoding a finished or growing row.
+A family supplies a ``StepDecoder``, which computes logits and keeps the caches. This module chooses the next token,
+decides when a row is finished, and removes or replaces finished rows.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from cdner.models.linear import LaidOut
 from cdner.types import Generation, TokenConstraint
 
 FinishReason = Literal["stop", "length"]
-_MOVE_TOGETHER = 1 / 8  # of the rows in the decoder
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands where a decoded sequence ends inside a character
+_MOVE_TOGETHER = 1 / 8  # share of the decoder's rows that are finished before they are removed or replaced
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # at the end of a decoded sequence that ends inside a character
 
 
 class StepDecoder(Protocol):
@@ -31,24 +31,24 @@ class StepDecoder(Protocol):
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Take one (rows,) output token per row; logits of the next."""
+        """Append (rows,) output tokens, one per row; (rows, vocabulary) logits of the next ones."""
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Continue with these rows only."""
         ...
 
 
-# Places of finished rows, and as many of the caller's inputs, which are read there -> (inputs, vocabulary) logits of
-# each one's first output token.
+# (rows of the decoder that are finished, as many indices into the caller's inputs, which replace them) ->
+# (inputs, vocabulary) logits of the first output token of each new input.
 Join = Callable[[Sequence[int], Sequence[int]], Tensor]
 
 
 class JoiningDecoder(StepDecoder, Protocol):
-    """One whose rows can be replaced while the others go on, by inputs no longer than the longest it began with."""
+    """A decoder whose finished rows can be replaced by inputs not longer than the longest input at its start."""
 
     def join(self, places: Sequence[int], inputs: Sequence[int]) -> Tensor:
-        """As ``Join`` says."""
+        """See ``Join``."""
         ...
 
 
@@ -60,7 +60,7 @@ class Row:
     constraint: TokenConstraint | None = None
     ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
-    told: str = ""  # what a listener has heard
+    told: str = ""  # what ``StopRule.on_text`` was called with
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class StopRule:
     max_new_tokens: int
     stop: tuple[str, ...]
     decode: Callable[[Sequence[int]], str]
-    on_text: Callable[[str], None] | None = None  # hears each piece of a row's output as it grows
+    on_text: Callable[[str], None] | None = None  # called with each new piece of a row's output
 
     def reason(self, row: Row) -> FinishReason | None:
         if row.ids[-1] in self.end_ids:
@@ -86,7 +86,7 @@ class StopRule:
         return text[: min(cuts)] if cuts else text
 
     def tell(self, row: Row) -> None:
-        """Hand the listener what is new. A character whose bytes are not all there yet waits for the next token."""
+        """Call ``on_text`` with the new text. An incomplete character waits for the next token."""
         if self.on_text is None:
             return
         text = self.text(row)
@@ -105,9 +105,9 @@ def greedy(
 ) -> Iterator[Row]:
     """Yield each row as it finishes; at least one token per row is generated.
 
-    Rows of ``waiting`` take the places of finished ones through ``join``, so that the decoder stays full. When none
-    wait, finished rows leave it. Both happen when an eighth of the places is free: what a row reads as it joins is a
-    product of its own, and leaving copies the caches of all that stay.
+    Rows of ``waiting`` replace finished ones through ``join``, so that the decoder stays full. When none are waiting,
+    finished rows are removed. Both happen once an eighth of the rows is finished, because each costs extra: new inputs
+    are read in a forward pass of their own, and removing rows copies the caches of all others.
     """
     active, queue = list(rows), deque(waiting)
     tokens, finished = _grown(active, decoder.start(), rule)
@@ -135,7 +135,7 @@ def greedy(
 
 
 def _grown(rows: Sequence[Row], logits: Tensor, rule: StopRule) -> tuple[Tensor, list[Row]]:
-    """(rows,) next tokens, added to the rows that are not finished; and which rows finish with theirs."""
+    """(rows,) next tokens, appended to the unfinished rows; and the rows that finish with them."""
     tokens = _choose(logits, rows)
     finished = []
     for row, token in zip(rows, tokens.tolist(), strict=True):
@@ -152,7 +152,7 @@ def _grown(rows: Sequence[Row], logits: Tensor, rule: StopRule) -> tuple[Tensor,
 
 
 def _choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """(rows,) arg max, over the allowed ids where a row is constrained."""
+    """(rows,) arg max; for a constrained row, over its allowed ids."""
     chosen = logits.argmax(-1)
     for position, row in enumerate(rows):
         if row.constraint is not None and row.finish_reason is None:
@@ -172,9 +172,9 @@ def outputs(
     lengths: Sequence[int] | None = None,
     constraints: Sequence[TokenConstraint] | None = None,
 ) -> Iterator[tuple[int, Generation]]:
-    """Run ``greedy`` over length-sorted batches; ``lengths`` says what a row costs if not its full length.
+    """Run ``greedy`` over batches sorted by length. ``lengths``: the cost of each input, by default its length.
 
-    ``model`` is what the decoders compute with; it is changed inside a step only.
+    ``model``: the model of the decoders; its linear layers are replaced during a step and restored after it.
     """
     laid_out = LaidOut(model, n_rows=min(batch_size, len(inputs)))
     costs = lengths if lengths is not None else [len(source.ids) for source in inputs]
@@ -195,9 +195,9 @@ def joined_outputs(
     lengths: Sequence[int],
     constraints: Sequence[TokenConstraint] | None = None,
 ) -> Iterator[tuple[int, Generation]]:
-    """As ``outputs``, with one decoder whose rows are replaced as they finish; inputs are read by falling length.
+    """Like ``outputs``, with one decoder whose finished rows are replaced; inputs are read longest first.
 
-    Where memory limits the rows of the longest inputs, these go before as batches of their own.
+    If memory limits the number of the longest inputs, these are computed first, in batches of their own.
     """
     laid_out = LaidOut(model, n_rows=min(batch_size, len(inputs)))
     for first, waiting in streams([n + rule.max_new_tokens for n in lengths], batch_size, max_tokens):
@@ -216,10 +216,10 @@ def _rows(indices: Sequence[int], constraints: Sequence[TokenConstraint] | None)
 def streams(
     lengths: Sequence[int], batch_size: int, max_tokens: int
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """(indices that start together, indices that join them), by falling length, each index once.
+    """(indices that start together, indices that join them), longest first, each index once.
 
-    Batches that ``max_tokens`` makes smaller than ``batch_size`` are joined by none, so that an outlier does not narrow
-    what follows.
+    No index joins a batch that ``max_tokens`` makes smaller than ``batch_size``, so that a few very long inputs do not
+    slow down all others.
     """
     order: list[int] = []
     for batch in batches(lengths, batch_size, max_tokens):
@@ -232,9 +232,9 @@ def streams(
 
 
 def batches(lengths: Sequence[int], batch_size: int, max_tokens: int) -> Iterator[list[int]]:
-    """Indices by falling length, ``batch_size`` at a time, fewer where rows x longest exceeds ``max_tokens``.
+    """Indices sorted longest first, ``batch_size`` at a time, fewer if rows x longest exceeds ``max_tokens``.
 
-    Longest first, so that what will not fit in memory fails at once.
+    With the longest first, a batch that does not fit into memory fails at the start.
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     while order:
@@ -254,7 +254,7 @@ def _generation(row: Row, source: EncodedInput, rule: StopRule) -> Generation:
 
 
 def _computed(rows: Iterator[Row], laid_out: LaidOut) -> Iterator[Row]:
-    """Inference mode and layout inside each step only: a generator must not leave them on for its caller."""
+    """Enter inference mode and the layout for each step only: a generator must not leave them on for its caller."""
     while True:
         with torch.inference_mode(), laid_out:
             row = next(rows, None)

@@ -1,8 +1,7 @@
-"""Turns a quantised GGUF file into a folder of bfloat16 safetensors with configuration, tokenizer and chat template.
+"""Converts a quantised GGUF file to a folder of bfloat16 safetensors with configuration, tokenizer and chat template.
 
-Works tensor by tensor and, in a large tensor, by blocks of rows, so that a file of several gigabytes needs little
-memory; transformers' own conversion holds the whole model twice. The weights are equal to that conversion's. Does
-not know where a file comes from.
+Works tensor by tensor, and by blocks of rows within a large tensor, so that a file of several gigabytes needs little
+memory; transformers' own conversion holds the whole model in memory twice. Both give the same weights.
 """
 
 from __future__ import annotations
@@ -19,30 +18,27 @@ import numpy as np
 from cdner.errors import ModelError
 
 WEIGHTS = "model.safetensors"
-OUTPUT = "output.weight"  # GGUF's name of the matrix that gives the logits; absent where it is the embedding
+OUTPUT = "output.weight"  # GGUF's name of the output matrix; absent if it is the embedding
 EMBEDDING = "token_embd.weight"
-AT_ONCE = 1 << 23  # values that are dequantised at once: 32 MiB as float32
-# llama.cpp stores the rows of query and key in the order of its rotary embedding, for this architecture alone:
+AT_ONCE = 1 << 23  # values dequantised at a time: 32 MiB as float32
+# For this architecture only, llama.cpp stores the rows of query and key in the order of its rotary embedding:
 # https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py (LlamaModel.permute)
 _PERMUTED = {"llama": ("attn_q.", "attn_k.")}
-ARCHITECTURES = (
-    "llama",
-    "qwen2",
-)  # those whose tensors need nothing else; each is compared with transformers
+ARCHITECTURES = ("llama", "qwen2")  # tests compare each of them with transformers
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
     n_tensors: int
     n_bytes: int  # of the safetensors file
-    output_matrix: str  # "tied": equal to the embedding and stored once; "apart": stored too
+    output_matrix: str  # "tied": equal to the embedding, stored once; "apart": stored separately
 
 
 def convert_gguf(gguf: Path, folder: Path, advance: Callable[[int], None] = lambda _: None) -> Conversion:
     """Write ``folder``. ``advance`` is called with numbers of bytes written.
 
-    ModelError without the package ``gguf``, for an architecture that is not in ``ARCHITECTURES``, and for a tensor
-    that has no place in the model or is missing.
+    Raises ModelError if the package ``gguf`` is not installed, for an architecture that is not in ``ARCHITECTURES``,
+    and if a tensor is missing or has no place in the model.
     """
     need_gguf()
     from transformers import AutoTokenizer
@@ -91,7 +87,7 @@ def _configuration(gguf: Path) -> Any:
 
 
 def _tensors(gguf: Path) -> dict[str, Any]:
-    """By name; the values stay in the file until they are read."""
+    """Tensors by name; their values stay in the file until they are read."""
     from gguf import GGUFReader
 
     reader = GGUFReader(gguf)
@@ -100,7 +96,7 @@ def _tensors(gguf: Path) -> dict[str, Any]:
 
 
 def _empty(config: Any) -> Any:
-    """The model without values; names the class in the configuration, as ``save_pretrained`` would."""
+    """The model without values. Adds its class to the configuration, as ``save_pretrained`` does."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -111,7 +107,7 @@ def _empty(config: Any) -> Any:
 
 
 def _places(model: Any, architecture: str, tensors: dict[str, Any], *, tied: bool) -> dict[str, str]:
-    """The model's name of each tensor -> GGUF's. ModelError unless the two sets are the same."""
+    """The model's name of each tensor -> GGUF's name. ModelError unless both have the same tensors."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     kind = next(key for key, value in MODEL_ARCH_NAMES.items() if value == architecture)
@@ -131,14 +127,14 @@ def _places(model: Any, architecture: str, tensors: dict[str, Any], *, tied: boo
 
 
 def _n_heads_to_order(config: Any, name: str) -> int:
-    """Heads whose rows are to be put back into order; 0: they are in order."""
+    """Number of heads whose rows must be put back into order; 0 if they are in order."""
     heads = {"attn_q.": config.num_attention_heads, "attn_k.": config.num_key_value_heads}
     permuted = _PERMUTED.get(config.model_type, ())
     return next((int(heads[part]) for part in permuted if f".{part}" in name), 0)
 
 
 def _blocks(tensor: Any, n_heads: int) -> Iterator[Any]:
-    """The tensor's values as bfloat16, blocks of whole rows, in order."""
+    """The tensor's values as bfloat16, in blocks of whole rows, in order."""
     import torch
 
     if not n_heads:
@@ -171,7 +167,7 @@ def _equal(one: Any, other: Any) -> bool:
 def _write(
     file: Path, shapes: dict[str, tuple[int, ...]], blocks: Iterator[Any], advance: Callable[[int], None]
 ) -> int:
-    """A safetensors file: length of the header (8 bytes), header (JSON, padded to 8), values one after the other.
+    """Write a safetensors file: length of the header (8 bytes), header (JSON, padded to 8 bytes), values in order.
 
     https://huggingface.co/docs/safetensors/index#format
     """

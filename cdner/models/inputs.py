@@ -1,13 +1,13 @@
-"""A sentence's words as token ids, with the place where each word begins. Knows no model.
+"""Turns inputs into token ids: texts inside a token budget, and sentences with the position of each word.
 
-A sentence is read as one text (its tokens joined by single spaces), so each word is spelled as in running text. A word
-that the tokenizer spells with nothing (a lone control character) stands as the unknown token: every word has a place.
+The segments of an input are encoded as one text (a space between two segments belongs to the token that it starts),
+but each token keeps the priority of its segment. An input over its budget loses tokens from the end of the segments
+with the highest priority first, never from priority 0, and every lost token is counted. ``causal_input`` and
+``seq2seq_input`` say how an input of each family ends, for every engine.
 
-Turns the segments of an input into token ids inside a budget, and counts every token that had to go.
-
-Segments are read as one text (a space at a seam belongs to the token it starts), but each token keeps the
-priority of its segment: the tail of the highest priority is cut first, priority 0 never. Says how an input of each
-family ends, for every engine that runs it. Knows no model.
+The words of a sentence are encoded as one text too, joined by single spaces, so that each is spelled as in running
+text. A word that the tokenizer spells with no token (a control character) becomes the unknown token: every word has a
+position.
 """
 
 from __future__ import annotations
@@ -21,61 +21,9 @@ from cdner.errors import InputTooLongError, ModelError
 from cdner.models.vocabulary import encode_plain, neutralised, special_strings
 from cdner.types import ModelInput, Segment
 
-
-@dataclass(frozen=True, slots=True)
-class WordTokens:
-    """``first[w]``: position in ``ids`` of the first sub-token of word w, ascending. No special tokens."""
-
-    ids: tuple[int, ...]
-    first: tuple[int, ...]
-
-    def places(self, start: int, end: int) -> slice:
-        """Where the sub-tokens of words ``[start, end)`` stand in ``ids``."""
-        return slice(self.first[start], self.first[end] if end < len(self.first) else len(self.ids))
-
-
-class WordEncoder:
-    """Encodes sentences with one tokenizer."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._specials = special_strings(tokenizer)
-
-    def encode(self, words: Sequence[str]) -> WordTokens:
-        """ModelError for a word that the tokenizer cannot spell, where it has no unknown token either."""
-        spelled = [neutralised(word, self._specials) for word in words]
-        ends: list[int] = []  # of each word, as a position in the text
-        for word in spelled:
-            ends.append(len(word) + (ends[-1] + 1 if ends else 0))
-        plain = encode_plain(self._tokenizer, " ".join(spelled))
-        # The space in front of a word is the word's: its last character lies behind the end of the word before.
-        owners = [bisect_right(ends, last) for last in plain.last_characters]
-        ids: list[int] = []
-        first: list[int] = []
-        place = 0
-        for number, word in enumerate(words):
-            first.append(len(ids))
-            begun = place
-            while place < len(owners) and owners[place] <= number:
-                ids.append(plain.ids[place])
-                place += 1
-            if place == begun:
-                ids.append(self._unknown(word))
-        return WordTokens(tuple(ids), tuple(first))
-
-    def _unknown(self, word: str) -> int:
-        found = self._tokenizer.unk_token_id
-        if found is None:
-            raise ModelError(
-                f"The model's tokenizer cannot spell the word {word!r}. Remove it from the text."
-            )
-        return int(found)
-
-
 SEPARATOR = "\n"  # between input and target of a decoder-only model
-
-# T5 would take any length, but its attention is computed whole: 12 heads over 4096 tokens hold 0.8 GB at a time, over
-# the 30,000 of one endless sentence 43 GB, and the system would kill us without a word.
+# T5 accepts any length, but attention needs memory for every pair of tokens: with 12 heads 0.8 GB for 4,096 tokens and
+# 43 GB for 30,000, where the system would kill the process.
 LONGEST_RELATIVE = 4096  # tokens
 
 
@@ -87,7 +35,7 @@ class EncodedInput:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Most tokens of an input: ``soft`` (asked for) yields to priority 0, ``hard`` (the window) does not."""
+    """Limits for the tokens of an input. Priority 0 may exceed ``soft`` (a setting) but not ``hard`` (the window)."""
 
     soft: int | None = None
     hard: int | None = None
@@ -106,7 +54,7 @@ class InputEncoder:
         self._specials = special_strings(tokenizer)
 
     def encode(self, source: ModelInput, budget: Budget, *, index: int) -> EncodedInput:
-        """Ids without end mark or separator. InputTooLongError names ``index`` if priority 0 alone is too long."""
+        """Ids without end token or separator. InputTooLongError names ``index`` if priority 0 alone is too long."""
         ids, priorities = self._tokenise(source)
         if budget.limit is None or len(ids) <= budget.limit:
             return EncodedInput(ids=tuple(ids), n_truncated=0)
@@ -122,11 +70,11 @@ class InputEncoder:
         return EncodedInput(ids=kept, n_truncated=len(dropped))
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of a text from a corpus: no special tokens, whatever it spells."""
+        """Ids of a text from a corpus; it contains no special tokens, even if it spells one."""
         return encode_plain(self._tokenizer, neutralised(text, self._specials)).ids
 
     def encode_located(self, text: str) -> tuple[list[int], list[int]]:
-        """``encode_text``, and of each token the index of its last character in the text as it is given."""
+        """Like ``encode_text``, with the index of each token's last character in ``text``."""
         changed = neutralised(text, self._specials)
         plain = encode_plain(self._tokenizer, changed)
         place, given = (
@@ -162,7 +110,7 @@ class InputEncoder:
         return plain.ids, [owner[min(last, len(owner) - 1)] for last in plain.last_characters]
 
     def _neutralise(self, text: str, owner: list[int]) -> str:
-        """``neutralised`` over a whole run (a seam may spell a special token), keeping ``owner`` aligned."""
+        """``neutralised`` for a whole run: two segments together can spell a special token. Updates ``owner``."""
         while found := next((special for special in self._specials if special in text), None):
             seam = text.index(found) + 1
             text = f"{text[:seam]} {text[seam:]}"
@@ -179,9 +127,9 @@ def causal_input(
     room: int,
     index: int,
 ) -> EncodedInput:
-    """An input of a decoder-only model with its separator, which a rendered chat does not get.
+    """An input of a decoder-only model with its separator; a rendered chat gets no separator.
 
-    ``soft`` counts tokens in front of the separator, ``room`` all the window has beside the output.
+    ``soft`` limits the tokens before the separator, ``room`` all tokens before the output.
     """
     end = () if source and source[-1].special else separator
     found = encoder.encode(source, Budget(soft=soft, hard=room - len(end)), index=index)
@@ -197,20 +145,20 @@ def seq2seq_input(
     window: int | None,
     index: int,
 ) -> EncodedInput:
-    """An input of an encoder with its end token, which both limits count."""
+    """An input of an encoder with its end token, which counts towards both limits."""
     soft, hard = (None if limit is None else limit - 1 for limit in (soft, window))
     found = encoder.encode(source, Budget(soft=soft, hard=hard), index=index)
     return EncodedInput(ids=(*found.ids, end_id), n_truncated=found.n_truncated)
 
 
 def seq2seq_window(config: Any) -> int:
-    """Most tokens an encoder takes; where positions are relative, as in T5, what ``LONGEST_RELATIVE`` says."""
+    """The most tokens that an encoder takes; ``LONGEST_RELATIVE`` if positions are relative, as in T5."""
     relative = hasattr(config, "relative_attention_num_buckets")
     return LONGEST_RELATIVE if relative else int(config.max_position_embeddings)
 
 
 def _runs(source: ModelInput) -> list[list[Segment]]:
-    """Consecutive ordinary segments together, each segment with special tokens on its own."""
+    """Groups of consecutive ordinary segments; each segment with special tokens is a group of its own."""
     runs: list[list[Segment]] = []
     for segment in source:
         if runs and not segment.special and not runs[-1][0].special:
@@ -221,6 +169,56 @@ def _runs(source: ModelInput) -> list[list[Segment]]:
 
 
 def _tails(priorities: list[int], n_over: int) -> set[int]:
-    """Positions to drop: highest priority first, from its end backwards, never priority 0."""
+    """Positions to drop: from the highest priority first, from its end backwards, never from priority 0."""
     order = sorted(range(len(priorities)), key=lambda position: (-priorities[position], -position))
     return {position for position in order[:n_over] if priorities[position] > 0}
+
+
+@dataclass(frozen=True, slots=True)
+class WordTokens:
+    """A sentence without special tokens. ``first[w]``: position in ``ids`` of the first sub-token of word w."""
+
+    ids: tuple[int, ...]
+    first: tuple[int, ...]
+
+    def places(self, start: int, end: int) -> slice:
+        """The positions in ``ids`` of the sub-tokens of words ``[start, end)``."""
+        return slice(self.first[start], self.first[end] if end < len(self.first) else len(self.ids))
+
+
+class WordEncoder:
+    """Encodes sentences with one tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._specials = special_strings(tokenizer)
+
+    def encode(self, words: Sequence[str]) -> WordTokens:
+        """Raises ModelError for a word that the tokenizer cannot spell, if it has no unknown token."""
+        spelled = [neutralised(word, self._specials) for word in words]
+        ends: list[int] = []  # of each word, as a position in the text
+        for word in spelled:
+            ends.append(len(word) + (ends[-1] + 1 if ends else 0))
+        plain = encode_plain(self._tokenizer, " ".join(spelled))
+        # The space before a word belongs to that word: its last character comes after the end of the previous word.
+        owners = [bisect_right(ends, last) for last in plain.last_characters]
+        ids: list[int] = []
+        first: list[int] = []
+        place = 0
+        for number, word in enumerate(words):
+            first.append(len(ids))
+            begun = place
+            while place < len(owners) and owners[place] <= number:
+                ids.append(plain.ids[place])
+                place += 1
+            if place == begun:
+                ids.append(self._unknown(word))
+        return WordTokens(tuple(ids), tuple(first))
+
+    def _unknown(self, word: str) -> int:
+        found = self._tokenizer.unk_token_id
+        if found is None:
+            raise ModelError(
+                f"The model's tokenizer cannot spell the word {word!r}. Remove it from the text."
+            )
+        return int(found)

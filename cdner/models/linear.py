@@ -1,10 +1,10 @@
-"""Linear layers in oneDNN's own layout while a model predicts on a CPU.
+"""Linear layers in oneDNN's own memory layout while a model predicts on a CPU.
 
-Exists because a decoder's step is a product of a few rows with all weights, where the layout they happen to have costs
-most: laid out once per ``generate``, products of 4 to 16 rows are 1.4 to 2.3 times as fast in float32 and bf16. Costs a
-second copy of the weights as long as it lasts. Knows no model's structure.
+A decoding step multiplies a few rows with all weights, and the usual layout is slow for that. With the weights in
+oneDNN's layout, which is made once per ``generate``, products of 4 to 16 rows are 1.4 to 2.3 times as fast in float32
+and bf16. It needs a second copy of the weights meanwhile.
 
-oneDNN writes a program for each number of rows and keeps it; ``cdner.models`` bounds how many.
+oneDNN compiles and keeps a program for each number of rows; ``cdner.models`` limits how many it keeps.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MIN_ROWS = 4  # fewer gain little in float32, and a single short answer not even what laying out costs
+MIN_ROWS = 4  # fewer rows gain little in float32; a single short answer is slower with the new layout
 
 
 class LaidOut:
-    """A context that can be entered again and again; the weights must not change while it is kept.
+    """A context that can be entered repeatedly; the weights must not change as long as the object is used.
 
-    Outside of it the model is as it was. Does nothing on other devices, for fewer than ``MIN_ROWS`` rows and where
-    torch was built without oneDNN.
+    Outside the context the model is unchanged. It does nothing on other devices, for fewer than ``MIN_ROWS`` rows, and
+    if torch was built without oneDNN.
     """
 
     def __init__(self, model: Any, *, n_rows: int) -> None:
@@ -45,7 +45,7 @@ class LaidOut:
 
 
 class _Linear:
-    """x W' + b; the same as ``torch.nn.functional.linear`` but for the order of its sums."""
+    """x W' + b; like ``torch.nn.functional.linear``, with sums in another order."""
 
     def __init__(self, module: torch.nn.Linear) -> None:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach())

@@ -1,7 +1,7 @@
-"""JSON by schema, token by token: which tokens of a model's vocabulary may come next. Owns llguidance.
+"""Constrains output to JSON of a schema: which tokens may come next. Only this module uses llguidance.
 
-llguidance is the grammar library that needs neither torch nor any other package, and is one of those inside vLLM. JSON
-is written as cdner's vLLM servers write it: without whitespace between its parts. Knows nothing of models.
+llguidance needs neither torch nor any other package and is also used by vLLM. JSON is written without whitespace
+between its parts, as cdner's vLLM servers write it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cdner.errors import ModelError
 
-# A small model would fill its whole budget with whitespace that is allowed.
+# If whitespace were allowed, a small model could fill its whole budget with it.
 _COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
 _BITS = 32  # of one word of llguidance's mask
 
@@ -26,7 +26,7 @@ def grammar_is_installed() -> bool:
 
 
 class SchemaGrammar:
-    """Of one tokenizer, which takes a second to read; schemas are compiled once each."""
+    """Schemas for one tokenizer, which takes a second to read. Each schema is compiled once."""
 
     def __init__(self, tokenizer: Any, end_ids: Iterable[int]) -> None:
         from llguidance.hf import from_tokenizer
@@ -40,9 +40,9 @@ class SchemaGrammar:
         self._compiled: dict[str, Any] = {}
 
     def constraint(self, schema: str) -> SchemaConstraint:
-        """Of one output, which is JSON of ``schema`` (a JSON text) unless it is cut off.
+        """A constraint for one output, which is then JSON of ``schema`` (a JSON text) unless it is cut off.
 
-        ModelError for a schema that llguidance cannot follow in full.
+        Raises ModelError for a schema that llguidance does not support completely.
         """
         if schema not in self._compiled:
             self._compiled[schema] = self._compile(schema)
@@ -69,7 +69,7 @@ class SchemaConstraint:
         self._mask = np.zeros(-(-vocabulary_size // _BITS), dtype=np.int32)
 
     def allowed(self) -> NDArray[np.int64]:
-        """Sorted ids; the end tokens where the text is complete. ModelError where llguidance gives up."""
+        """Sorted ids; the end tokens if the text is complete. ModelError if llguidance reports an error."""
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         found = np.flatnonzero(np.unpackbits(self._mask.view(np.uint8), bitorder="little"))
         if not len(found):
@@ -79,6 +79,6 @@ class SchemaConstraint:
         return found
 
     def advance(self, token_id: int) -> None:
-        """Take one chosen token. ValueError when it was not allowed."""
+        """Append the chosen token. ValueError if it was not allowed."""
         if not self._matcher.consume_token(token_id):
             raise ValueError(f"token {token_id} was not allowed: {self._matcher.get_error()}")

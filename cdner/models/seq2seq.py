@@ -1,6 +1,6 @@
-"""Encoder-decoder backbones (T5 and BART kind): the encoder reads the input, the decoder writes the target.
+"""Encoder-decoder models (the T5 and BART kinds): the encoder reads the input, the decoder writes the target.
 
-T5 knows relative positions only, so its window is one of memory; BART has one of its own. Knows nothing of entities.
+T5 has relative positions only, so that memory limits its input; BART has a fixed number of positions.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Seq2SeqBackbone:
         constraints: Sequence[TokenConstraint] | None = None,
         stop: Sequence[str] = (),
     ) -> Iterator[tuple[int, Generation]]:
-        """Greedy; an iterator of (index into inputs, generation). ModelError if an input cannot fit."""
+        """Greedy decoding. Yields (index into inputs, generation). Raises ModelError if an input does not fit."""
         encoded = [self._encode(source, index) for index, source in enumerate(inputs)]
         ends = end_ids(self.model.generation_config, self._vocabulary.end_id)
         rule = StopRule(ends, max_new_tokens, tuple(stop), self._vocabulary.decode)
@@ -88,9 +88,9 @@ class Seq2SeqBackbone:
         first: Sequence[Sequence[Beginning]],
         then: Callable[[int, Sequence[float]], Sequence[Beginning]],
         *,
-        max_new_tokens: int,  # noqa: ARG002  an input's budget does not depend on the output here
+        max_new_tokens: int,  # noqa: ARG002  the output takes no room from the input
     ) -> Iterator[tuple[int, tuple[float, ...]]]:
-        """``cdner.types.TextScorer``; each input is encoded once."""
+        """See ``cdner.types.TextScorer``. Each input is encoded once."""
         sources = [self._encode(source, index).ids for index, source in enumerate(inputs)]
         start = int(self.model.config.decoder_start_token_id)
         reader = _TreeReader if self._relative else _PathReader
@@ -104,7 +104,7 @@ class Seq2SeqBackbone:
         )
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """(n, d) mean of the last encoder layer over each text's tokens, its end token left out."""
+        """(n, d) means of the last encoder layer over each text's tokens, without its end token."""
         found = [mean(self._states(self._inputs.encode_text(text))) for text in texts]
         return stacked(found, size=self.model.config.hidden_size)
 
@@ -146,7 +146,7 @@ class Seq2SeqBackbone:
         return pack(examples, max_tokens=16384 if self.device.type == "cuda" else 4096)
 
     def loss_sum(self, examples: Sequence[EncodedExample]) -> Tensor:
-        """Summed cross-entropy of all target tokens; a T5 computes nothing for padding, others no logits."""
+        """Summed cross-entropy of all target tokens. A T5 computes no padding; others compute no logits for it."""
         start = self.model.config.decoder_start_token_id
         shifted = [(start, *example.target[:-1]) for example in examples]
         labels = torch.tensor([token for example in examples for token in example.target], device=self.device)
@@ -165,7 +165,7 @@ class Seq2SeqBackbone:
         return logits
 
     def _padded(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> Tensor:
-        """The same for models that count positions from the start of what they are given."""
+        """The same for models with absolute positions, whose rows are padded."""
         ids, mask = self.padded(sources)
         shifted, real = self.padded(targets)
         with _only(self.model.get_output_embeddings(), real.bool()):
@@ -174,7 +174,7 @@ class Seq2SeqBackbone:
         return logits
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """(rows, longest) ids, right-padded, and the mask of what is real."""
+        """(rows, longest) ids, right-padded, and the mask of the real tokens."""
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.device)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
@@ -182,7 +182,7 @@ class Seq2SeqBackbone:
         return ids, mask.long()
 
     def encoded(self, rows: Sequence[Sequence[int]]) -> tuple[Any, Tensor]:
-        """The encoder's output, (rows, longest, d) in its last hidden state, and the mask of what is real."""
+        """The encoder's output, with (rows, longest, d) last hidden states, and the mask of the real tokens."""
         encoder = self.model.get_encoder()
         if not self._relative:
             ids, mask = self.padded(rows)
@@ -195,7 +195,7 @@ class Seq2SeqBackbone:
         return found, stood.real.long()
 
     def in_one_row(self, rows: Sequence[Sequence[int]]) -> tuple[Rows, Tensor]:
-        """Where the tokens belong, and their (1, tokens) ids."""
+        """Which row each token belongs to, and their (1, tokens) ids."""
         ids = torch.tensor([[token for row in rows for token in row]], device=self.device)
         return Rows.of([len(row) for row in rows], self.device), ids
 
@@ -242,7 +242,7 @@ class _Seq2SeqDecoder:
 
 
 class _TreeReader:
-    """Inputs as the encoder reads them, for a decoder with relative positions: all nodes stand in one row."""
+    """Encoded inputs for a decoder with relative positions, which reads all nodes in one row."""
 
     def __init__(self, backbone: Seq2SeqBackbone, sources: Sequence[Sequence[int]]) -> None:
         self._backbone = backbone
@@ -265,7 +265,7 @@ class _TreeReader:
 
 
 class _PathReader:
-    """The same for a decoder that counts positions from the start of a row: each path is a row of its own."""
+    """Encoded inputs for a decoder with absolute positions, which reads each path as a row of its own."""
 
     def __init__(self, backbone: Seq2SeqBackbone, sources: Sequence[Sequence[int]]) -> None:
         self._backbone = backbone
@@ -280,7 +280,7 @@ class _PathReader:
         )
         asked = forest.asked.cpu()
         wanted = torch.zeros(ids.shape, dtype=torch.bool)
-        place: dict[tuple[int, int], None] = {}  # asked nodes in the order in which their logits come
+        place: dict[tuple[int, int], None] = {}  # nodes in the order of their logits
         for number, (row, line) in enumerate(lines):
             for depth, node in enumerate(line):
                 if asked[row, node] and (row, node) not in place:
@@ -301,7 +301,7 @@ class _PathReader:
 
 @contextlib.contextmanager
 def _only(head: Any, positions: Tensor) -> Iterator[None]:
-    """Let the output layer see (n, d) chosen positions, not (rows, length, d): it is the costliest layer."""
+    """Compute the output layer, which is the most expensive one, for (n, d) chosen positions only."""
     hook = head.register_forward_pre_hook(lambda _module, arguments: (arguments[0][positions],))
     try:
         yield
@@ -310,7 +310,7 @@ def _only(head: Any, positions: Tensor) -> Iterator[None]:
 
 
 def _in_one_kernel(model: Any) -> None:
-    """T5's activation is written out as eight operations, each a pass over the widest states; torch has it as one."""
+    """Replace T5's activation, eight operations over the widest states, by the same function in one torch kernel."""
     from transformers.activations import NewGELUActivation
 
     for module in model.modules():

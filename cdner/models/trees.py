@@ -1,7 +1,7 @@
-"""How probable a model finds given beginnings of its output: many of them in one pass, what they share computed once.
+"""Log-probabilities of given beginnings of an output, many in one forward pass; shared tokens are computed once.
 
-The beginnings of one input's output are paths of a tree behind the input; a token sees its ancestors only, so one
-forward pass over the nodes gives each path what a pass of its own would. Knows no model and no entities.
+The beginnings of one input's output are paths of a tree that follows the input. A token attends to its ancestors only,
+so that one forward pass over the nodes gives each path the same result as a pass of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cdner.models.generation import batches
 from cdner.types import Beginning
 
 ROOT = -1
-_MAX_TOKENS = 512  # of one pass, padding with them; on a CPU more are slower, each
+_MAX_TOKENS = 512  # of one pass, with padding; on a CPU a larger pass is slower for each token
 _MAX_TOKENS_CUDA = 1 << 14
 
 
@@ -25,15 +25,15 @@ class Tokeniser(Protocol):
     """``cdner.models.vocabulary.encode_plain`` of one tokenizer, on text that is ``neutralised``."""
 
     def __call__(self, text: str) -> tuple[Sequence[int], Sequence[int]]:
-        """Ids, and of each the index of its last character."""
+        """Ids, and for each the index of its last character."""
         ...
 
 
 @dataclass(slots=True)
 class TokenTree:
-    """Tokens with their parents, each behind its parent: a start, and paths that go on from its end.
+    """Tokens, each after its parent: a start, and paths that continue from its end.
 
-    A model reads the first ``n_inner`` only: what would follow a path's last token matters to nobody.
+    A model reads the first ``n_inner`` tokens only; nothing follows the last token of a path.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -65,11 +65,11 @@ class TokenTree:
         self.paths = [[place[node] for node in path] for path in self.paths]
 
     def ends(self) -> list[int]:
-        """Inner nodes behind which there are no others of them."""
+        """Inner nodes that are not followed by an inner node."""
         return sorted(set(range(self.n_inner)) - set(self.parents[: self.n_inner]))
 
     def line(self, node: int) -> list[int]:
-        """The nodes from the first one to this one."""
+        """The nodes from the root to this one."""
         found = [node]
         while self.parents[found[-1]] != ROOT:
             found.append(self.parents[found[-1]])
@@ -91,7 +91,7 @@ class TokenTree:
 
 @dataclass(frozen=True, slots=True)
 class Forest:
-    """The inner nodes of a batch of trees as tensors, right-padded. Padding sees itself and is seen by nothing."""
+    """The inner nodes of a batch of trees as tensors, right-padded. Padding attends to itself only."""
 
     trees: Sequence[TokenTree]
     ids: Tensor  # (rows, longest)
@@ -116,14 +116,14 @@ class Forest:
 
     @property
     def asked(self) -> Tensor:
-        """(rows, longest) bool: the nodes whose next token matters."""
+        """(rows, longest) bool: the nodes whose next-token distribution is needed."""
         found = torch.zeros_like(self.real, device="cpu")
         for row, tree in enumerate(self.trees):
             found[row, sorted(set(tree.parents[tree.n_start :]))] = True
         return found.to(self.real.device)
 
     def log_probs(self, logits: Tensor) -> list[tuple[float, ...]]:
-        """Of each tree its paths' log-probabilities, from the (n, vocabulary) logits of the ``asked`` nodes."""
+        """For each tree the log-probabilities of its paths, from the (n, vocabulary) logits of the ``asked`` nodes."""
         asked = self.asked.cpu()
         place = torch.full(asked.shape, -1)
         place[asked] = torch.arange(int(asked.sum()))
@@ -143,23 +143,23 @@ class Forest:
 
 
 class Reader(Protocol):
-    """A batch of inputs inside a model, read once."""
+    """A batch of inputs that a model has read once."""
 
     def logits(self, forest: Forest) -> Tensor:
-        """(n, vocabulary) of the asked nodes of the trees, a row each, behind the inputs."""
+        """(n, vocabulary) logits of the trees' ``asked`` nodes; the tree in row r follows input r."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What stands before the trees of one input."""
+    """The part of an input that comes before its trees."""
 
     last: int  # the token that a tree starts with
-    n_tokens: int  # that a pass reads before it
+    n_tokens: int  # before it, which a pass reads
 
 
 def path_of(beginning: Beginning, encode: Tokeniser) -> tuple[int, ...]:
-    """Ids of the tokens that end within the first characters; one that reaches beyond them is left out."""
+    """Ids of the tokens that end within the beginning's characters; a token that reaches further is left out."""
     text, n_characters = beginning
     ids, last = encode(text)
     return tuple(token for token, end in zip(ids, last, strict=True) if end < n_characters)
@@ -174,7 +174,7 @@ def two_rounds(
     encode: Tokeniser,
     device: torch.device,
 ) -> Iterator[tuple[int, tuple[float, ...]]]:
-    """``cdner.types.TextScorer.log_probs`` over a family's readers."""
+    """``cdner.types.TextScorer.log_probs`` for a family's readers."""
     most = _MAX_TOKENS_CUDA if device.type == "cuda" else _MAX_TOKENS
     costs = [
         one.n_tokens + sum(len(text) for text, _ in texts[:1])

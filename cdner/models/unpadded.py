@@ -1,9 +1,9 @@
-"""Rows of different lengths through a T5 without padding: their tokens stand in one row, one behind the other.
+"""T5 without padding: the tokens of all rows of a batch stand in one row.
 
-Exists because a batch padded to its longest row computes a fifth more than it holds, and half more where it is not
-sorted by length. Every layer but attention works token by token and needs no change; attention alone spreads the
-tokens over (rows, longest) and gathers what it found. Right only where positions are relative, a bias
-of the distance alone. Plugs into transformers' attention registry; knows no losses.
+A batch padded to its longest row computes 20 % more tokens than it has, and 50 % more if it is not sorted by length.
+All layers except attention work token by token and need no change. Attention spreads the tokens over (rows, longest)
+and gathers the results; it is registered with transformers. This is correct only for relative positions, where the bias
+depends on the distance alone.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ MODEL_TYPES = frozenset({"t5", "mt5"})  # one attention in transformers: relativ
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Where the tokens of consecutive rows belong."""
+    """Which row each token belongs to."""
 
     slots: Tensor  # (tokens,): index of each token in rows x longest
-    real: Tensor  # (rows, longest) bool: the slots that hold one
+    real: Tensor  # (rows, longest) bool: the slots that hold a token
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Rows:
@@ -34,18 +34,18 @@ class Rows:
         return cls(real.flatten().nonzero()[:, 0], real)
 
     def spread(self, tokens: Tensor) -> Tensor:
-        """(1, heads, tokens, size) to (rows, heads, longest, size), zeros where no token is."""
+        """(1, heads, tokens, size) to (rows, heads, longest, size), zeros in slots without a token."""
         heads, n, size = tokens.shape[1:]
         whole = self.padded(tokens[0].transpose(0, 1).reshape(n, -1))
         return whole.view(*self.real.shape, heads, size).transpose(1, 2)
 
     def padded(self, tokens: Tensor) -> Tensor:
-        """(tokens, size) to (rows, longest, size), zeros where no token is."""
+        """(tokens, size) to (rows, longest, size), zeros in slots without a token."""
         whole = tokens.new_zeros(self.real.numel(), tokens.shape[1])
         return whole.index_copy(0, self.slots, tokens).view(*self.real.shape, -1)
 
     def gather(self, whole: Tensor) -> Tensor:
-        """(rows, heads, longest, size) to (1, tokens, heads, size), as attention gives it back."""
+        """(rows, heads, longest, size) to (1, tokens, heads, size), the shape that attention returns."""
         flat = whole.transpose(1, 2).flatten(0, 1)
         return flat.index_select(0, self.slots)[None]
 
@@ -54,14 +54,14 @@ class Rows:
 class Layout:
     source: Rows
     target: Rows
-    # Where target rows are trees: (rows, longest, longest) bool, what each token sees of its row, and
-    # (rows, longest) its place in the text that it belongs to. None: a token sees itself and what stands before it.
+    # If the target rows are trees: (rows, longest, longest) bool, the tokens of its row that each token attends to, and
+    # (rows, longest) the position of each token in its text. None: a token attends to itself and to all before it.
     sees: Tensor | None = None
     depths: Tensor | None = None
 
 
 def register() -> None:
-    """Make transformers know this attention. Idempotent."""
+    """Register ``UNPADDED`` with transformers. Can be called again."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(UNPADDED, unpadded_attention)
@@ -80,12 +80,12 @@ def unpadded_attention(
     position_bias: Tensor,
     **_unused: object,
 ) -> tuple[Tensor, None]:
-    """(1, tokens, heads, head size). A token sees its own row: all of it, or up to itself where causal."""
+    """(1, tokens, heads, head size). A token attends to its row; if causal, up to itself."""
     asking = layout.target if module.is_decoder else layout.source
     crossing = module.is_decoder and not module.is_causal
     asked = layout.source if crossing else asking
     mask = asked.real[:, None, None, :]
-    if not crossing:  # across, T5 has no bias
+    if not crossing:  # T5's cross-attention has no bias
         longest = asked.real.shape[1]
         if module.is_causal and layout.sees is not None:
             mask = mask & layout.sees[:, None]
@@ -105,7 +105,7 @@ def unpadded_attention(
 
 @contextlib.contextmanager
 def unpadded(model: Any, layout: Layout) -> Iterator[None]:
-    """Let ``model`` read single rows laid out so; pass ``layout`` on to its forward call too."""
+    """Let ``model`` read rows of this layout; pass ``layout`` to its forward call too."""
     stacks = model.get_encoder(), model.get_decoder()
     usual = [stack.config._attn_implementation for stack in stacks]
     biased = [module for module in model.modules() if getattr(module, "has_relative_attention_bias", False)]
@@ -123,7 +123,7 @@ def unpadded(model: Any, layout: Layout) -> Iterator[None]:
 
 
 def _bias_of_longest(module: Any, layout: Layout) -> Any:
-    """The module's own bias, for the longest row instead of for all tokens of all rows; of a tree by its depths."""
+    """The module's bias for the longest row instead of for all tokens of all rows; for trees, by depth."""
     depths = layout.depths if module.is_decoder else None
     longest = (layout.target if module.is_decoder else layout.source).real.shape[1]
     if depths is not None:

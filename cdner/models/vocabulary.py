@@ -1,8 +1,7 @@
-"""What the codec may know of a tokenizer: the bytes of its pieces, and the round trip of a text.
+"""What the codec needs of a tokenizer: the bytes of its pieces, encoding, and decoding.
 
-Exists so that the codec needs no tokenizer library. Text from a corpus must never become a special token,
-also where that is an ordinary piece of the vocabulary (T5's ``</s>``): first ``neutralised``, then
-``encode_plain``.
+The codec itself needs no tokenizer library. Text from a corpus must never become a special token, even one that is an
+ordinary piece of the vocabulary (T5's ``</s>``): call ``neutralised`` first, then ``encode_plain``.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ class PlainTokens:
 
 
 def special_strings(tokenizer: Any) -> tuple[str, ...]:
-    """Every string the tokenizer would read as one special token, longest first."""
+    """Every string that the tokenizer reads as a special token, longest first."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     several = (text for text in {*added, *tokenizer.all_special_tokens} if len(text) > 1)
     return tuple(sorted(several, key=lambda text: (-len(text), text)))
 
 
 def neutralised(text: str, specials: Sequence[str]) -> str:
-    """The text with a space inside every special-token string: it reads the same and commands nothing."""
+    """The text with a space inside every special-token string, which is then ordinary text."""
     while found := next((special for special in specials if special in text), None):
         text = text.replace(found, f"{found[0]} {found[1:]}")
     return text
 
 
 def encode_plain(tokenizer: Any, text: str) -> PlainTokens:
-    """Token ids of a ``neutralised`` text: no special token but the unknown one."""
+    """Token ids of a ``neutralised`` text, without special tokens except the unknown token."""
     encoded = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
     )
@@ -63,7 +62,7 @@ class TokenizerVocabulary:
     @property
     def unknown_id(self) -> int | None:
         unknown = self._tokenizer.unk_token_id
-        # A byte-level vocabulary can spell anything; what it calls its unknown token is a mark for documents.
+        # A byte-level vocabulary can spell any text; its unknown token is used between documents.
         return None if unknown is None or _is_byte_level(self._tokenizer) else int(unknown)
 
     @property

@@ -1,16 +1,12 @@
-"""SHA-256 of weight files, remembered between commands: every plan names weights by content, and they are gigabytes.
+"""Checkpoints on disk and the checksums of weights, which identify a model.
 
-One small file in the cache for each weight file. It is believed only while path, size, inode and both times of the
-file are as they were; lost or broken, it costs a second reading and nothing else.
+A checkpoint is a folder that any user of transformers can load, plus a file ``cdner.json`` (``Card``). Folders appear
+under their name only when they are complete and synchronised to disk.
 
-What a model is called in identities: by the content of its weights, on the shelf or in a user's folder.
-
-A path is not an identity: moving a folder changes nothing, replacing its weights changes every answer. Imports no
-torch.
-
-A checkpoint is a folder that any transformers user can load, plus a card of ours (``cdner.json``).
-
-Folders appear under their name only when complete and on disk: written beside, synchronised, renamed.
+A model is identified by the content of its weights and not by a path: moving a folder changes nothing, replacing its
+weights changes every run id. Weights are gigabytes, so SHA-256 sums are remembered between commands, in one small file
+of the cache for each weight file. A remembered sum is used only while path, size, inode, and both times of the file
+are unchanged; if it is lost or broken, the weights are read again. Imports no torch.
 """
 
 from __future__ import annotations
@@ -31,10 +27,90 @@ from cdner.errors import ModelError
 from cdner.files import cache_root, canonical_json, content_hash, file_sha256, replacing
 from cdner.models.shelf import find
 
+CARD = "cdner.json"
 _SHA256 = re.compile("[0-9a-f]{64}")
-# A file that is written twice within one tick of the file system's clock has the same times twice: what is younger
-# than this when it is read is not remembered (git does the same with its index).
+# Two writes within one tick of the file system's clock give the same times. The sum of a file that is younger than
+# this when it is read is not remembered (git's index has the same rule).
 YOUNG_SECONDS = 2.0
+
+
+class Card(Settings):
+    """The contents of ``cdner.json``."""
+
+    base: BackboneChoice
+    settings: Training
+    best_epoch: int
+    weights_sha256: str
+
+
+def read_card(folder: Path) -> Card:
+    """ModelError if the folder has no readable card."""
+    path = folder / CARD
+    try:
+        return Card.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise ModelError(
+            f"{folder} is not a checkpoint of cdner: {CARD} is missing or broken. Train again."
+        ) from error
+
+
+def write_card(folder: Path, card: Card) -> None:
+    (folder / CARD).write_text(canonical_json(card.identity()) + "\n", encoding="utf-8")
+
+
+def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Let ``fill`` write to a temporary folder, then put it in the place of ``target``, completely or not at all.
+
+    Raises ModelError if weights cannot be written, OSError for other files.
+    """
+    from safetensors import SafetensorError
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with replacing(target) as scratch:
+            scratch.mkdir()
+            fill(scratch)
+    except SafetensorError as error:  # for a full disk too, instead of OSError
+        raise ModelError(f"{target} cannot be written: {error}.") from error
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of the weights: of the only safetensors file, or over the sums of all shards in name order."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder} holds no safetensors weights.")
+    sums = [remembered_sha256(file) for file in files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def checked(folder: Path, sha256: str) -> Path:
+    """The folder of a checkpoint, if its weights have this ``weights_sha256``. Raises ModelError otherwise.
+
+    Call it with the sum from the store before the checkpoint is opened. A file that has not changed since it was last
+    read is not read again.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"No checkpoint at {folder}. Train it first.")
+    if (found := weights_sha256(folder)) != sha256:
+        raise ModelError(
+            f"The weights in {folder} are not the ones that were trained: their SHA-256 is {found[:12]}... instead of "
+            f"{sha256[:12]}... Put the original files back, or train again with --force."
+        )
+    return folder
+
+
+def weights_identity(model: str) -> str:
+    """``<name>@<checksum>`` for a model of the shelf, fetched or not; ``<folder name>@<content hash>``; else the name.
+
+    A name of the shelf always means the model of the shelf; write ``./NAME`` for a folder of that name.
+    """
+    if known := find(model):
+        return known.identity
+    folder = Path(model)
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not files:
+        return model
+    return f"{folder.resolve().name}@{content_hash([remembered_sha256(file) for file in files])}"
 
 
 def remembered_sha256(file: Path) -> str:
@@ -79,82 +155,10 @@ class _State:
     path: str
     size: int  # bytes
     mtime_ns: int
-    ctime_ns: int  # no program sets it: a file that was rewritten and given its old mtime has another
+    ctime_ns: int  # a program can restore mtime after it has rewritten a file, but not ctime
     inode: int
 
 
 def _state(file: Path) -> _State:
     found = file.stat()
     return _State(str(file.resolve()), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-
-
-def weights_identity(model: str) -> str:
-    """``<name>@<checksum>`` for a model of the shelf, fetched or not; ``<folder name>@<content hash>``; else the name.
-
-    A name of the shelf is not a folder: ``./NAME`` is.
-    """
-    if known := find(model):
-        return known.identity
-    folder = Path(model)
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if not files:
-        return model
-    return f"{folder.resolve().name}@{content_hash([remembered_sha256(file) for file in files])}"
-
-
-CARD = "cdner.json"
-
-
-class Card(Settings):
-    """What a checkpoint says of itself."""
-
-    base: BackboneChoice
-    settings: Training
-    best_epoch: int
-    weights_sha256: str
-
-
-def read_card(folder: Path) -> Card:
-    """ModelError if the folder has no readable card."""
-    path = folder / CARD
-    try:
-        return Card.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise ModelError(
-            f"{folder} is not a checkpoint of cdner: {CARD} is missing or broken. Train again."
-        ) from error
-
-
-def write_card(folder: Path, card: Card) -> None:
-    (folder / CARD).write_text(canonical_json(card.identity()) + "\n", encoding="utf-8")
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 of the weights: of the one safetensors file, or over the sums of all shards in name order."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{folder} holds no safetensors weights.")
-    if len(files) == 1:
-        return file_sha256(files[0])
-    return hashlib.sha256("".join(file_sha256(file) for file in files).encode()).hexdigest()
-
-
-def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Let ``fill`` write into a scratch folder, then put it in ``target``'s place, whole or not at all.
-
-    ModelError where weights cannot be written; other files raise OSError.
-    """
-    from safetensors import SafetensorError
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with replacing(target) as scratch:
-            scratch.mkdir()
-            fill(scratch)
-    except SafetensorError as error:  # a full disk among them: its own library knows no OSError
-        raise ModelError(f"{target} cannot be written: {error}.") from error
-
-
-def read_json(path: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
-    return found

@@ -1,8 +1,6 @@
-"""What a report says of verdicts: who is right, how the opinions are weighed, what the LLM says of each mention.
+"""Gathers what a report shows: rows of the store's views, averaged over seeds, with errors and verdicts.
 
-What the models of a report predicted, what of it is wrong, and how sure their scores are. Loads no model.
-
-Gathers what a report shows: rows of the store's views, averaged over seeds. Loads no model, prints nothing.
+Loads no model and prints nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +14,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from cdner import __version__
-from cdner.config import FUSED_OF, Setting
+from cdner.config import Label, parts_of
 from cdner.errors import StoreError
 from cdner.evaluate.calibration import expected_calibration_error, reliability
 from cdner.evaluate.scores import sentence_counts
@@ -59,6 +56,7 @@ from cdner.store.find import short_names
 from cdner.store.llm_log import load_reasoning, load_usage
 from cdner.store.predictions import load_predictions, predicted_corpus
 from cdner.types import Corpus, Prediction
+from cdner.version import __version__
 
 OF_ALL_TYPES = "*"
 Labels = Mapping[str, Mapping[str, str]]  # experiment -> label -> run
@@ -121,23 +119,18 @@ def with_verdicts(store: Store, labels: Labels, models: Sequence[Model]) -> tupl
 
 
 def _judge_run(labels: Labels, model: Model) -> str | None:
-    setting = cast(Setting, model.where.setting)
-    return labels[model.experiment].get(f"judge:{FUSED_OF.get(setting, setting)}/{model.where.split}")
+    judged = parts_of(model.where.setting).fused or model.where.setting
+    return labels[model.experiment].get(f"judge:{judged}/{model.where.split}")
 
 
 def _labelled(labels: Labels, step: str) -> list[tuple[str, str, str, str]]:
     """(experiment, setting, split, run id) of every run of a step."""
     return [
-        (experiment, *_parts(label), run_id)
+        (experiment, label.subject, label.split, run_id)
         for experiment, runs in labels.items()
-        for label, run_id in runs.items()
-        if label.startswith(f"{step}:")
+        for label, run_id in ((Label.of(text), run_id) for text, run_id in runs.items())
+        if label.kind == step
     ]
-
-
-def _parts(label: str) -> tuple[str, str]:
-    setting, _, split = label.partition(":")[2].rpartition("/")
-    return setting, split
 
 
 def _where(experiment: str, setting: str, domain: str, split: str) -> Where:
@@ -328,7 +321,7 @@ def _runs(labels: Mapping[str, Mapping[str, str]], *steps: str) -> list[str]:
         run_id
         for runs in labels.values()
         for label, run_id in runs.items()
-        if not steps or label.partition(":")[0] in steps
+        if not steps or Label.of(label).kind in steps
     )
     return list(dict.fromkeys(found))
 
@@ -346,9 +339,9 @@ def _evaluated(
         cell = cell_of(experiment)
         for label, run_id in runs.items():
             row = scores.get((run_id, "strict", "micro"))
-            if not label.startswith("evaluate:") or row is None or run_id not in predicted:
+            if Label.of(label).kind != "evaluate" or row is None or run_id not in predicted:
                 continue
-            setting = label.partition(":")[2].rpartition("/")[0]
+            setting = Label.of(label).subject
             where = Where(cell.study, cell.axes, row.domain, row.split, setting)
             found.append(Evaluated(where, experiment, run_id, predicted[run_id]))
     return tuple(found)

@@ -1,31 +1,27 @@
-"""What asking an LLM takes while it goes on: tokens a second, the share that was cached, cost, gaps.
+"""Asking an LLM for what the store cannot answer: a completion is stored before it counts, none is paid for twice.
 
-Counts what one call of a backend yields; the account of whole runs is the view ``llm_usage``.
-
-Asks an LLM what the store cannot answer: each completion is durable before it counts, none is paid for twice.
-
-An answer that was cut off or lacks a part is asked for again with another seed. Such a retry is a request with an
-identity of its own: a rerun and a replay find it in the store and come to the same answer. Knows nothing of sentences
-or of what answers mean; the caller counts what an answer lacks.
+An answer that was cut off or lacks a part is asked for again with another seed. Such a retry is a request of its own,
+so a rerun and a replay find it in the store and come to the same answer.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cdner.config import Llm
-from cdner.errors import BackendError
+from cdner.errors import BackendError, PartialError
 from cdner.steps.context import Context
+from cdner.steps.protocol import Defects, Questions, StepKind
 from cdner.steps.step import Step
 from cdner.store import llm_log as stored
 from cdner.types import Completion, Gap, ReasoningBackend, ReasoningRequest
 
 
 class Meter:
-    """Starts to count seconds when it is made. ``clock`` gives seconds."""
+    """Tokens a second, cached share, cost and gaps of the answers so far. ``clock`` gives seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -64,7 +60,6 @@ LARGEST_GROUP = 256  # completions a transaction
 CUT_OFF = "length"  # finish reason
 N_REASONS = 3  # named in an error; the rest is counted
 
-Defects = Callable[[Completion], int]  # 0: as asked for; the more, the worse
 Identify = Callable[[Sequence[ReasoningRequest]], list[str]]  # the request ids
 
 
@@ -78,7 +73,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    number: int  # where it first stands among the requests of the step
+    number: int  # 0-based, among the requests of the step
     request_id: str
     request: ReasoningRequest
 
@@ -95,12 +90,12 @@ def complete(
     defects: Defects,
     which: str = "",
 ) -> list[Answer]:
-    """The answer to each request, in order; equal requests are one, and what the store has is not sent.
+    """The answer to each request, in order. Equal requests are sent once; requests with a stored answer are not sent.
 
-    An answer with defects is asked for again, ``llm.retries`` times at most, all of one round in one call of the
-    backend. Used is the one with the fewest; of equals the earliest, which was asked as the settings say. A retry that
-    fails is a gap as any other: the next run goes on there. ``which`` is shown behind the step's label, where these are
-    not all of its requests.
+    An answer with defects is requested again, at most ``llm.retries`` times, all retries of a round in one call of the
+    backend. The answer with the fewest defects is used, the earliest of equals. A retry that fails is a gap like any
+    other: the next run continues there. ``which`` is shown after the label of the step if these are not all of its
+    requests.
     """
     return best_answers(
         requests,
@@ -116,7 +111,7 @@ def complete(
 def best_answers(
     requests: Sequence[ReasoningRequest], *, identify: Identify, ask: Ask, n_retries: int, defects: Defects
 ) -> list[Answer]:
-    """What ``complete`` promises, wherever ``ask`` has its outcomes from: it gives one for every question."""
+    """As ``complete``, with outcomes from ``ask``, which gives one for every question."""
     ids = identify(requests)
     best: dict[str, Answer] = {}
     waiting = _distinct(ids, requests)
@@ -139,7 +134,7 @@ def best_answers(
 def to_send(
     context: Context, llm: Llm, requests: Sequence[ReasoningRequest], *, defects: Defects
 ) -> list[ReasoningRequest]:
-    """What ``complete`` would send first: the requests, or their retries, that the store has no answer to."""
+    """The requests that ``complete`` would send first: those, or their retries, without a stored answer."""
     missing: list[ReasoningRequest] = []
 
     def identify(asked: Sequence[ReasoningRequest]) -> list[str]:
@@ -161,7 +156,7 @@ def to_send(
 
 
 def retried(request: ReasoningRequest, n_retries: int) -> ReasoningRequest:
-    """The request as its n-th retry asks it: that many added to the seed, and never greedy; 0 is itself."""
+    """The n-th retry of a request: n is added to the seed, and sampling is not greedy. The 0th is the request."""
     if not n_retries:
         return request
     sampling = request.sampling
@@ -176,7 +171,7 @@ def retried(request: ReasoningRequest, n_retries: int) -> ReasoningRequest:
 
 
 def reasons_in_words(gaps: Sequence[Gap]) -> str:
-    """Why answers are missing, most frequent first: "timeout (12), connection reset (1)"."""
+    """The reasons for missing answers, most frequent first: "timeout (12), connection reset (1)"."""
     counts = Counter(gap.reason for gap in gaps).most_common()
     named = [f"{reason} ({n})" for reason, n in counts[:N_REASONS]]
     if rest := counts[N_REASONS:]:
@@ -246,7 +241,7 @@ def _ask(
     """Send them. The backend is asked for its next outcome only when those it gave before are in the store."""
     requests = [question.request for question in pending]
     stored.save_requests(context.store, *_identity(context, llm), requests)
-    backend = context.llm(llm)
+    backend = context.llms.open(llm)
     outcomes: dict[str, Completion | Gap] = {}
     group: list[tuple[str, Completion | Gap]] = []
     meter = Meter()
@@ -267,9 +262,9 @@ def _ask(
             group.append((pending[index].request_id, outcome))
             if len(group) >= LARGEST_GROUP or not _n_ready(backend):
                 commit()
-    finally:  # an interrupt and a backend that gives up leave nothing behind that has arrived
+    finally:  # answers that have arrived are stored, also after an interrupt or an error of the backend
         if group:
-            # The interrupt may have come when they were stored already: twice in the store is twice on the account.
+            # The interrupt may have come after they were stored; storing them twice would count them twice.
             durable = stored.load_completions(context.store, [key for key, _ in group])
             group[:] = [(key, outcome) for key, outcome in group if key not in durable]
             commit()
@@ -279,7 +274,7 @@ def _ask(
 
 
 def _n_ready(backend: ReasoningBackend) -> int:
-    """Outcomes the backend has at hand, where it says so: they are stored together."""
+    """Outcomes that the backend has ready, if it reports that: they are stored together."""
     return int(getattr(backend, "n_ready", 0))
 
 
@@ -291,3 +286,52 @@ def _identity(context: Context, llm: Llm) -> tuple[str, str]:
 def _request_ids(context: Context, llm: Llm, requests: Sequence[ReasoningRequest]) -> list[str]:
     family, model = _identity(context, llm)
     return [stored.request_id(family, model, request) for request in requests]
+
+
+def check_llm(kind: StepKind, step: Step, context: Context) -> None:
+    """Open the backend if the step will ask it; a step that the store can answer needs none."""
+    llm = kind.asks.llm(step, context) if kind.asks else None
+    if llm is None or context.experiment.execution.replay or not must_ask(kind, step, context):
+        return
+    context.llms.open(llm)
+
+
+def must_ask(kind: StepKind, step: Step, context: Context) -> bool:
+    """Whether a step still needs its LLM. True as long as its prompts are not known."""
+    missing = unanswered(kind, step, context)
+    return missing is None or any(missing)
+
+
+def unanswered(kind: StepKind, step: Step, context: Context) -> Iterator[list[ReasoningRequest]] | None:
+    """The requests that a step would send first, with the retries that are due, a window at a time.
+
+    None while its prompts are not known: its inputs are not done, or a model would have to be loaded. Opens no backend.
+    """
+    asks = kind.asks
+    llm = asks.llm(step, context) if asks else None
+    if asks is None or llm is None:
+        return iter(())
+    if any(context.run_state(run_id) != "done" for run_id in step.spec.inputs):
+        return None
+    if not asks.are_known(step, context):
+        return None
+    return _unanswered(step, context, llm, asks)
+
+
+def _unanswered(step: Step, context: Context, llm: Llm, asks: Questions) -> Iterator[list[ReasoningRequest]]:
+    defects = asks.defects(step, context)
+    seen: set[int] = set()  # hashes: a request that comes again in another window is sent once
+    for window in asks.windows(step, context):
+        missing = [
+            request for request in to_send(context, llm, window, defects=defects) if hash(request) not in seen
+        ]
+        seen.update(map(hash, missing))
+        yield missing
+
+
+def partial_error(step: Step, gaps: Sequence[Gap], what: str, *, way_out: str = "") -> PartialError:
+    """How many, why, and how to go on."""
+    return PartialError(
+        f"{step.label}: {len(gaps)} of {what} yet: {reasons_in_words(gaps)}. "
+        f"What arrived is stored; run the same command again to ask for the rest.{way_out}"
+    )

@@ -1,37 +1,36 @@
-"""What every step needs: the store, the experiment, the label sets, and one loaded model at a time.
+"""What a command holds open while it executes steps: the store, the corpora read from it, a model, and LLM backends.
 
-Also the plan's ``Identities``: which corpora, templates and weights there are. Opening a context loads no model.
+A context also answers the plan's questions (``steps.step.Identities``): which corpora, label sets, templates and
+weights there are. Opening a context loads no model and starts no server.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from cdner import prompts
-from cdner.config import BackboneChoice, Experiment, Llm, Prediction
+from cdner.config import Experiment, Label
 from cdner.corpora import crossner, demo
 from cdner.corpora.sampling import chosen_positions, positions_by_size
 from cdner.errors import InputError
 from cdner.files import Json, content_hash, file_sha256
-from cdner.llm import open_backend
-from cdner.llm.batch import open_batch
 from cdner.llm.chat.budget import Budget
 from cdner.models.weights import weights_identity
+from cdner.steps.holders import LlmHolder, ModelHolder
 from cdner.steps.step import FROM_FILE, Step
 from cdner.store import Store, runs
 from cdner.store import corpora as stored_corpora
-from cdner.store.batches import BatchLedger
 from cdner.store.corpora import count_texts, load_head
 from cdner.store.runs import RunSpec, run_spec
-from cdner.types import Corpus, Domain, Progress, ReasoningBackend, Role, Split, Tagger, TextGenerator
+from cdner.types import Corpus, Domain, Progress, Role, Split
 
 if TYPE_CHECKING:
-    from cdner.models.trainable import Trainable
+    pass
 
 IMPORT_VERSION = 1
 _CHECKSUM = re.compile("sha256:[0-9a-f]{64}")
@@ -39,23 +38,28 @@ _CHECKSUM = re.compile("sha256:[0-9a-f]{64}")
 
 @dataclass(slots=True)
 class Context:
+    """``budget``: one for all LLMs of the command; None: what the experiment says."""
+
     store: Store
     experiment: Experiment
     progress: Progress
     corpora_from: Path | None = None
-    budget: Budget | None = None  # one for all LLMs of the command; None: what the experiment says
+    budget: Budget | None = None
+    models: ModelHolder = field(init=False)
+    llms: LlmHolder = field(init=False)
     _corpora: dict[str, Corpus] = field(default_factory=dict)
     _imports: dict[tuple[str, Split], RunSpec] = field(default_factory=dict)  # of the user's own corpora
     _weights: dict[str, str] = field(default_factory=dict)  # model as named -> its identity
     _labels: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of domains without a types file
     _done: set[str] = field(default_factory=set)  # runs found done
-    _loaded: tuple[str, object] | None = None  # (identity, model): one at a time, memory is small
-    _backends: dict[tuple[str, str], ReasoningBackend] = field(
-        default_factory=dict
-    )  # (backend, model) -> open
 
     def __post_init__(self) -> None:
-        self.budget = self.budget or Budget.of(self.experiment.execution)
+        execution = self.experiment.execution
+        budget = self.budget = self.budget or Budget.of(execution)
+        self.models = ModelHolder(self.experiment.backbone, execution.device)
+        self.llms = LlmHolder(self.store, execution, self.progress, budget, self.model)
+        self.models.before_loading = self.llms.rest
+        self.llms.before_asking = self.models.release
 
     def __enter__(self) -> Context:
         return self
@@ -64,13 +68,12 @@ class Context:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the LLM backends: no server outlives the command that started it."""
-        while self._backends:
-            self._backends.popitem()[1].close()
+        self.llms.close()
 
     # --- the plan's identities ---------------------------------------------------------------------------
 
     def corpus(self, domain: str, split: Split) -> RunSpec:
-        """The import run of a corpus: by checksum where cdner knows the file, else what the user imported."""
+        """The import run of a corpus: by its known checksum, else the run that the user imported last."""
         sha256 = known_sha256(domain, split)
         stored = None if sha256 else self._stored_import(domain, split)
         if stored:
@@ -83,7 +86,7 @@ class Context:
         return import_spec(domain, split, sha256)
 
     def _stored_import(self, domain: str, split: Split) -> RunSpec | None:
-        """The latest one; a command stays with the one it has found."""
+        """The latest import. It does not change during a command."""
         if (domain, split) not in self._imports and self.store.path.exists():
             with self.store.reading():
                 run_id = stored_corpora.find_corpus_run(self.store, domain, split)
@@ -92,9 +95,9 @@ class Context:
         return self._imports.get((domain, split))
 
     def domain(self, name: str, role: str) -> Domain:
-        """Label set with explanations: from a types file, else the labels the user's train and dev came with.
+        """Label set with explanations: from a types file, else the labels of the user's train and dev.
 
-        Never those of test: what only the test data knows must reach no prompt and no model's input.
+        Labels that only test has are left out: they must not reach a prompt or the input of a model.
         """
         if name in prompts.domain_names():
             return prompts.load_domain(name)
@@ -117,17 +120,17 @@ class Context:
         return content_hash([repr(example) for example in chosen])
 
     def model(self, family: str, model: str) -> str:
-        """The content of the weights (or of a file of texts) where cdner can know it, else the name."""
+        """Checksum of the weights (or of a file of texts) if cdner can compute it, else the name."""
         if family == FROM_FILE:
             return texts_identity(model)
         if model not in self._weights:
             self._weights[model] = weights_identity(model)
         return self._weights[model]
 
-    # --- what steps load ---------------------------------------------------------------------------------
+    # --- runs and corpora ---------------------------------------------------------------------------------
 
     def run_state(self, run_id: str) -> str:
-        """State by the latest attempt. What was found done is not looked up again while the command lasts."""
+        """State by the latest attempt. A run that was found done is not looked up again during the command."""
         if run_id in self._done:
             return "done"
         state = runs.run_state(self.store, run_id)
@@ -136,7 +139,7 @@ class Context:
         return state
 
     def look_up(self, run_ids: Sequence[str]) -> None:
-        """Find out which of the runs are done, all at once: opening the store costs more than the question."""
+        """Look up which runs are done, all in one query: opening the store costs more than the query."""
         if unknown := [run_id for run_id in run_ids if run_id not in self._done]:
             self._done |= runs.done_runs(self.store, unknown)
 
@@ -155,86 +158,30 @@ class Context:
             return sample if isinstance(sample, int) and sample else None
         return count_texts(self.store, run_id, self.positions(run_id, sample))
 
+    def n_imported(self, label: str, sample: Json) -> int | None:
+        """``n_sentences`` of a corpus by the label of its import, ``import:ai/train``."""
+        imported = Label.of(label)
+        return self.n_sentences(imported.subject, cast(Split, imported.split), sample)
+
     def positions(self, run_id: str, sample: Json) -> Sequence[int]:
-        """Ascending positions of a sample of an imported corpus. Shots of mentions need to see all its sentences."""
+        """Ascending positions of a sample of an imported corpus. Samples of mentions read all its sentences."""
         head = load_head(self.store, run_id)
         by_size = positions_by_size(head.n_sentences, sample, name=f"{head.domain} {head.split}")
         return chosen_positions(self.corpus_of(run_id), sample) if by_size is None else by_size
 
     def corpus_of(self, run_id: str) -> Corpus:
-        """An imported corpus as a whole, read from the store once: for what trains on it or counts over it."""
+        """A whole imported corpus, read from the store once."""
         if run_id not in self._corpora:
             self._corpora[run_id] = stored_corpora.load_corpus(self.store, run_id)
         return self._corpora[run_id]
 
-    def backbone(self, choice: BackboneChoice, checkpoint: Path | None) -> Trainable[Any]:
-        """The model of a checkpoint (or the base model); the one loaded before is released first."""
-        from cdner.models import open_backbone
-
-        device = self.experiment.execution.device
-        opened = self._opened_once(
-            content_hash([choice.identity(), str(checkpoint or "")]),
-            lambda: open_backbone(choice, device=device, checkpoint=checkpoint),
-        )
-        return cast("Trainable[Any]", opened)
-
-    def predictor(self, prediction: Prediction, checkpoint: Path) -> TextGenerator | Tagger:
-        """The model of a checkpoint as the settings' engine runs it; likewise one at a time."""
-        choice, engine = self.experiment.backbone, prediction.engine
-        if engine == "torch":
-            return predicting(self.backbone(choice, checkpoint))
-        from cdner.models.ct2 import open_converted  # imports torch
-
-        device = self.experiment.execution.device
-        opened = self._opened_once(
-            content_hash([engine, choice.family, str(checkpoint)]),
-            lambda: open_converted(choice.family, checkpoint, device=device),
-        )
-        return cast(TextGenerator, opened)
-
-    def _opened_once(self, identity: str, open_model: Callable[[], object]) -> object:
-        if self._loaded is None or self._loaded[0] != identity:
-            self.release()
-            for backend in self._backends.values():
-                backend.rest()
-            self._loaded = (identity, open_model())
-        return self._loaded[1]
-
-    def release(self) -> None:
-        """Forget the loaded model, for its memory or because its weights have changed."""
-        self._loaded = None
-
-    def llm(self, llm: Llm) -> ReasoningBackend:
-        """The backend of these settings, opened once a command; the loaded backbone makes room for it.
-
-        Steps take turns on one device: a backbone that is loaded later sends the backends to rest.
-        """
-        self.release()
-        key = (llm.backend, llm.model)
-        if key not in self._backends:
-            self._backends[key] = self._opened(llm)
-        return self._backends[key]
-
-    def _opened(self, llm: Llm) -> ReasoningBackend:
-        execution, budget = self.experiment.execution, cast(Budget, self.budget)
-        ledger = BatchLedger(self.store, llm.backend, self.model("llm", llm.model))
-        if execution.batch:
-            return open_batch(llm, execution, budget, ledger=ledger, progress=self.progress)
-        if unfetched := ledger.unfetched():
-            self.progress.start(
-                f"Warning: {', '.join(unfetched)} may hold answers that are paid for: --batch fetches them, "
-                "asking directly pays again ('cdner batches' lists them)"
-            )
-        return open_backend(llm, execution, budget)
-
-
-def predicting(model: Trainable[Any]) -> TextGenerator | Tagger:
-    """The model as what predicts: every family is one or the other."""
-    return cast("TextGenerator | Tagger", model)
-
 
 def texts_identity(model: str) -> str:
-    """``sha256:<checksum>`` of a file of texts; named so itself, it is one that the store knows and nobody needs."""
+    """``sha256:<checksum>`` of a file of texts.
+
+    A value that is already a checksum is returned unchanged; the file itself is then not needed, as the store has its
+    texts. Raises InputError if there is no such file.
+    """
     if _CHECKSUM.fullmatch(model):
         return model
     if not Path(model).is_file():
@@ -243,7 +190,7 @@ def texts_identity(model: str) -> str:
 
 
 def known_sha256(domain: str, split: Split) -> str | None:
-    """Checksum of a corpus file that ships with cdner or that it can fetch."""
+    """Checksum of a demo or CrossNER file; None for other corpora."""
     return demo.FILES.get((domain, split)) or crossner.FILES.get((domain, split))
 
 

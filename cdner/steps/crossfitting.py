@@ -1,7 +1,7 @@
-"""The step crossfit: every sentence of train predicted by a model that has not seen it, so that train looks like test.
+"""The step crossfit: predictions for train, each sentence by a model that was not trained on it.
 
-A model learns its training sentences by heart: what it predicts there is better than what it predicts on test. So the
-sentences are dealt into folds, and each fold is predicted by a model trained on the others. The models are not kept.
+A model predicts its own training sentences better than any others. So the sentences are divided into folds, and each
+fold is predicted by a model trained on the others. The models are not kept.
 """
 
 from __future__ import annotations
@@ -10,23 +10,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from cdner.config import Crossfit, Training
+from cdner.config import Crossfit, Experiment, Training
 from cdner.config import Prediction as PredictionSettings
 from cdner.corpora.sampling import chosen_positions
 from cdner.errors import UsageError
-from cdner.files import remove
-from cdner.steps import models
+from cdner.files import Json, remove
+from cdner.steps import predicting, training
 from cdner.steps.context import Context
+from cdner.steps.protocol import StepKind
 from cdner.steps.step import Step
 from cdner.store import models as stored_models
 from cdner.store import predictions as stored_predictions
 from cdner.types import Generation, Prediction, Sentence
 
 
-def crossfit(step: Step, context: Context) -> None:
-    """Train and predict fold by fold; a fold whose predictions are stored is done and is not trained again.
+def settings(experiment: Experiment, trained: Mapping[str, Json]) -> dict[str, Json]:
+    """What identifies out-of-fold predictions: the settings of the setting's own training, and the folds."""
+    return {
+        **trained,
+        "crossfit": experiment.crossfit.identity(),
+        "predict": experiment.predict.identity_of(experiment.backbone.family),
+    }
 
-    UsageError where all sentences are the same one. The logs of the folds' epochs are not stored.
+
+def crossfit(step: Step, context: Context) -> None:
+    """Train and predict one fold after the other; a fold with stored predictions is not trained again.
+
+    Raises UsageError if all sentences are the same. The epoch logs of the folds are not stored.
     """
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus_run = context.input_run(step, "train")
@@ -51,9 +61,7 @@ def crossfit(step: Step, context: Context) -> None:
 
 
 def dealt_folds(sentences: Sequence[Sentence], positions: Sequence[int], n_folds: int) -> list[list[int]]:
-    """The positions in at most ``n_folds`` folds, none empty. Sentences of the same text are in one fold: a model
-    trained on one of them has seen them all.
-    """
+    """The positions in at most ``n_folds`` folds, none empty. Sentences with the same text are in the same fold."""
     texts = dict.fromkeys(sentences[position].text for position in positions)
     number_of = {text: number for number, text in enumerate(texts)}
     folds: list[list[int]] = [[] for _ in range(n_folds)]
@@ -65,7 +73,7 @@ def dealt_folds(sentences: Sequence[Sentence], positions: Sequence[int], n_folds
 def _carry_out(
     step: Step, context: Context, *, fold: int, which: str, others: Sequence[int], held_out: Sequence[int]
 ) -> None:
-    """Train on the others and store the predictions of the fold, all of them at once. No checkpoint stays."""
+    """Train on the other folds and store the predictions of this one in one transaction. Removes the checkpoint."""
     output = context.checkpoint_path(f"{step.spec.run_id}.fold-{fold}")
     corpus_run = context.input_run(step, "train")
     sentences = context.corpus_of(corpus_run).sentences
@@ -80,20 +88,20 @@ def _carry_out(
             sentences={position: sentences[position] for position in held_out},
         )
     finally:
-        context.release()
+        context.models.release()
         remove(output)
-    models.warn_of_too_long(step, context, rows)
+    predicting.warn_of_too_long(step, context, rows)
 
 
 def _train(step: Step, context: Context, *, fold: int, others: Sequence[int], output: Path) -> None:
     settings = cast(Mapping[str, Any], step.spec.settings)
-    training = Training.model_validate(settings["training"])
+    chosen = Training.model_validate(settings["training"])
     sentences = context.corpus_of(context.input_run(step, "train")).sentences
-    models.fit_base(
+    training.fit_base(
         step,
         context,
         ([sentences[position] for position in others], [None] * len(others)),
-        training=training.model_copy(update={"seed": training.seed + fold}),
+        training=chosen.model_copy(update={"seed": chosen.seed + fold}),
         output=output,
     )
 
@@ -104,14 +112,14 @@ def _predicted(
     settings = cast(Mapping[str, Any], step.spec.settings)
     sentences = context.corpus_of(context.input_run(step, "train")).sentences
     prediction = PredictionSettings.of_run(settings["predict"])
-    model = context.predictor(prediction, checkpoint)
+    model = context.models.predictor(prediction, checkpoint)
     context.progress.start(which, len(held_out))
     rows: list[stored_predictions.Predicted] = []
 
     def keep(index: int, predicted: Prediction, generation: Generation) -> None:
         rows.append((held_out[index], predicted, generation))
 
-    models.predict_all(
+    predicting.predict_all(
         model,
         [sentences[position] for position in held_out],
         [None] * len(held_out),
@@ -125,7 +133,21 @@ def _predicted(
 
 
 def _remove_models(step: Step, context: Context) -> None:
-    """What killed executions have left of the folds' models and trainings."""
+    """Remove what killed executions have left of the models and training states of the folds."""
     folder = context.checkpoint_path(step.spec.run_id)
     for left in folder.parent.glob(f"*{folder.name}.fold-*"):
         remove(left)
+
+
+def check_crossfit(step: Step, context: Context) -> None:
+    training.check_train(step, context)
+    predicting.check_prediction(step, context)
+
+
+def n_trained(step: Step, context: Context) -> int | None:
+    """Sentences times epochs times folds: each sentence is trained on in all folds but its own."""
+    n, others = training.n_trained(step, context), step.settings["crossfit"]["folds"] - 1
+    return None if n is None else n * int(others)
+
+
+KIND = StepKind("crossfit", 1, crossfit, check=check_crossfit, n_units=n_trained)

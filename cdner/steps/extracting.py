@@ -5,33 +5,53 @@ What it reasoned before it named them is stored beside, as of any reasoning run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from cdner import prompts
 from cdner.codec import PLAIN_WIRE, decode
+from cdner.config import Experiment, Llm
+from cdner.errors import UsageError
+from cdner.files import Json
 from cdner.reasoning import entities_text, parse_reasoning, without_entities
-from cdner.steps.asking import CUT_OFF, Answer, complete
+from cdner.steps import reasoning
+from cdner.steps.asking import CUT_OFF, Answer, check_llm, complete, partial_error
 from cdner.steps.context import Context
-from cdner.steps.reasoning import extraction_defects, partial_error, request_windows, template_name
-from cdner.steps.step import Step
+from cdner.steps.describing import ENDS_EARLY, MISSING_PART
+from cdner.steps.protocol import Questions, StepKind
+from cdner.steps.step import FROM_FILE, Identities, Step
 from cdner.store import llm_log as stored
 from cdner.store import predictions as stored_predictions
 from cdner.store.corpora import load_sentences
-from cdner.types import Completion, Gap, Generation, Prediction, ReasoningChain, Sentence
+from cdner.types import Completion, Domain, Gap, Generation, Prediction, ReasoningChain, Sentence
 
 _NOTHING = Completion("", "gap", 0, 0, 0)
 
 
-def extract(step: Step, context: Context) -> None:
-    """Ask for every sentence's entities; more gaps than allowed end in PartialError, all else is stored by then.
+EXTRACT_TEMPLATE = "ner.v1"
 
-    A sentence with an allowed gap counts as one in which the LLM found nothing, and its output as malformed.
+
+def settings(
+    experiment: Experiment, identities: Identities, *, source: Domain, target: Domain
+) -> dict[str, Json]:
+    """What identifies the LLM's entities, beside their inputs and the sample."""
+    if experiment.reason.backend == FROM_FILE:
+        raise UsageError(
+            "The setting 'llm_only' asks an LLM: reason.backend = 'file' has only reasoning texts."
+        )
+    asked = reasoning.settings(identities, experiment.extracting, "full", source=source, target=target)
+    return {**asked, "template": identities.template(EXTRACT_TEMPLATE)}
+
+
+def extract(step: Step, context: Context) -> None:
+    """Request the entities of every sentence. Raises PartialError for more gaps than allowed, with the rest stored.
+
+    A sentence with an allowed gap counts as a sentence without entities, and its output as malformed.
     """
     types = context.domain(context.experiment.corpora.target, "target").types
-    template = prompts.load_template(template_name(step, context))
+    template = prompts.load_template(EXTRACT_TEMPLATE)
     stored.save_template(context.store, template.name, template.text)
     n_sentences, gaps = 0, []
-    for window in request_windows(step, context):
+    for window in windows_of(step, context):
         llm = context.experiment.extracting
         answers = complete(
             step, context, llm, window.requests, defects=extraction_defects, which=window.which
@@ -55,6 +75,13 @@ def extract(step: Step, context: Context) -> None:
     absent = list(stored.load_gaps(context.store, step.spec.run_id))
     sentences = load_sentences(context.store, context.input_run(step, "corpus"), absent)
     _save(step, context, [(p, s, _NOTHING) for p, s in zip(absent, sentences, strict=True)], types)
+
+
+def windows_of(step: Step, context: Context) -> Iterator[reasoning.RequestWindow]:
+    """The requests in the order of the sentences."""
+    return reasoning.request_windows(
+        step, context, template=EXTRACT_TEMPLATE, llm=context.experiment.extracting
+    )
 
 
 def _save(
@@ -91,3 +118,32 @@ def _predicted(
         finish_reason="length" if completion.finish_reason == CUT_OFF else "stop",
     )
     return found, generation
+
+
+def extraction_defects(completion: Completion) -> int:
+    """An LLM's own entities: none at all is worse than an answer that was cut off."""
+    is_missing = "{" not in entities_text(completion.text)
+    return MISSING_PART * is_missing + ENDS_EARLY * (completion.finish_reason == CUT_OFF)
+
+
+def check_extract(step: Step, context: Context) -> None:
+    reasoning.check_examples(context)
+    check_llm(KIND, step, context)
+
+
+def _llm(_step: Step, context: Context) -> Llm | None:
+    return context.experiment.reason
+
+
+KIND = StepKind(
+    "extract",
+    1,
+    extract,
+    check=check_extract,
+    asks=Questions(
+        llm=_llm,
+        windows=lambda step, context: (window.requests for window in windows_of(step, context)),
+        defects=lambda _step, _context: extraction_defects,
+        n_texts=reasoning.n_sentences,
+    ),
+)

@@ -1,7 +1,7 @@
-"""The step fuse: a setting's entities with their types decided by the backbone and the LLM together.
+"""The step fuse: the entities of a setting, with types decided by the backbone and the LLM together.
 
-Spans stay as they are. The weights are fitted on dev mentions whose span is right; dev itself is predicted by folds of
-its sentences, each by weights that the fold did not help to fit. No model is loaded: the step takes seconds.
+Spans do not change. The weights are fitted on dev mentions with the right span. Dev itself is predicted in folds, each
+with weights fitted on the sentences of the other folds. No model is loaded; the step takes seconds.
 """
 
 from __future__ import annotations
@@ -13,27 +13,30 @@ from typing import Any, cast
 import numpy as np
 
 from cdner.codec import encode_entities
+from cdner.config import Experiment
 from cdner.config import Fusion as FusionSettings
 from cdner.errors import InputError
+from cdner.files import Json
 from cdner.spans import index_by_span
 from cdner.steps.context import Context
 from cdner.steps.judging import probabilities_of
+from cdner.steps.protocol import StepKind
 from cdner.steps.step import Step
 from cdner.steps.windows import EVALUATED, windows
 from cdner.store import predictions as stored_predictions
 from cdner.store import verdicts as stored_verdicts
 from cdner.store.corpora import load_sentences
 from cdner.store.verdicts import MentionKey, Verdict
-from cdner.types import Entity, FloatArray, Generation, Prediction, Sentence
+from cdner.types import Domain, Entity, FloatArray, Generation, Prediction, Sentence
 from cdner.verdicts import Fusion, decide, fit_fusion
 
 Span = tuple[int, int]
-Opinion = tuple[Mapping[str, float], bool]  # a distribution over types, and whether the LLM took part in it
+Opinion = tuple[Mapping[str, float], bool]  # distribution over types, whether the LLM took part in it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """Mentions with both opinions: (n, K) each, rows sum to 1."""
+    """Mentions with the probabilities of backbone and LLM, (n, K) each; rows sum to 1."""
 
     mentions: list[MentionKey]
     p_backbone: FloatArray
@@ -41,6 +44,11 @@ class Judged:
 
     def of(self, rows: Sequence[int]) -> Judged:
         return Judged([self.mentions[row] for row in rows], self.p_backbone[rows], self.p_llm[rows])
+
+
+def settings(experiment: Experiment, target: Domain) -> dict[str, Json]:
+    """What identifies fused predictions, beside their inputs and the sample."""
+    return {"fuse": experiment.fuse.identity(), "types": list(target.types)}
 
 
 def fuse(step: Step, context: Context) -> None:
@@ -74,14 +82,14 @@ def distributions(
 
 
 def _judged(step: Step, context: Context, predictions: str, verdicts: str, types: tuple[str, ...]) -> Judged:
-    """The mentions that have a verdict and whose backbone says how sure it is."""
+    """The mentions with a verdict and with probabilities of the backbone."""
     predicted_run = context.input_run(step, predictions)
     probabilities = stored_predictions.load_type_probabilities(context.store, predicted_run)
     found = stored_verdicts.load_verdicts(context.store, context.input_run(step, verdicts))
     if found and not probabilities:
         raise InputError(
-            f"{step.label}: the predictions of run {predicted_run} do not say how sure the model is of each type. "
-            "Predict with probabilities: --set predict.confidence=true (a tagger always has them)."
+            f"{step.label}: the predictions of run {predicted_run} have no probabilities of types. "
+            "Predict with them: --set predict.confidence=true (a tagger always has them)."
         )
     return both_opinions(probabilities, found, types)
 
@@ -91,7 +99,7 @@ def both_opinions(
     verdicts: Mapping[MentionKey, Verdict],
     types: tuple[str, ...],
 ) -> Judged:
-    """The mentions that both have an opinion on. ``backbone``: position -> span -> its distribution over types."""
+    """The mentions with probabilities of both. ``backbone``: position -> span -> distribution over types."""
     both = {
         mention: (backbone[mention.position][mention.start, mention.end], probabilities_of(verdict))
         for mention, verdict in verdicts.items()
@@ -107,7 +115,7 @@ def both_opinions(
 def _gold_types(
     context: Context, corpus_run: str, mentions: Sequence[MentionKey], types: tuple[str, ...]
 ) -> list[int | None]:
-    """The index of each mention's gold type; None where its span is no gold entity."""
+    """The index of each mention's gold type; None if its span is not a gold entity."""
     positions = sorted({mention.position for mention in mentions})
     sentences = load_sentences(context.store, corpus_run, positions)
     gold = {
@@ -126,7 +134,7 @@ def _fitted(judged: Judged, gold: Sequence[int | None], settings: FusionSettings
 
 
 def _by_folds(judged: Judged, gold: Sequence[int | None], settings: FusionSettings) -> FloatArray:
-    """(n, K): each sentence's mentions by weights fitted on the sentences of the other folds."""
+    """(n, K): the mentions of each sentence, with weights fitted on the sentences of the other folds."""
     decided = np.zeros_like(judged.p_backbone)
     positions = sorted({mention.position for mention in judged.mentions})
     fold_of = {position: number % settings.folds for number, position in enumerate(positions)}
@@ -168,7 +176,7 @@ def opinions_of(
     fused: Mapping[MentionKey, Mapping[str, float]],
     backbone: Mapping[int, Mapping[Span, Mapping[str, float]]],
 ) -> dict[int, dict[Span, Opinion]]:
-    """Position -> span -> its distribution, and whether the LLM was heard."""
+    """Position -> span -> its distribution over types, and whether the LLM took part in it."""
     found: dict[int, dict[Span, Opinion]] = {
         position: {span: (probabilities, False) for span, probabilities in spans.items()}
         for position, spans in backbone.items()
@@ -181,7 +189,7 @@ def opinions_of(
 def retyped(
     prediction: Prediction, sentence: Sentence, opinions: Mapping[Span, Opinion], types: tuple[str, ...]
 ) -> Prediction:
-    """A sentence's entities with their fused types; without a verdict an entity stays as the backbone has it."""
+    """The entities of a sentence with fused types; an entity without a verdict keeps the type of the backbone."""
     entities, distributions = [], []
     for entity in prediction.entities:
         probabilities, is_judged = opinions.get((entity.start, entity.end), ({}, False))
@@ -192,3 +200,6 @@ def retyped(
     return Prediction(
         encode_entities(kept, types), tuple(entities), prediction.malformed, tuple(distributions)
     )
+
+
+KIND = StepKind("fuse", 1, fuse)

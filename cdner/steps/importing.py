@@ -1,4 +1,4 @@
-"""The import step: a corpus from the package, a folder or the pinned commit into the store, checked by checksum."""
+"""The step import: reads a demo or CrossNER corpus, checks its checksum, and stores it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import os
 from pathlib import Path
 from typing import cast
 
+from cdner.config import Label
 from cdner.corpora import crossner, demo
 from cdner.errors import InputError
 from cdner.files import cache_root
 from cdner.steps.context import Context
+from cdner.steps.protocol import StepKind
 from cdner.steps.step import Step
 from cdner.store import corpora as stored_corpora
 from cdner.types import Corpus, Split
 
 
 def import_corpus(step: Step, context: Context) -> None:
-    """Import one (domain, split) that cdner knows by checksum; a user's own corpus is imported by its command."""
-    name, _, split_name = step.label.partition(":")[2].rpartition("/")
-    split = cast(Split, split_name)
+    """Import one (domain, split) with a known checksum. Own corpora are imported by ``cdner import``."""
+    imported = Label.of(step.label)
+    name, split = imported.subject, cast(Split, imported.split)
     context.progress.start(f"import {name}/{split}", None)
     corpus = read_known_corpus(name, split, context)
     role = "source" if name == context.experiment.corpora.source else "target"
@@ -27,7 +29,7 @@ def import_corpus(step: Step, context: Context) -> None:
 
 
 def read_known_corpus(domain: str, split: Split, context: Context) -> Corpus:
-    """A demo or CrossNER corpus, wherever its files are."""
+    """A demo corpus from the package, or a CrossNER corpus from a folder or the pinned commit."""
     if (domain, split) in demo.FILES:
         return demo.read_demo(domain, split)
     if (domain, split) not in crossner.FILES:
@@ -48,3 +50,6 @@ def crossner_folder(asked: Path | None) -> Path | None:
         return asked
     named = os.environ.get("CDNER_CORPORA")
     return Path(named) if named else None
+
+
+KIND = StepKind("import", 1, import_corpus)

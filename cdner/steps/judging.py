@@ -1,11 +1,8 @@
-"""The labelled mentions of train that are nearest to mentions, found with an encoder that somebody else has opened.
+"""The step judge: an LLM's probabilities over the types of every mention that a setting predicts.
 
-Knows no store: the mentions may stand in a corpus or in sentences that were never stored.
-
-The step judge: an LLM's probabilities over the types of every mention that a setting predicts.
-
-One request a mention; its answer is an ordinary completion (``cdner.choices``), so it is stored as it arrives, asked
-once, and replayed offline. What is shown with each question is stored before the first is asked.
+There is one request for each mention. Its answer is an ordinary completion (``cdner.choices``): it is stored as it
+arrives, requested once, and replayed offline. The examples shown with each question are stored before the first
+request is sent.
 """
 
 from __future__ import annotations
@@ -18,13 +15,15 @@ import numpy as np
 
 from cdner import prompts
 from cdner.choices import ChoiceScores, normalised, read_scores
-from cdner.config import BackboneChoice, Judging
-from cdner.corpora.sampling import chosen_positions
-from cdner.errors import BackendError
+from cdner.config import BackboneChoice, Experiment, Llm
+from cdner.errors import BackendError, UsageError
 from cdner.files import Json
-from cdner.steps.asking import complete, reasons_in_words
+from cdner.models.weights import checked
+from cdner.steps.asking import check_llm, complete, reasons_in_words
 from cdner.steps.context import Context
-from cdner.steps.step import BACKBONE_ENCODER, Step
+from cdner.steps.nearest import Labelled, embedded, labelled_mentions, nearest_labelled
+from cdner.steps.protocol import Questions, StepKind
+from cdner.steps.step import BACKBONE_ENCODER, FROM_FILE, Identities, Step, entries_identity, with_weights
 from cdner.steps.windows import ASKED
 from cdner.store import Store
 from cdner.store import confusion as stored_confusion
@@ -34,136 +33,54 @@ from cdner.store import predictions as stored_predictions
 from cdner.store import verdicts as stored_verdicts
 from cdner.store.corpora import load_sentences
 from cdner.store.verdicts import MentionKey, Shown, Verdict
-from cdner.types import Completion, Corpus, Encoder, Entity, Gap, ReasoningRequest, Sentence
+from cdner.types import Completion, Domain, Encoder, Gap, ReasoningRequest, Sentence
 from cdner.verdicts import (
-    LabelledMention,
-    Mentions,
     Question,
     candidates_by_prediction,
-    nearest,
-    nearest_sentences,
     question_maker,
 )
-from cdner.verdicts.neighbours import likeness, unit_rows
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """Gold mentions of train that may be shown, in text order, and the sentences that they stand in, by position."""
-
-    entities: Mapping[MentionKey, Entity]
-    sentences: Mapping[int, Sentence]
-
-    def shown(self, items: Sequence[Shown]) -> tuple[tuple[Sentence, Entity], ...]:
-        """What a question holds of them, in the same order."""
-        return tuple((self.sentences[item.mention.position], self.entities[item.mention]) for item in items)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Embedded:
-    """Labelled mentions with their vectors, one row each, in order."""
-
-    mentions: tuple[LabelledMention, ...]
-    vectors: Mentions
-
-
-def labelled_mentions(train: Corpus, sample: Json) -> Labelled:
-    """Those of the sentences that models are trained with."""
-    sentences = {position: train.sentences[position] for position in chosen_positions(train, sample)}
-    entities = {
-        MentionKey(position, entity.start, entity.end): entity
-        for position, sentence in sentences.items()
-        for entity in sentence.entities
-    }
-    return Labelled(entities, sentences)
-
-
-def embedded(known: Labelled, encoder: Encoder) -> Embedded:
-    """Takes a forward pass over all of train."""
-    mentions = tuple(
-        LabelledMention(key.position, known.sentences[key.position].text, entity)
-        for key, entity in known.entities.items()
-    )
-    return Embedded(mentions, mention_vectors(list(known.entities), known.sentences, encoder))
-
-
-def mention_vectors(
-    mentions: Sequence[MentionKey], sentences: Mapping[int, Sentence], encoder: Encoder
-) -> Mentions:
-    """Unit vectors of mentions and of their sentences; a row for each mention."""
-    rows_of: dict[int, list[int]] = {}
-    for row, mention in enumerate(mentions):
-        rows_of.setdefault(mention.position, []).append(row)
-    spans = [[(mentions[row].start, mentions[row].end) for row in rows] for rows in rows_of.values()]
-    of_span, of_sentence = encoder.embed_spans([sentences[position] for position in rows_of], spans)
-    order = [row for rows in rows_of.values() for row in rows]
-    whose = [number for number, rows in enumerate(rows_of.values()) for _ in rows]
-    of_mention, of_its_sentence = np.empty_like(of_span), np.empty_like(of_span)
-    of_mention[order], of_its_sentence[order] = of_span, of_sentence[whose]
-    return Mentions(unit_rows(of_mention), unit_rows(of_its_sentence))
-
-
-def nearest_labelled(
-    candidates: Mapping[MentionKey, tuple[str, ...]],
-    sentences: Mapping[int, Sentence],
-    encoder: Encoder,
-    *,
-    known: Embedded,
-    settings: Judging,
-) -> dict[MentionKey, list[Shown]]:
-    """Mention -> what is shown with its question, in the prompt's order.
-
-    ``candidates`` has the mentions, each with the types it is asked about. A matrix of all of them by all labelled
-    mentions is held in memory.
-    """
-    mentions = list(candidates)
-    vectors = mention_vectors(mentions, sentences, encoder)
-    scores = likeness(vectors, known.vectors, sentence_weight=settings.sentence_weight)
-    of_sentence = settings.neighbours_of == "sentence"
-    rows_of: dict[int, list[int]] = {}  # the mentions that are shown the same
-    for row, mention in enumerate(mentions):
-        rows_of.setdefault(mention.position if of_sentence else row, []).append(row)
-    found: dict[MentionKey, list[Shown]] = {}
-    for rows in rows_of.values():
-        required = [name for row in rows for name in candidates[mentions[row]]]
-        choose = nearest_sentences if of_sentence else nearest
-        chosen = choose(
-            scores[rows] if of_sentence else scores[rows[0]],
-            known.mentions,
-            sentence_text=sentences[mentions[rows[0]].position].text,
-            k=settings.neighbours,
-            required_types=required if settings.candidates == "rivals" else (),
-        )
-        for row in rows:
-            found[mentions[row]] = [
-                Shown(_key(known.mentions[index]), round(float(scores[row, index]), 4)) for index in chosen
-            ]
-    return found
-
-
-def _key(mention: LabelledMention) -> MentionKey:
-    return MentionKey(mention.position, mention.entity.start, mention.entity.end)
-
+from cdner.verdicts.questions import answer_names
 
 LIKENESS_AT_ONCE = 512  # mentions compared with all of train at once
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionWindow:
-    """Mentions that are asked about together."""
+    """Mentions that are asked about in one call of the backend."""
 
     mentions: Sequence[MentionKey]
     candidates: Sequence[tuple[str, ...]]  # of each mention, in the domain's order
     requests: Sequence[ReasoningRequest]
-    which: str  # which of all they are, in words; "" for all
+    which: str  # ", 1 to 8192 of 9000"; "" if they are all
+
+
+JUDGE_TEMPLATES = "judge."
+
+
+def settings(experiment: Experiment, identities: Identities, target: Domain) -> dict[str, Json]:
+    """What identifies the verdicts, beside their inputs, the samples and an encoder of its own."""
+    judging, llm = experiment.judge, experiment.judging
+    if llm.backend == FROM_FILE:
+        raise UsageError("Verdicts ask an LLM: judge.backend = 'file' has only reasoning texts.")
+    weights = identities.model("llm", llm.model)
+    found: dict[str, Json] = {
+        "llm": with_weights(llm, weights),
+        "weights": weights,
+        "judge": judging.identity(),
+        "template": identities.template(judging.template),
+        "entries": entries_identity(target),
+    }
+    if judging.neighbours and judging.encoder != BACKBONE_ENCODER:
+        found["encoder"] = identities.model("encoder", judging.encoder)
+    return found
 
 
 def judge(step: Step, context: Context) -> None:
-    """Ask about every mention that has no verdict yet; one without an answer keeps the backbone's type.
+    """Request a verdict for every mention that has none; a mention without an answer keeps the backbone's type.
 
-    Verdicts that came in a bundle are there already. What has no answer is counted, told, and asked again when the
-    step is carried out again (``--force``). A replay whose bundle lacks some mentions, because a model trained on this
-    machine finds others, goes on without these.
+    Verdicts loaded from a bundle are kept. Mentions without an answer are counted, reported in a warning, and asked
+    about again when the step is forced. In a replay, mentions that the bundle does not cover (a model trained on this
+    machine may find others) are stored as gaps.
     """
     template = prompts.load_template(context.experiment.judge.template)
     stored.save_template(context.store, template.name, template.text)
@@ -176,7 +93,7 @@ def judge(step: Step, context: Context) -> None:
             context,
             context.experiment.judging,
             window.requests,
-            defects=lambda _completion: 0,
+            defects=no_defects,
             which=window.which,
         )
         verdicts = {
@@ -187,14 +104,19 @@ def judge(step: Step, context: Context) -> None:
     _warn(step, context, list(stored_verdicts.load_verdicts(context.store, step.spec.run_id).values()))
 
 
+def no_defects(_completion: Completion) -> int:
+    """An answer holds the probabilities or is a gap; it is not asked for again."""
+    return 0
+
+
 def _go_without(step: Step, context: Context) -> None:
-    """Store the mentions that have no recorded verdict as gaps. BackendError where none has one."""
+    """Store the mentions without a recorded verdict as gaps. Raises BackendError if no mention has one."""
     run_id = step.spec.run_id
     judged = stored_verdicts.load_verdicts(context.store, run_id)
     mentions = asked_mentions(step, context)
     if mentions and not judged:
         raise BackendError(
-            f"{step.label}: the store holds no verdict of this run. Load a bundle that has them, or run without "
+            f"{step.label}: the store has no verdict of this run. Load a bundle that has them, or run without "
             "--backend replay to ask the LLM."
         )
     candidates = _candidates(step, context, mentions)
@@ -208,22 +130,22 @@ def _go_without(step: Step, context: Context) -> None:
 
 
 def _warn(step: Step, context: Context, verdicts: Sequence[Verdict]) -> None:
-    """One line for each kind of thing that verdicts lack."""
+    """Warn once for each kind of defect: missing verdicts, incomplete ones, invalid probabilities."""
     gaps = [Gap(verdict.gap_reason) for verdict in verdicts if verdict.gap_reason is not None]
     n_incomplete = sum(None in verdict.log_probs for verdict in verdicts)
     n_invalid = sum(verdict.n_invalid for verdict in verdicts)
     told = {
         f"{len(gaps)} of {len(verdicts)} mentions have no verdict: {reasons_in_words(gaps)}": gaps,
-        f"{n_incomplete} of {len(verdicts)} verdicts lack the figure of some type": n_incomplete,
-        f"{n_invalid} figures that a server sent are no log-probabilities": n_invalid,
+        f"{n_incomplete} of {len(verdicts)} verdicts lack the probability of some type": n_incomplete,
+        f"{n_invalid} values that a server sent are not log-probabilities": n_invalid,
     }
     for what, is_so in told.items():
         if is_so:
-            context.progress.start(f"Warning: {step.label}: {what}.")
+            context.progress.warn(f"{step.label}: {what}.")
 
 
 def read_verdict(request_id: str, outcome: Completion | Gap, candidates: tuple[str, ...]) -> Verdict:
-    """What an answer says; a text that does not hold the figures is a gap."""
+    """Parse an answer. A text without the probabilities is a gap."""
     if isinstance(outcome, Gap):
         return Verdict(request_id, candidates, (), None, gap_reason=outcome.reason)
     try:
@@ -234,7 +156,7 @@ def read_verdict(request_id: str, outcome: Completion | Gap, candidates: tuple[s
 
 
 def probabilities_of(verdict: Verdict) -> dict[str, float]:
-    """Candidate type -> probability among the candidates; empty where the question has no answer."""
+    """Candidate type -> probability among the candidates; empty for a question without an answer."""
     if verdict.gap_reason is not None:
         return {}
     scores = ChoiceScores(verdict.log_probs, "logits")
@@ -242,7 +164,7 @@ def probabilities_of(verdict: Verdict) -> dict[str, float]:
 
 
 def question_windows(step: Step, context: Context) -> Iterator[QuestionWindow]:
-    """The questions of a judge step in the order of its mentions; none about those that have a verdict."""
+    """The questions of a judge step in the order of its mentions, without those that have a verdict."""
     judged = stored_verdicts.load_verdicts(context.store, step.spec.run_id)
     mentions = {
         mention: predicted
@@ -261,7 +183,7 @@ def question_windows(step: Step, context: Context) -> Iterator[QuestionWindow]:
 
 
 def questions_about(step: Step, context: Context, position: int) -> dict[MentionKey, ReasoningRequest]:
-    """What is asked about each mention predicted in one sentence, judged or not. Stores nothing."""
+    """The request for each mention predicted in one sentence, judged or not. Stores nothing."""
     mentions = {
         mention: predicted
         for mention, predicted in asked_mentions(step, context).items()
@@ -321,7 +243,7 @@ def _sentences(step: Step, context: Context, mentions: Iterable[MentionKey]) -> 
 
 
 def questions_are_known(step: Step, context: Context) -> bool:
-    """Whether it is stored already what is shown with each question: else the encoder has to find it first."""
+    """Whether the examples of every question are stored; if not, the encoder has to find them first."""
     if not context.experiment.judge.neighbours:
         return True
     run_id = step.spec.run_id
@@ -333,9 +255,9 @@ def questions_are_known(step: Step, context: Context) -> bool:
 
 
 def asked_mentions(step: Step, context: Context) -> dict[MentionKey, str]:
-    """The mentions to ask about, in the corpus's order, each with its predicted type.
+    """The mentions to ask about, in the order of the corpus, each with its predicted type.
 
-    With ``judge.share`` below 1: those whose probability is at most that share's quantile on dev.
+    With ``judge.share`` below 1, only mentions whose probability is at most the share's quantile on dev.
     """
     run_id = context.input_run(step, "predictions")
     mentions = _predicted_mentions(step, context)
@@ -349,7 +271,7 @@ def asked_mentions(step: Step, context: Context) -> dict[MentionKey, str]:
 
 
 def _predicted_mentions(step: Step, context: Context) -> dict[MentionKey, str]:
-    """All of them, asked about or not, each with its predicted type."""
+    """All predicted mentions, each with its predicted type."""
     run_id = context.input_run(step, "predictions")
     return {
         MentionKey(position, entity.start, entity.end): entity.type
@@ -359,7 +281,7 @@ def _predicted_mentions(step: Step, context: Context) -> dict[MentionKey, str]:
 
 
 def share_threshold(store: Store, dev_run: str, share: float) -> float:
-    """A mention is asked about when the probability of its most probable type is at most this."""
+    """The largest probability of its most probable type at which a mention is asked about."""
     return float(np.quantile(list(_how_sure(store, dev_run).values()), share))
 
 
@@ -388,7 +310,7 @@ def _candidates(
 
 
 def _labelled(step: Step, context: Context) -> Labelled | None:
-    """What may be shown; None where nothing is."""
+    """The labelled mentions that may be shown; None if the prompt shows none."""
     if not context.experiment.judge.neighbours:
         return None
     sample = cast(Mapping[str, Any], step.spec.settings)["n_train"]
@@ -398,7 +320,7 @@ def _labelled(step: Step, context: Context) -> Labelled | None:
 def _shown(
     step: Step, context: Context, candidates: Mapping[MentionKey, tuple[str, ...]], known: Labelled
 ) -> dict[MentionKey, list[Shown]]:
-    """What is shown with each question: as stored, else the nearest labelled mentions, which are stored first."""
+    """The examples of each question: the stored ones, or else the nearest labelled mentions, which are stored."""
     stored_before = stored_verdicts.load_shown(context.store, step.spec.run_id)
     mentions = [mention for mention in candidates if mention not in stored_before]
     if not mentions:
@@ -422,16 +344,16 @@ def _shown(
 def _in_their_sentences(
     mentions: Sequence[MentionKey], predicted: Mapping[MentionKey, str]
 ) -> dict[MentionKey, str]:
-    """All mentions predicted in these mentions' sentences, each with its predicted type.
+    """All mentions predicted in the sentences of these mentions, each with its predicted type.
 
-    What is shown with a sentence depends on all of them, so that it is the same whichever of them are asked about.
+    The examples shown for a sentence depend on all of them, so they do not depend on which ones are asked about.
     """
     positions = {mention.position for mention in mentions}
     return {mention: name for mention, name in predicted.items() if mention.position in positions}
 
 
 def _of_whole_sentences(mentions: Sequence[MentionKey], size: int) -> Iterator[list[MentionKey]]:
-    """Parts of ``size`` mentions, or more where a sentence would be cut. ``mentions``: in the corpus's order."""
+    """Parts of at least ``size`` mentions that end with a sentence. ``mentions``: in the order of the corpus."""
     part: list[MentionKey] = []
     for mention in mentions:
         if len(part) >= size and mention.position != part[-1].position:
@@ -443,15 +365,53 @@ def _of_whole_sentences(mentions: Sequence[MentionKey], size: int) -> Iterator[l
 
 
 def _encoder(step: Step, context: Context) -> Encoder:
-    """What finds the nearest mentions."""
+    """The encoder that finds the nearest mentions."""
     settings = context.experiment.judge
     if settings.encoder == BACKBONE_ENCODER:
         checkpoint = stored_models.load_checkpoint(context.store, context.input_run(step, "encoder"))
         folder = stored_models.checkpoint_directory(context.store, checkpoint)
-        return context.backbone(context.experiment.backbone, folder)
-    return context.backbone(encoder_choice(settings.encoder), None)
+        return context.models.backbone(
+            context.experiment.backbone, checked(folder, checkpoint.weights_sha256)
+        )
+    return context.models.backbone(encoder_choice(settings.encoder), None)
 
 
 def encoder_choice(model: str) -> BackboneChoice:
-    """A base model as an encoder: it is opened without a head."""
+    """A base model as an encoder, opened without a head."""
     return BackboneChoice(family="tagger", model=model, dtype="float32")
+
+
+def check_judge(step: Step, context: Context) -> None:
+    domain = context.domain(context.experiment.corpora.target, "target")
+    settings = context.experiment.judge
+    if not settings.template.startswith(JUDGE_TEMPLATES):
+        raise UsageError(
+            f"judge.template = '{settings.template}' is not a template for verdicts: "
+            f"their names begin with '{JUDGE_TEMPLATES}'."
+        )
+    answer_names(domain, settings)
+    check_llm(KIND, step, context)
+
+
+def _llm(_step: Step, context: Context) -> Llm | None:
+    return context.experiment.judging
+
+
+def _n_mentions(step: Step, context: Context) -> int | None:
+    is_known = context.run_state(context.input_run(step, "predictions")) == "done"
+    return len(asked_mentions(step, context)) if is_known else None
+
+
+KIND = StepKind(
+    "judge",
+    1,
+    judge,
+    check=check_judge,
+    asks=Questions(
+        llm=_llm,
+        windows=lambda step, context: (window.requests for window in question_windows(step, context)),
+        defects=lambda _step, _context: no_defects,
+        n_texts=_n_mentions,
+        are_known=questions_are_known,
+    ),
+)

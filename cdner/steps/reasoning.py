@@ -1,107 +1,76 @@
-"""The steps that ask an LLM: describe and reason. What they ask, and what they make of the answers."""
+"""The step reason: an LLM writes a two-stage reasoning text for every sentence (PBRC, section 3.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 from cdner import prompts
-from cdner.config import Describing, Setting
-from cdner.confusion.descriptions import Gloss, description_text, gloss, read_descriptions
-from cdner.errors import PartialError
+from cdner.config import Llm, Reasoning, Setting
+from cdner.errors import UsageError
+from cdner.files import Json
 from cdner.reasoning import (
-    description_requests,
-    entities_text,
-    parse_description,
     parse_reasoning,
     reasoning_requests,
 )
-from cdner.steps.asking import CUT_OFF, Defects, complete, reasons_in_words
+from cdner.steps.asking import CUT_OFF, check_llm, complete, partial_error, reasons_in_words
 from cdner.steps.context import Context
-from cdner.steps.reasoning_from_file import import_reasoning
-from cdner.steps.step import DESCRIBE_TEMPLATE, EXTRACT_TEMPLATE, FROM_FILE, Step
+from cdner.steps.describing import ENDS_EARLY, MISSING_PART
+from cdner.steps.protocol import Defects, Questions, StepKind
+from cdner.steps.reasoning_from_file import check_file, import_reasoning
+from cdner.steps.step import FROM_FILE, Identities, Step, entries_identity, with_weights
 from cdner.steps.windows import ASKED, windows
 from cdner.store import confusion as stored_confusion
-from cdner.store import confusion as stored_descriptions
 from cdner.store import llm_log as stored
-from cdner.store.confusion import TypeDescription, load_hierarchy
+from cdner.store.confusion import load_hierarchy
 from cdner.store.corpora import load_sentences
-from cdner.types import Completion, Gap, ReasoningChain, ReasoningRequest, Sentence
+from cdner.types import Completion, Domain, Gap, ReasoningChain, ReasoningRequest, Sentence
 
-# Lacking a part is worse than ending in the middle of a sentence, whatever else is wrong can be used.
-MISSING_PART, ENDS_EARLY = 2, 1
 _MISSING = ("missing_initial", "missing_bidirectional")
-NO_LLM = "none"  # describe.backend = "none": C_e is the gloss itself
+PBRC_TEMPLATES = "pbrc."
+
+
+def settings(
+    identities: Identities,
+    reason: Reasoning,
+    setting: Setting,
+    *,
+    source: Domain,
+    target: Domain,
+) -> dict[str, Json]:
+    """What identifies the texts of a setting, beside their inputs and the sample."""
+    if reason.backend == FROM_FILE:
+        texts = identities.model(FROM_FILE, reason.model)
+        return {"llm": {"backend": FROM_FILE, "model": texts}, "setting": setting}
+    weights = identities.model("llm", reason.model)
+    return {
+        "llm": with_weights(reason, weights),
+        "weights": weights,
+        "setting": setting,
+        "template": identities.template(reason.template),
+        "examples": identities.examples(target.name, reason.n_examples),
+        "source_entries": entries_identity(source),
+        "entries": entries_identity(target),
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class RequestWindow:
-    """Sentences that are asked about together."""
+    """Sentences that are asked about in one call of the backend."""
 
     positions: Sequence[int]
     sentences: Sequence[Sentence]
     requests: Sequence[ReasoningRequest]
-    which: str  # which of all they are, in words; "" for all
-
-
-def describe(step: Step, context: Context) -> None:
-    """C_s from WordNet, C_e from the LLM (eq. 5), from a file, or C_s again."""
-    context.progress.start(step.label)
-    settings = context.experiment.describe
-    target = context.domain(context.experiment.corpora.target, "target")
-    glosses = {entry.name: gloss(entry) for entry in target.entries}
-    if settings.backend == NO_LLM:
-        rows = [TypeDescription(n, c.text, c.origin, c.text, None, "gloss") for n, c in glosses.items()]
-    elif settings.backend == FROM_FILE:
-        texts = read_descriptions(Path(settings.model), target).texts
-        rows = [TypeDescription(n, c.text, c.origin, texts[n], None, "imported") for n, c in glosses.items()]
-    else:
-        rows = _described(step, context, glosses)
-    stored_descriptions.save_descriptions(context.store, step.spec.run_id, target.name, rows)
-
-
-def _described(step: Step, context: Context, glosses: Mapping[str, Gloss]) -> list[TypeDescription]:
-    settings = context.experiment.describe
-    requests = description_requests_of(context)
-    answers = complete(step, context, settings, requests, defects=description_defects(settings))
-    rows: list[TypeDescription] = []
-    gaps = []
-    for (name, found), answer in zip(glosses.items(), answers, strict=True):
-        if isinstance(answer.outcome, Gap):
-            gaps.append(answer.outcome)
-            continue
-        described = description_text(_description_of(answer.outcome, settings), found)
-        origin = "gloss" if described.malformed else "llm"
-        rows.append(
-            TypeDescription(name, found.text, found.origin, described.text, answer.request_id, origin)
-        )
-    if gaps:
-        raise partial_error(step, gaps, f"{len(answers)} types have no description")
-    return rows
-
-
-def _description_of(completion: Completion, settings: Describing) -> str:
-    return parse_description(completion.text) if settings.structured else completion.text
-
-
-def description_defects(settings: Describing) -> Defects:
-    nothing = Gloss("", "hand")
-
-    def defects(completion: Completion) -> int:
-        is_empty = bool(description_text(_description_of(completion, settings), nothing).malformed)
-        return MISSING_PART * is_empty + ENDS_EARLY * (completion.finish_reason == CUT_OFF)
-
-    return defects
+    which: str  # ", 1 to 8192 of 9000"; "" if they are all
 
 
 def reason(step: Step, context: Context) -> None:
-    """Two-stage reasoning for every sentence; more gaps than allowed end in PartialError (exit code 3).
+    """Store a two-stage reasoning text for every sentence. Raises PartialError for more gaps than allowed (code 3).
 
-    All else is stored by then. A run with allowed gaps is done: its gaps stay counted as gaps, their sentences are
-    used without reasoning text, and ``--force`` asks for them again.
+    All other texts are stored by then. A run with allowed gaps is done: their sentences are used without a reasoning
+    text, and ``--force`` requests them again.
     """
     if context.experiment.reason.backend == FROM_FILE:
         import_reasoning(step, context)
@@ -123,8 +92,8 @@ def reason(step: Step, context: Context) -> None:
             way_out=f" To go on without them: --set execution.max_gaps={len(gaps)}.",
         )
     if gaps:
-        context.progress.start(
-            f"Warning: {step.label}: {len(gaps)} of {n_sentences} sentences go without reasoning text "
+        context.progress.warn(
+            f"{step.label}: {len(gaps)} of {n_sentences} sentences go without reasoning text "
             f"(execution.max_gaps = {n_allowed}): {reasons_in_words(gaps)}."
         )
 
@@ -148,17 +117,6 @@ def _reasoned(
     return rows
 
 
-def template_name(step: Step, context: Context) -> str:
-    """The template of a reason or extract step."""
-    return EXTRACT_TEMPLATE if step.kind == "extract" else context.experiment.reason.template
-
-
-def extraction_defects(completion: Completion) -> int:
-    """An LLM's own entities: none at all is worse than an answer that was cut off."""
-    is_missing = "{" not in entities_text(completion.text)
-    return MISSING_PART * is_missing + ENDS_EARLY * (completion.finish_reason == CUT_OFF)
-
-
 def reasoning_defects(setting: Setting, *, structured: bool) -> Defects:
     def defects(completion: Completion) -> int:
         malformed = parse_reasoning(completion.text, setting, structured=structured).malformed
@@ -168,35 +126,15 @@ def reasoning_defects(setting: Setting, *, structured: bool) -> Defects:
     return defects
 
 
-def partial_error(step: Step, gaps: Sequence[Gap], what: str, *, way_out: str = "") -> PartialError:
-    """How many, why, and how to go on."""
-    return PartialError(
-        f"{step.label}: {len(gaps)} of {what} yet: {reasons_in_words(gaps)}. "
-        f"What arrived is stored; run the same command again to ask for the rest.{way_out}"
-    )
+def request_windows(
+    step: Step, context: Context, *, template: str | None = None, llm: Reasoning | None = None
+) -> Iterator[RequestWindow]:
+    """The requests of a reason or extract step in the order of its sentences. A batch is one window: it takes a day.
 
+    ``template``, ``llm``: the default are those of the experiment's section ``reason``.
 
-def requests_of(step: Step, context: Context) -> tuple[list[int], list[ReasoningRequest]]:
-    """Positions and requests of a step that asks an LLM (``cdner prompts render`` shows them)."""
-    if step.kind == "describe":
-        requests = description_requests_of(context)
-        return list(range(len(requests))), list(requests)
-    found = list(request_windows(step, context))
-    return [p for window in found for p in window.positions], [r for window in found for r in window.requests]
-
-
-def description_requests_of(context: Context) -> tuple[ReasoningRequest, ...]:
-    target = context.domain(context.experiment.corpora.target, "target")
-    glosses = {entry.name: gloss(entry).text for entry in target.entries}
-    template = prompts.load_template(DESCRIBE_TEMPLATE)
-    return description_requests(target, glosses, template=template, settings=context.experiment.describe)
-
-
-def request_windows(step: Step, context: Context) -> Iterator[RequestWindow]:
-    """The requests of a reason or extract step in its sentences' order. A batch is one window: it takes a day.
-
-    A replay keeps the texts that the run has already, from a bundle: a model trained on another processor may confuse
-    other types, and would have asked in other words.
+    A replay keeps the texts that a bundle has brought into the run: a model trained on another processor may confuse
+    other types, which would change the prompts.
     """
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus_run = context.input_run(step, "corpus")
@@ -207,7 +145,8 @@ def request_windows(step: Step, context: Context) -> Iterator[RequestWindow]:
         context,
         setting=settings["setting"],
         quantify_run=context.input_run(step, "confusion"),
-        template=template_name(step, context),
+        template=template or context.experiment.reason.template,
+        llm=llm,
     )
     size = max(1, len(positions)) if context.experiment.execution.batch else ASKED
     n_before = 0
@@ -220,7 +159,7 @@ def request_windows(step: Step, context: Context) -> Iterator[RequestWindow]:
 
 
 def _recorded_positions(step: Step, context: Context) -> set[int]:
-    """The sentences that are not asked about because a replay has their text."""
+    """The positions that are not asked about, because a replay has their texts."""
     if step.kind != "reason" or not context.experiment.execution.replay:
         return set()
     return stored.reasoned_positions(context.store, step.spec.run_id)
@@ -235,9 +174,9 @@ def requests_about(
 
 
 def request_maker(
-    context: Context, *, setting: Setting, quantify_run: str, template: str
+    context: Context, *, setting: Setting, quantify_run: str, template: str, llm: Reasoning | None = None
 ) -> Callable[[Sequence[str]], tuple[ReasoningRequest, ...]]:
-    """``requests_about`` with everything read that the store and the prompt files have to say: needs neither again."""
+    """``requests_about`` as a function that needs neither the store nor the prompt files again."""
     corpora = context.experiment.corpora
     source, target = context.domain(corpora.source, "source"), context.domain(corpora.target, "target")
     hierarchy = load_hierarchy(context.store, quantify_run)
@@ -255,5 +194,57 @@ def request_maker(
         },
         rivals={name: tuple(rival for rival, _ in ranked) for name, ranked in rivals.items()},
         examples=prompts.load_examples(target.name) if context.experiment.reason.n_examples else (),
-        settings=context.experiment.extracting if template == EXTRACT_TEMPLATE else context.experiment.reason,
+        settings=llm or context.experiment.reason,
     )
+
+
+def check_reason(step: Step, context: Context) -> None:
+    settings = context.experiment.reason
+    if settings.backend == FROM_FILE:
+        check_file(step, context)
+        return
+    if not settings.template.startswith(PBRC_TEMPLATES):
+        raise UsageError(
+            f"reason.template = '{settings.template}' is not a template for reasoning texts: "
+            f"their names begin with '{PBRC_TEMPLATES}'."
+        )
+    check_examples(context)
+    check_llm(KIND, step, context)
+
+
+def check_examples(context: Context) -> None:
+    """Raises UsageError if the domain has fewer in-context examples than the prompt is to show."""
+    settings, target = context.experiment.reason, context.experiment.corpora.target
+    n_present = len(prompts.load_examples(target)) if settings.n_examples else 0
+    if settings.n_examples > n_present:
+        raise UsageError(
+            f"reason.n_examples = {settings.n_examples}, but '{target}' has {n_present} examples."
+        )
+
+
+def n_sentences(step: Step, context: Context) -> int | None:
+    """Different sentences that the step asks about."""
+    return context.n_imported(f"import:{context.experiment.corpora.target}/{step.split}", step.settings["n"])
+
+
+def _llm(_step: Step, context: Context) -> Llm | None:
+    llm = context.experiment.reason
+    return None if llm.backend == FROM_FILE else llm
+
+
+def _defects(step: Step, context: Context) -> Defects:
+    return reasoning_defects(step.settings["setting"], structured=context.experiment.reason.structured)
+
+
+KIND = StepKind(
+    "reason",
+    1,
+    reason,
+    check=check_reason,
+    asks=Questions(
+        llm=_llm,
+        windows=lambda step, context: (window.requests for window in request_windows(step, context)),
+        defects=_defects,
+        n_texts=n_sentences,
+    ),
+)

@@ -1,8 +1,8 @@
-"""The reason step where the texts were made elsewhere: rows of a file become requests, completions and reasoning.
+"""The step reason with texts from a file: its rows become requests, completions and reasoning texts in the store.
 
-From there on nothing differs from a run that asked an LLM. A completion is stored as of family "file" and of the
-model the row names, together with the file's checksum; its request is the sentence alone, because the prompt is not
-known. So the texts outlive the file: ``reason.model = "sha256:..."`` finds them in the store.
+Later steps treat them like texts that an LLM was asked for. A completion is stored with backend "file" and with the
+model that the row names and the checksum of the file; its request is the sentence alone, because the prompt is not
+known. With ``reason.model = "sha256:..."`` the texts are read from the store, and the file is not needed.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Texts = Mapping[int, tuple[str, str]]  # position -> (model as stored, what was 
 
 
 def import_reasoning(step: Step, context: Context) -> None:
-    """Store a file's text for every sentence of the step; more gaps than allowed end in PartialError (exit code 3).
+    """Store the text of every sentence of the step. Raises PartialError for more gaps than allowed (exit code 3).
 
-    Everything is read and matched before the first row is written. InputError for a file that cannot be used.
+    Everything is read and matched before the first row is written. Raises InputError if the file cannot be used.
     """
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus = context.corpus_of(context.input_run(step, "corpus"))
@@ -65,7 +65,7 @@ def import_reasoning(step: Step, context: Context) -> None:
 
 
 def check_file(step: Step, context: Context) -> None:
-    """InputError for what would make the step fail: an unreadable file, rows at odds with a corpus in the store."""
+    """Raises InputError for an unreadable file, or rows that contradict a corpus in the store."""
     path, sha256 = _file(step, context)
     corpus_run = context.input_run(step, "corpus")
     if path is None:
@@ -81,7 +81,7 @@ def check_file(step: Step, context: Context) -> None:
 
 
 def _file(step: Step, context: Context) -> tuple[Path | None, str]:
-    """Where the file lies, if it is here, and its checksum as it stands in the run's identity."""
+    """The path of the file, if it exists, and its checksum as in the identity of the run."""
     settings = cast(Mapping[str, Any], step.spec.settings)
     path = Path(context.experiment.reason.model)
     return path if path.is_file() else None, str(settings["llm"]["model"]).removeprefix("sha256:")
@@ -89,7 +89,7 @@ def _file(step: Step, context: Context) -> tuple[Path | None, str]:
 
 @lru_cache(maxsize=1)
 def _rows(path: Path, sha256: str) -> list[ImportedRow]:
-    """One file serves every split and setting of a command: it is read once."""
+    """The rows of the file, read once for all splits and settings of a command."""
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(f"{path} has changed since this command began. Run it again.")
@@ -108,7 +108,7 @@ def _texts_of(matched: Matched, positions: Sequence[int], sha256: str) -> dict[i
 def _texts_in_store(
     context: Context, requests: Mapping[int, ReasoningRequest], sha256: str
 ) -> tuple[dict[int, tuple[str, str]], list[str]]:
-    """What an earlier import of the file left, and the models it named."""
+    """The texts that an earlier import of the file has stored, and the models that it named."""
     models = stored_imports.models_of_file(context.store, sha256)
     ids = {
         (position, model): stored.request_id(FAMILY, model, request)
@@ -121,7 +121,7 @@ def _texts_in_store(
 
 
 def _requests(corpus: Corpus, positions: Sequence[int]) -> dict[int, ReasoningRequest]:
-    """The sentence alone. The n-th occurrence of a text has seed n: a file may hold another text for each."""
+    """The sentence alone. The n-th occurrence of a text has seed n, since a file may have a text for each of them."""
     n_before: Counter[str] = Counter()
     requests = {}
     for position, text in enumerate(_texts(corpus)):
@@ -147,7 +147,7 @@ def _save_requests(
 
 
 def _save_completions(step: Step, context: Context, written: Mapping[str, str]) -> None:
-    """Those the store has not from an earlier import. Token counts are 0: a file does not tell them."""
+    """Save those that are not stored yet. Token counts are 0: a file does not contain them."""
     known = stored.load_completions(context.store, written.keys())
     new = [
         (key, Completion(text, "imported", input_tokens=0, cached_tokens=0, output_tokens=0))
@@ -175,7 +175,7 @@ def _refuse_gaps(step: Step, context: Context, gaps: Sequence[int], n_sentences:
             f"--set execution.max_gaps={len(gaps)}."
         )
     if gaps:
-        context.progress.start(
-            f"Warning: {step.label}: {len(gaps)} of {n_sentences} sentences go without reasoning text "
+        context.progress.warn(
+            f"{step.label}: {len(gaps)} of {n_sentences} sentences go without reasoning text "
             f"(execution.max_gaps = {n_allowed}; first: position {gaps[0]})"
         )

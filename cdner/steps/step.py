@@ -1,14 +1,15 @@
-"""A step of an experiment: what was asked, its run id, and what it needs of the world to know both."""
+"""A step of an experiment: settings and inputs, hashed to a run id, and what a plan needs to make that hash."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from cdner.config import (
     BackboneChoice,
     Experiment,
+    Label,
     Llm,
     Setting,
 )
@@ -17,9 +18,12 @@ from cdner.models.shelf import find
 from cdner.store.runs import RunSpec
 from cdner.types import Domain, Split
 
+BACKBONE_ENCODER = "backbone"  # judge.encoder: the experiment's own source model finds the nearest mentions
+FROM_FILE = "file"  # describe.backend and reason.backend: texts from outside; the section's model is the path
+
 
 class Identities(Protocol):
-    """What the plan must know of the world."""
+    """Identities of corpora, label sets, templates and weights, which are part of run ids."""
 
     def corpus(self, domain: str, split: Split) -> RunSpec: ...
 
@@ -34,14 +38,14 @@ class Identities(Protocol):
         ...
 
     def model(self, family: str, model: str) -> str:
-        """Identity of base weights where it is more than the name (the checksum of a model of the shelf)."""
+        """Identity of weights: the checksum of a model of the shelf or a folder, else the name."""
         ...
 
 
 def with_weights(settings: BackboneChoice | Llm, weights: str) -> Json:
-    """The settings' identity, in which a folder is named by its content: its path may change.
+    """The identity of the settings, with a folder named by its content, because its path may change.
 
-    A model of the shelf has one name, whichever of its names was used.
+    A model of the shelf has one name in identities, whichever of its names was used.
     """
     identity = dict(cast(Mapping[str, Json], settings.identity()))
     known = find(settings.model)
@@ -50,13 +54,13 @@ def with_weights(settings: BackboneChoice | Llm, weights: str) -> Json:
 
 
 def entries_identity(domain: Domain) -> Json:
-    """Identity of a label set with its explanations (they are part of what an LLM is asked)."""
+    """Identity of a label set with its explanations, which are part of the prompts."""
     names = ("name", "short", "phrase", "lemma", "synset", "definition")
     return content_hash([[getattr(entry, name) for name in names] for entry in domain.entries])
 
 
 def prompt_changes(settings: Mapping[str, Json], experiment: Experiment, identities: Identities) -> list[str]:
-    """What the prompt of this experiment is made of that was another for a reason run with these settings: names."""
+    """The parts of the prompt that differ from those of a reason run with these settings, by name."""
     reason, corpora = experiment.reason, experiment.corpora
     now = {
         "template": identities.template(reason.template),
@@ -67,27 +71,22 @@ def prompt_changes(settings: Mapping[str, Json], experiment: Experiment, identit
     return [name for name, identity in now.items() if settings[name] != identity]
 
 
-DESCRIBE_TEMPLATE = "describe.v1"
-
-
-EXTRACT_TEMPLATE = "ner.v1"
-
-
-TELL_TEMPLATE = "tell.v1"
-
-
-BACKBONE_ENCODER = "backbone"  # judge.encoder: the experiment's own source model finds the nearest mentions
-
-
-FROM_FILE = "file"  # describe.backend and reason.backend: texts from outside; the section's model is the path
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One run of the plan. ``inputs`` maps the role an input plays to the label of the step that makes it."""
+    """One run of the plan. ``inputs`` maps the role of an input to the label of the step that makes it."""
 
     label: str  # "train:full", "predict:full/test"
     kind: str
     spec: RunSpec
     inputs: Mapping[str, str]
     setting: Setting | None = None
+
+    @property
+    def split(self) -> str:
+        """The split that the label names; "" for a step without one."""
+        return Label.of(self.label).split
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that the run id is a hash of."""
+        return cast(Mapping[str, Any], self.spec.settings)

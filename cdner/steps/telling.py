@@ -1,6 +1,7 @@
-"""The step tell: an LLM's verdicts on a split's mentions become a text for each sentence, stored as reasoning is.
+"""The step tell: writes the LLM's verdicts on the mentions of a sentence as a text that a backbone can read.
 
-Asks no LLM and loads no model. Every sentence gets a row; one without a verdict has an empty text.
+The texts are stored like reasoning texts. Every sentence gets a row; a sentence without a verdict has an empty text.
+Asks no LLM and loads no model.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from cdner import prompts
+from cdner.files import Json
 from cdner.steps.context import Context
 from cdner.steps.judging import probabilities_of
-from cdner.steps.step import TELL_TEMPLATE, Step
+from cdner.steps.protocol import StepKind
+from cdner.steps.step import Identities, Step
 from cdner.steps.windows import EVALUATED, windows
 from cdner.store import llm_log as stored
 from cdner.store import verdicts as stored_verdicts
@@ -20,11 +23,19 @@ from cdner.types import Message, ReasoningRequest, Sampling, Sentence
 from cdner.verdicts import told_verdicts
 from cdner.verdicts.telling import Span
 
-FAMILY = "told"  # of the requests that these texts are filed under; the view llm_usage leaves them out
+FAMILY = "told"  # backend of the requests that these texts belong to; the view llm_usage leaves them out
+
+
+TELL_TEMPLATE = "tell.v1"
+
+
+def settings(identities: Identities) -> dict[str, Json]:
+    """What identifies the texts, beside their inputs and the sample."""
+    return {"template": identities.template(TELL_TEMPLATE)}
 
 
 def tell(step: Step, context: Context) -> None:
-    """Store a text for every sentence of the step; mentions without a verdict are left out of it, and counted."""
+    """Store a text for every sentence of the step. Mentions without a verdict are left out and counted."""
     settings = cast(Mapping[str, Any], step.spec.settings)
     corpus_run = context.input_run(step, "corpus")
     template = prompts.load_template(TELL_TEMPLATE)
@@ -51,20 +62,23 @@ def _by_position(step: Step, context: Context) -> dict[int, dict[Span, dict[str,
     for mention, verdict in verdicts.items():
         found.setdefault(mention.position, {})[mention.start, mention.end] = probabilities_of(verdict)
     if n_without := sum(verdict.gap_reason is not None for verdict in verdicts.values()):
-        context.progress.start(
-            f"Warning: {step.label}: {n_without} of {len(verdicts)} mentions have no verdict; "
-            "the texts do not name them."
+        context.progress.warn(
+            f"{step.label}: {n_without} of {len(verdicts)} mentions have no verdict; "
+            "the texts leave them out."
         )
     return found
 
 
 def _requests(context: Context, sentences: Sequence[Sentence]) -> list[str]:
-    """Ids of what the texts are filed under: the sentence alone, as with texts from a file.
+    """Ids of the requests that the texts belong to: the sentence alone, as for texts from a file.
 
-    A text tells the answers to several questions (``judged_mention``), or to none, so it has no request of its own.
+    A text states the answers to several requests (table ``judged_mention``) or to none, so it has none of its own.
     """
     judges = context.model("llm", context.experiment.judging.model)
     requests = [
         ReasoningRequest((Message("user", sentence.text),), Sampling(max_tokens=0)) for sentence in sentences
     ]
     return stored.save_requests(context.store, FAMILY, judges, requests)
+
+
+KIND = StepKind("tell", 1, tell)

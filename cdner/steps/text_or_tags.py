@@ -1,6 +1,6 @@
-"""How sentences become a model's examples and its output their entities: as text to text, or as tags of words.
+"""From sentences to the training examples of a model, and from its output to entities: as text, or as tags of words.
 
-The only place that looks which of the two a model is. Knows no store.
+The only place that distinguishes between text generators and taggers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cdner.types import (
     TrainingExample,
 )
 
-_JUDGED_TOGETHER = 64  # sentences: what a kill may lose beside those of a batch
+_JUDGED_TOGETHER = 64  # sentences; a kill may lose their predictions
 ORPHAN_TAGS = "orphan_tags"  # malformed: words whose own best tag is an I- that continues no entity
 
 Chains = Sequence[ReasoningChain | None]  # one for each sentence
@@ -38,20 +38,20 @@ Found = tuple[int, Prediction, Generation]  # index into the sentences, what is 
 
 class Way(Protocol):
     def examples(self, sentences: Sequence[Sentence], chains: Chains) -> list[Any]:
-        """What ``cdner.models.training.fit`` takes for this model, in order."""
+        """The examples that ``cdner.models.training.fit`` takes for this model, in order."""
 
     @property
     def told(self) -> str:
-        """What to say of the predictions made so far; empty where there is nothing."""
+        """A line about the predictions made so far; may be empty."""
 
     def predict(self, sentences: Sequence[Sentence], chains: Chains) -> Iterator[Found]:
-        """In any order. InputTooLongError, before the first is yielded, where a sentence is longer than the window."""
+        """Predictions in any order. Raises InputTooLongError before the first if a sentence exceeds the window."""
 
 
 def way_of(
     model: TextGenerator | Tagger, types: tuple[str, ...], *, settings: PredictionSettings, batch_size: int
 ) -> Way:
-    """Of ``settings`` a tagger takes ``tags`` alone: it needs no budget and finds nothing ungrounded."""
+    """The way of this model. A tagger uses only ``tags`` of the settings."""
     if isinstance(model, Tagger):
         return _AsTags(model, types, each=settings.tags == "each", batch_size=batch_size)
     return _AsText(model, types, settings=settings, batch_size=batch_size)
@@ -62,7 +62,7 @@ class _AsText:
         self, model: TextGenerator, types: tuple[str, ...], *, settings: PredictionSettings, batch_size: int
     ) -> None:
         self._model, self._types, self._settings, self._batch_size = model, types, settings, batch_size
-        self._wire = wire_for(model.vocabulary)  # remembers every word that it has spelled
+        self._wire = wire_for(model.vocabulary)  # caches the spelling of every word
         self._counts = Counts()
 
     @property
@@ -154,7 +154,7 @@ class _AsTags:
             yield index, *self._found(sentences[index], tagging)
 
     def _found(self, sentence: Sentence, tagging: Tagging) -> tuple[Prediction, Generation]:
-        """The entities also as the paper's JSON, which a tagger does not write: no token is generated."""
+        """Entities, and their text in the paper's JSON, as a text generator would have written it; 0 output tokens."""
         text = encode_entities(Sentence(sentence.tokens, tagging.entities), self._types)
         malformed = {ORPHAN_TAGS: tagging.n_orphans} if tagging.n_orphans else {}
         prediction = Prediction(text, tagging.entities, malformed, tagging.type_probabilities)

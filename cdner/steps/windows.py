@@ -1,8 +1,7 @@
-"""Predictions on their way into the store: in small chunks, but never so many that storing them is the work.
+"""Bounds on memory and on lost work: a corpus is read in windows, and predictions are stored in chunks.
 
-A corpus a window at a time: what a step holds in memory at once, however long the corpus is.
-
-Knows nothing of what is done with a window. Who works through one stores its results before the next is read.
+A step stores the results of one window before it reads the next. Chunks are small, so that a kill loses little, but
+grow where storing them would take a twentieth of the time.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ PAUSE = 19  # times as long as a transaction took
 
 @dataclass(slots=True)
 class Chunk:
-    """Predictions on their way into the store."""
+    """Predictions that are not stored yet."""
 
     into: Store
     run_id: str

@@ -1,10 +1,6 @@
-"""R_H and R_M in the store: what models recognise the gold entities of a type as (equations 2, 3, 11).
+"""R_H and R_M, descriptions with their embeddings, confusion matrices and rivals in the store (equations 2 to 14).
 
-Descriptions of entity types and their embeddings in the store (equations 5 to 7).
-
-Confusion matrices and rivals in the store, in long form (equations 4 to 14).
-
-Every dimension is there, so that each can be recomputed from those below it.
+Every dimension is stored, so that each can be recomputed from those below it.
 """
 
 from __future__ import annotations

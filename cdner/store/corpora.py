@@ -1,9 +1,8 @@
-"""Sentences of a stored corpus by their positions: a corpus too large for memory is read a window at a time.
+"""Corpora in the store: every sentence once, and for each import its order, entities and label set.
 
-Row ids are looked up first and rows fetched by them: DuckDB passes over the parts of a table that hold none of the
-row ids it wants, but looks at every row for a content hash, and then at all of its columns.
-
-Corpora in the store: every sentence once, and per import run their order, entities and label set.
+A corpus that is too large for memory is read by positions, one window at a time. Row ids are looked up first and rows
+fetched by them: DuckDB passes over the parts of a table without these row ids, but looks at every row for a content
+hash, and then at all of its columns.
 """
 
 from __future__ import annotations

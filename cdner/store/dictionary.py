@@ -12,24 +12,48 @@ if TYPE_CHECKING:
 _INTRODUCTION = """\
 # The store
 
-Everything cdner computes lies in one DuckDB file, `cdner.duckdb`; model weights lie beside it, in
+Everything that cdner computes is stored in one DuckDB file, `cdner.duckdb`; model weights are stored beside it, in
 `checkpoints/`. This page is generated from the comments in the store (`scripts/check --fix`).
 
-- `migrations/*.sql` make the tables, `views/*.sql` the views. Query the views: they are the stable interface.
-- A **run** is what was asked (step, settings, inputs), named by the hash of exactly that; an **attempt** is
-  one execution of it. Asking the same again finds the run; `--force` executes it anew and deletes its outputs
-  **when it begins**: should it then fail, the old ones are gone.
-- LLM completions belong to no run: all runs that ask the same share them, and nothing deletes them.
+- `migrations/*.sql` create the tables, `views/*.sql` the views. Query the views: they are the stable interface.
+- A **run** is a step with its settings and inputs. Its id is the hash of exactly these. An **attempt** is one execution
+  of a run. The same settings find the same run; `--force` executes it again and deletes its outputs **when it begins**:
+  if the new attempt fails, the old outputs are gone.
+- LLM completions belong to no run: all runs with the same request share them, and nothing deletes them.
 - Entities cover tokens `[start_token, end_token)`, counted from 0. Type `*` stands for all types together.
-- Times are UTC. There are no foreign keys, and no primary keys of requests, their messages and texts, and completions:
-  `cdner store verify` checks references, hashes, and that none of these is there twice.
-- `cdner sql "SELECT * FROM leaderboard"` reads the store while other commands run.
-- `queries/*.sql` are the questions that have a name: `cdner sql --list`, `cdner sql @most_confused --domain politics`.
+- Times are UTC.
+- There are no foreign keys. Requests, their messages and texts, and completions have no primary keys.
+  `cdner store verify` checks references and hashes, and that none of these rows is stored twice.
+- `cdner sql "SELECT * FROM leaderboard"` reads the store while other commands run. `cdner sql` limits its memory and
+  time through POSIX process limits.
+- `queries/*.sql` are the named queries: `cdner sql --list`, `cdner sql @most_confused --domain politics`.
+
+## Bundles and hashes
+
+A bundle lets another machine repeat an experiment without the LLM:
+
+```bash
+.venv/bin/cdner bundle pack quickstart.zip --experiment quickstart --force
+.venv/bin/cdner bundle verify quickstart.zip
+.venv/bin/cdner bundle load quickstart.zip
+.venv/bin/cdner run quickstart --backend replay
+.venv/bin/cdner store hash --experiment quickstart
+```
+
+- A bundle contains what the LLM wrote (requests, completions, descriptions, reasoning texts), the settings, and each
+  corpus's checksum. It contains no key, and of the sentences only those that the LLM itself quotes. `--with-corpus`
+  adds sentences and annotations, if their licence allows it.
+- On the other machine, import the same corpora, load the bundle, and run with `--backend replay`: every step is
+  computed again without an LLM.
+- `cdner store hash` prints one hash of all results. Two machines print the same hash exactly when the tables are equal;
+  `--tables` shows where they differ.
+- Expect equal results with the same library versions, the same kind of processor, `backbone.dtype = "float32"` and,
+  for a T5, the same number of threads. Otherwise training can differ in the last digits. The LLM's texts never differ.
 """
 
 
 def render_dictionary(store: Store) -> str:
-    """Markdown: an introduction, then every view and table with its columns and their comments."""
+    """Renders Markdown: an introduction, then every view and table with its columns and their comments."""
     with store.reading() as connection:
         views = connection.execute(
             "SELECT view_name, comment FROM duckdb_views() WHERE NOT internal ORDER BY view_name"

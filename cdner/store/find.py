@@ -1,10 +1,7 @@
-"""Finds the run a user means: by its id or a unique beginning of it, by its part in an experiment, or the latest.
+"""Finds the run that a user means: by its id or a beginning of it, by its part in an experiment, or the latest.
 
-Also the names types go by around a run. What a run is and how it ended is the matter of ``cdner.store.runs``.
-
-Finds the run whose model a user means, by the model itself or by predictions made with it. Opens no weights.
-
-A stored run read as the step that it was: its settings, and its inputs by the role each plays.
+Also finds the run whose model or predictions are meant, and reads a stored run as the step that it was: its settings,
+and its inputs by role. Opens no weights.
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from cdner.config import FUSED_OF, PREDICTION_STEPS, prediction_step
+from cdner.config import PREDICTION_STEPS, Label, parts_of
 from cdner.errors import InputError, UsageError, unknown_name
 from cdner.store import runs
 from cdner.store.connection import Store
@@ -53,7 +50,7 @@ def find_labelled_run(store: Store, experiment: str, label: str) -> str:
     if not labels:
         raise unknown_name("experiment in the store", experiment, [name for (name,) in known])
     if label not in labels:
-        kind = label.partition(":")[0]
+        kind = Label.of(label).kind
         raise unknown_name(
             f"step of experiment '{experiment}'",
             label,
@@ -126,7 +123,7 @@ def find_model_run(store: Store, name: str) -> str:
     """
     experiment, colon, label = name.rpartition(":")
     if colon:
-        if label in FUSED_OF:
+        if parts_of(label).fused:
             return _find_fuse_run(store, experiment, label)
         if "/" not in label:
             return find_labelled_run(store, experiment, f"train:{label}")
@@ -177,7 +174,7 @@ def find_prediction_run(store: Store, name: str) -> str:
     """
     experiment, colon, label = name.rpartition(":")
     if colon:
-        step = prediction_step(label.partition("/")[0])
+        step = parts_of(label.partition("/")[0]).prediction_step
         return find_labelled_run(store, experiment, f"{step}:{label}")
     with store.reading() as connection:
         steps = {

@@ -1,17 +1,13 @@
-"""LLM requests, their completions and the reasoning parsed from them.
+"""LLM requests, their completions, the reasoning texts parsed from them, and what they cost.
 
-Completions are data, not a cache: stored as they arrive, shared by every run that asks the same, never
+Completions are data, not a cache: they are stored as they arrive, shared by every run with the same request, never
 deleted, and all that an offline replay needs. Message texts are stored once each: a fixed prompt is one row.
 
-Reasoning texts that came from a file: requests of family "file", whose model ends in the file's checksum.
+A text from a file is a completion of the backend "file", whose model ends in the checksum of the file. Its prompt is
+not known, so its request is the sentence alone.
 
-Nobody here knows the prompt such a text answered, so its request is the sentence alone. With the completions it is
-all that is needed to read the texts again where the file is gone.
-
-What runs have asked of LLMs and what it took: the view ``llm_usage`` as values.
-
-The view joins every request with its answers, which takes half a gigabyte at a million: runs of that size end with
-an account that needs no join.
+The view ``llm_usage`` adds up what runs have asked. It joins every request with its answers, which takes half a
+gigabyte at a million; runs of that size end with an account that needs no join.
 """
 
 from __future__ import annotations

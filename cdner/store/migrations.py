@@ -1,13 +1,11 @@
-"""Published numbers, read from ``store/published/*.toml`` into a table that is remade when a file changes.
+"""Brings the tables and views of a store to the form that this version writes; refuses a store of a later version.
 
-The files are laid out as the tables are printed, so that a reader can check them side by side. What a key does not
-say in a row, its block says, or the file. Knows nothing of our own scores: the view ``published_comparison`` does.
+Tables change by numbered files under ``store/migrations``, each applied once and never edited. Views are remade from
+``store/views`` when the text of one has changed, in the order of their number prefixes.
 
-Brings a store's tables and views to the form this version of cdner writes; refuses one from the future.
-
-Tables change by numbered files under ``store/migrations``, each applied once and never edited; views are
-remade from ``store/views`` when the text of one has changed, in the order of the files' number prefixes. So is the
-table of published numbers (``cdner.store.migrations``).
+Published numbers are read from ``store/published/*.toml`` into a table that is remade when a file changes. The files
+are laid out as the tables are printed, so that a reader can check them side by side; what a key does not say in a row,
+its block says, or the file.
 """
 
 from __future__ import annotations
@@ -22,11 +20,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdner import __version__
 from cdner.errors import StoreError
 from cdner.files import content_hash, remove, replacing, resource_root, settle, unfinished_path
 from cdner.store.opening import opened
 from cdner.store.rows import Row, insert_rows
+from cdner.version import __version__
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -5,6 +5,7 @@ The weights themselves are files beside the store; nothing here opens them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,15 +19,17 @@ _LOG_COLUMNS = ("epoch", "step", "train_loss", "dev_loss", "dev_metric", "second
 
 
 class Checkpoint(NamedTuple):
-    path: str  # directory, relative to the store's where it lies inside it: ``store.directory / path``
+    path: str  # directory, relative to ``store.directory``; see ``checkpoint_directory``
     weights_sha256: str
     best_epoch: int
 
 
 def save_checkpoint(store: Store, run_id: str, result: FitResult) -> None:
     """Store where a training run's weights lie and the logs of all its epochs; both replace earlier ones."""
-    path = result.checkpoint.resolve()
-    where = path.relative_to(store.directory) if path.is_relative_to(store.directory) else path
+    path, root = Path(os.path.normpath(result.checkpoint.absolute())), store.directory
+    if not path.is_relative_to(root):
+        path = path.resolve()  # ``store.directory`` is resolved
+    where = path.relative_to(root) if path.is_relative_to(root) else path
     row = (run_id, where.as_posix(), result.weights_sha256, result.best_epoch)
     with store.transaction() as connection:
         columns = ("run_id", "path", "weights_sha256", "best_epoch")
@@ -66,8 +69,22 @@ def load_checkpoint(store: Store, run_id: str) -> Checkpoint:
 
 
 def checkpoint_directory(store: Store, checkpoint: Checkpoint) -> Path:
-    """Where the checkpoint's files lie now."""
-    return store.directory / checkpoint.path
+    """The folder with the checkpoint's files, inside the store's folder.
+
+    Raises StoreError for any other folder: a store that somebody sent could name weights anywhere on this machine. A
+    link to another disk in place of the folder ``checkpoints`` is followed.
+    """
+    root = store.directory
+    path = Path(os.path.normpath(store.directory / checkpoint.path))
+    if path.is_relative_to(root):
+        return path
+    linked = store.directory / "checkpoints" / path.name
+    if linked.resolve() == path:  # how the path of a linked folder was stored before
+        return linked
+    raise StoreError(
+        f"{store.path} names weights outside its folder, {checkpoint.path}: they are not used. "
+        "Move them into the folder checkpoints beside the store, or train again."
+    )
 
 
 def save_epoch(store: Store, run_id: str, epoch: EpochLog) -> None:

@@ -1,11 +1,7 @@
-"""Parquet files in blocks of rows, read and written by DuckDB in memory: no store is opened, no further library needed.
+"""Parquet files, written and read by DuckDB: blocks of rows in memory, and the answer of a sealed query of any size.
 
-One thread and a fixed order, so that the same rows make the same file. Knows nothing of sentences and entities.
-
-A sealed query's answer as a Parquet file, whatever its size. The child that runs the query sees no file.
-
-The rows pass through a database of their own beside the file, in pieces; DuckDB writes the Parquet from there, so no
-further library is needed.
+Blocks are written with one thread in a fixed order, so the same rows make the same file. The rows of a sealed query
+pass through a database of their own beside the file, in pieces; the child that runs the query sees no file.
 """
 
 from __future__ import annotations

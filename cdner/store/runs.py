@@ -1,11 +1,8 @@
-"""Where an attempt was executed and by which versions. Reads the machine; in no run's identity.
+"""Runs and their attempts: a run is what was asked, an attempt is one execution of it.
 
-Runs and their executions: what was asked is a run, each time it was carried out is an attempt.
-
-A run's identity is the content hash of step, version, settings and input run ids: the same question finds the
-same run. Knows no step by name and nothing of what a step does.
-
-How long finished runs took for a unit of their work: the view ``step_duration`` as rates.
+A run's identity is the content hash of step, version, settings and input run ids: the same question finds the same run.
+An attempt records the machine, the process and the versions that executed it; none of these is part of the identity.
+Finished attempts also tell how long a unit of each kind of work takes (view ``step_duration``).
 """
 
 from __future__ import annotations
@@ -21,12 +18,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cdner import __version__
 from cdner.errors import RunBusyError, StoreError
 from cdner.files import Json, canonical_json, content_hash, pid_exists
 from cdner.store.connection import Store
 from cdner.store.migrations import utc_now
 from cdner.store.rows import insert_rows, replace_run
+from cdner.version import __version__
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -150,6 +147,7 @@ class RunSummary:
     finished_utc: datetime | None
     error: str
     labels: tuple[str, ...]  # "experiment/label"
+    warnings: tuple[str, ...] = ()  # of the latest attempt
 
 
 def run_spec(step: str, version: int, settings: Json, inputs: Sequence[str]) -> RunSpec:
@@ -219,8 +217,10 @@ def record_done(connection: DuckDBPyConnection, run_ids: Sequence[str], executio
         )
 
 
-def finish_attempt(store: Store, attempt_id: str, status: AttemptStatus, error: str = "") -> None:
-    """Record how an attempt ended. StoreError when there is no such attempt."""
+def finish_attempt(
+    store: Store, attempt_id: str, status: AttemptStatus, error: str = "", *, warnings: Sequence[str] = ()
+) -> None:
+    """Record how an attempt ended and what it warned of. Raises StoreError if there is no such attempt."""
     with store.transaction() as connection:
         changed = connection.execute(
             "UPDATE attempt SET status = ?, error = ?, finished_utc = ?"
@@ -229,6 +229,8 @@ def finish_attempt(store: Store, attempt_id: str, status: AttemptStatus, error: 
         ).fetchall()
         if not changed:
             raise StoreError(f"No attempt {attempt_id} in {store.path}.")
+        rows = [(attempt_id, position, text) for position, text in enumerate(warnings)]
+        insert_rows(connection, "attempt_warning", ("attempt_id", "position", "message"), rows)
 
 
 def label_experiment(
@@ -252,7 +254,9 @@ def list_runs(store: Store, *, step: str | None = None, experiment: str | None =
                    coalesce(latest.attempt_n, 0), latest.started_utc, latest.finished_utc,
                    coalesce(latest.error, ''),
                    (SELECT coalesce(list(experiment || '/' || label ORDER BY experiment, label), [])
-                    FROM experiment_run WHERE experiment_run.run_id = run.run_id)
+                    FROM experiment_run WHERE experiment_run.run_id = run.run_id),
+                   (SELECT coalesce(list(message ORDER BY position), [])
+                    FROM attempt_warning WHERE attempt_warning.attempt_id = latest.attempt_id)
             FROM run
             LEFT JOIN attempt AS latest ON latest.run_id = run.run_id
             WHERE ($step IS NULL OR run.step = $step)
@@ -273,6 +277,7 @@ def list_runs(store: Store, *, step: str | None = None, experiment: str | None =
             finished_utc=row[8],
             error=row[9],
             labels=tuple(row[10]),
+            warnings=tuple(row[11]),
         )
         for row in rows
     ]

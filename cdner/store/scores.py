@@ -1,6 +1,6 @@
-"""What prediction runs got wrong, entity by entity, as the error views show it.
+"""Scores and error counts, and the errors of a prediction run entity by entity, as the error views show them.
 
-Scores and error counts in the store. Computes nothing: ``cdner.evaluate`` does.
+Computes nothing: ``cdner.evaluate`` does.
 """
 
 from __future__ import annotations

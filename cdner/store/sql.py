@@ -1,14 +1,13 @@
-"""The questions that come with cdner: one SQL file each under ``store/queries``, read here and run by ``sealed_sql``.
+"""One SELECT by a user, sealed: it sees the store and no file, within limits of time and memory.
 
-A file says in its first comment line what it answers, and in one line a parameter what can be chosen:
-``-- $limit integer = 20: rows at most``; a parameter without a default is NULL until it is given. Knows no query.
+The statement runs in a process of its own (``cdner.store.sealed_child``), because neither limit holds inside ours:
+DuckDB looks at an interrupt only between operators and counts no memory of single values
+(``repeat('x', 1000000000)``: 12 s and 1 GB, whatever the limits). Rows come back in pieces, so that a large answer
+takes no more memory than a small one.
 
-One SELECT by a user, sealed: it sees the store and nothing else, and its time and memory end where we say.
-
-The statement runs in a process of its own, because inside ours neither limit would hold: DuckDB looks at an
-interrupt only between operators and counts no memory of single values (``repeat('x', 1000000000)``: 12 s and
-1 GB, whatever the limits). Rows come back in pieces, so that a large answer fits in no more memory than a small
-one. The other half is ``cdner.store.sealed_child``.
+Also the named queries that come with cdner, one SQL file each under ``store/queries``. The first comment line of a file
+says what the query answers, and one line for each parameter its type and default: ``-- $limit integer = 20: rows at
+most``. A parameter without a default is NULL until it is given.
 """
 
 from __future__ import annotations

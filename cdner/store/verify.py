@@ -1,6 +1,6 @@
-"""A look at a store that changes nothing: no migration, no repair, no waiting for whoever holds it.
+"""Checks a store without changing it: whether it opens, its references, content hashes and checkpoint files.
 
-Says whether a store is sound: references, content hashes, checkpoint files. Repairs nothing.
+Runs no migration, repairs nothing, and does not wait for a process that holds the store.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdner.errors import StoreError
 from cdner.files import content_hash, file_sha256
 from cdner.store.connection import Store
 from cdner.store.corpora import sentence_id
 from cdner.store.llm_log import request_id, request_of_rows, template_id
 from cdner.store.migrations import schema_version
+from cdner.store.models import Checkpoint, checkpoint_directory
 from cdner.store.opening import opened
 from cdner.store.runs import OUTPUT_TABLES, is_alive, run_spec
 
@@ -68,6 +70,7 @@ _REFERENCES = (
     ("run_input", "run_id", "run", "run_id"),
     ("run_input", "input_run_id", "run", "run_id"),
     ("attempt", "run_id", "run", "run_id"),
+    ("attempt_warning", "attempt_id", "attempt", "attempt_id"),
     *((table, "run_id", "run", "run_id") for table in OUTPUT_TABLES),
     ("corpus_sentence", "run_id", "corpus", "run_id"),
     ("corpus_sentence", "sentence_id", "sentence", "sentence_id"),
@@ -119,7 +122,12 @@ def verify(store: Store) -> list[Problem]:
         ]
         checkpoints = connection.execute("SELECT run_id, path, weights_sha256 FROM checkpoint").fetchall()
     for run_id, path, expected in checkpoints:  # after the store is closed: this takes long
-        problems += _checkpoint_problems(run_id, store.directory / path, expected)
+        try:
+            directory = checkpoint_directory(store, Checkpoint(path, expected, 0))
+        except StoreError as error:
+            problems.append(Problem("checkpoint", run_id, str(error)))
+        else:
+            problems += _checkpoint_problems(run_id, directory, expected)
     return problems
 
 

@@ -12,9 +12,15 @@ from cdner.types import Corpus, Split
 class Silent:
     """Progress of a download, shown to nobody."""
 
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
     def start(self, label: str, total: int | None = None) -> None: ...
 
     def advance(self, n: int = 1, note: str = "") -> None: ...
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def read_crossner(folder: Path | None, domain: str, *splits: Split) -> list[Corpus]:

@@ -25,9 +25,15 @@ SPURIOUS = 0.3  # of the sentences
 class Silent:
     """Progress shown to nobody."""
 
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
     def start(self, label: str, total: int | None = None) -> None: ...
 
     def advance(self, n: int = 1, note: str = "") -> None: ...
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def real_sentences(folder: Path) -> tuple[Sentence, ...]:

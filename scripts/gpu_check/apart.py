@@ -1,7 +1,7 @@
-"""Work in a process of its own: a crash, a kill or a GPU in a broken state ends that process and nothing else.
+"""Runs work in a process of its own, so that a crash, a kill, or a broken state of the GPU ends only that process.
 
-The process is forked, so that libraries that are imported need not be imported again. Who calls this must have started
-neither CUDA nor torch's threads: a fork has them in no usable state. What the work tells comes back as JSON.
+The process is forked, so that libraries need not be imported again. The caller must not have started CUDA or torch's
+threads, because they are unusable after a fork. The values that the work reports are sent back as JSON.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-_PATIENCE = 30  # seconds for a process to end after its last word
+_PATIENCE = 30  # seconds in which a process must end after its last report
 _inside = False
 Tell = Callable[[Any], None]
 Work = Callable[[Tell], None]
 
 
 def run_apart(work: Work, heard: Tell, *, seconds: float) -> str:
-    """``heard`` gets what ``work`` tells as it comes. One line that says why the work failed; "" if it did not."""
+    """Calls ``heard`` with each value that ``work`` reports. Returns one line with the failure, "" if there is none."""
     forking = multiprocessing.get_context("fork")
     receiver, sender = forking.Pipe(duplex=False)
     process = forking.Process(target=_carry_out, args=(work, sender))
@@ -41,8 +41,8 @@ def run_apart(work: Work, heard: Tell, *, seconds: float) -> str:
     return failure or _way_it_ended(process.exitcode)
 
 
-def told(work: Work, *, seconds: float) -> list[Any]:
-    """Everything the work tells. RuntimeError if it fails."""
+def results_of(work: Work, *, seconds: float) -> list[Any]:
+    """All values that the work reports. RuntimeError if it fails."""
     found: list[Any] = []
     if failure := run_apart(work, found.append, seconds=seconds):
         raise RuntimeError(failure)
@@ -50,8 +50,8 @@ def told(work: Work, *, seconds: float) -> list[Any]:
 
 
 def _carry_out(work: Work, sender: Connection) -> None:
-    """In the new process. The first one leads a group, so that all that it starts can be ended with it."""
-    global _inside  # noqa: PLW0603  said to the processes that this one forks
+    """Runs in the new process. The first process leads a group, so that it can be killed with all that it starts."""
+    global _inside  # noqa: PLW0603  inherited by the processes that this one forks
     if not _inside:
         os.setpgid(0, 0)
     _inside = True
@@ -61,7 +61,7 @@ def _carry_out(work: Work, sender: Connection) -> None:
 
     try:
         work(lambda value: tell("told", value))
-    except BaseException as error:  # noqa: BLE001  whatever it is, it is this part's failure
+    except BaseException as error:  # noqa: BLE001  any error is this part's failure
         traceback.print_exc(file=sys.stderr)
         tell("failed", _one_line(error))
 
@@ -72,7 +72,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _listen(receiver: Connection, heard: Tell, *, until: float) -> str | None:
-    """The failure as one line; "" when the part has reported everything; None when its time is over."""
+    """The failure as one line; "" if the part has reported everything; None if its time is over."""
     while receiver.poll(max(0.0, until - time.monotonic())):
         try:
             kind, value = json.loads(receiver.recv_bytes())
@@ -85,7 +85,7 @@ def _listen(receiver: Connection, heard: Tell, *, until: float) -> str | None:
 
 
 def _end(process: Any, *, patient: bool) -> None:
-    """Wait for it a moment, then kill it and what it started."""
+    """If ``patient``, wait for the process to end; then kill it and all that it started."""
     process.join(_PATIENCE if patient else 0)
     if process.exitcode is None:
         with contextlib.suppress(ProcessLookupError):
@@ -100,4 +100,4 @@ def _way_it_ended(code: int | None) -> str:
     if code > 0:
         return f"its process ended with exit code {code}"
     name = signal.Signals(-code).name
-    return f"its process was ended by {name}" + (" (for want of memory?)" if name == "SIGKILL" else "")
+    return f"its process was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

@@ -1,7 +1,7 @@
 """Estimates the hours, memory and cost of an experiment with a Flan-T5 on CUDA cards, without running it.
 
-From the model's dimensions, the corpora's token counts and the assumptions below, which the table states. Imports no
-torch and asks no network.
+The estimate follows from the model's dimensions, the corpora's token counts, and the assumptions below, which the
+table states. Importing this file imports no torch, and nothing here uses the network.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shapes import BACKWARD, FLAN_T5, T5Shape
 
-from cdner.config import REASONING_OF, Experiment, Training, load_experiment
+from cdner.config import REASONING_SETTINGS, SETTINGS, Experiment, Prediction, Training, load_experiment
 from cdner.llm.prices import SHIPPED, cost_usd, price_of
 
 GIB = 2**30
@@ -110,7 +110,22 @@ def _shape(experiment: Experiment) -> T5Shape:
         raise ValueError(f"{experiment.name}: an estimate needs google/flan-t5-base or -large as backbone")
     if (experiment.corpora.source, experiment.corpora.target) != ("conll2003", "ai") or experiment.vary:
         raise ValueError(f"{experiment.name}: tokens are counted for conll2003 -> ai alone")
+    _refuse_what_is_not_counted(experiment)
     return FLAN_T5[size]
+
+
+def _refuse_what_is_not_counted(experiment: Experiment) -> None:
+    """ValueError for settings whose steps have no row in the table, so that no total is too low without a word."""
+    counted = ("without_all", *REASONING_SETTINGS)
+    if other := [setting for setting in experiment.settings if setting not in counted]:
+        raise ValueError(
+            f"{experiment.name}: an estimate has no row for the LLM's verdicts and its own entities; "
+            f"leave out the setting {other[0]}"
+        )
+    for name, settings in (("predict", experiment.predict), ("evidence", experiment.evidence)):
+        for key in ("confidence", "engine", "decoding"):  # not tags: a Flan-T5 writes text
+            if getattr(settings, key) != Prediction.model_fields[key].default:
+                raise ValueError(f"{experiment.name}: an estimate has no row for {name}.{key}; leave it out")
 
 
 def _assumptions() -> str:
@@ -137,13 +152,15 @@ def _price_date() -> str:
 
 
 def _steps(experiment: Experiment, shape: T5Shape) -> Iterator[Step]:
-    with_texts = [setting for setting in experiment.settings if setting in REASONING_OF]
-    without = [setting for setting in experiment.settings if setting not in REASONING_OF]
+    with_texts = [setting for setting in experiment.settings if SETTINGS[setting].reasoning]
+    without = [setting for setting in experiment.settings if not SETTINGS[setting].reasoning]
     source = SPLITS["conll2003", "train"], SPLITS["conll2003", "dev"]
     target = SPLITS["ai", "train"], SPLITS["ai", "dev"]
     scored = [SPLITS["ai", split] for split in experiment.splits]
-    # Predictions on dev count for MCQM and for the scores where both are made in the same way.
-    evidence = target[: 1 if experiment.evidence == experiment.predict else 2]
+    # Where both settings are the same, the predictions on dev for MCQM are also the ones that are scored.
+    family = experiment.backbone.family
+    is_same = experiment.evidence.identity_of(family) == experiment.predict.identity_of(family)
+    evidence = target[: 1 if is_same else 2]
     yield _training("train source", 1, experiment.train_source, source, shape=shape, n_reasoning=0)
     yield _training("train target", len(without), experiment.train_target, target, shape=shape, n_reasoning=0)
     yield _prediction("predict for MCQM", 1, evidence, shape=shape, n_reasoning=0)

@@ -1,4 +1,4 @@
-"""The device under examination: its clock, its peak speed and the memory that work takes on it."""
+"""The device that is checked: its clock, its peak speed, and the memory that this process uses on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GIB = 2**30
 class Machine:
     device: str  # "cpu" or "cuda": the one GPU that this process sees
     small: bool
-    peak_tflops: float | None = None  # of a large bf16 product here; None: not measured
+    peak_tflops: float | None = None  # measured with a large bf16 product; None: not measured
     total_gib: float | None = None  # of the GPU; None: no limit is known
 
     @property
@@ -23,19 +23,19 @@ class Machine:
         return self.device == "cuda"
 
     def now(self) -> float:
-        """Seconds, when everything that was given to the device is done."""
+        """The time in seconds, after all work on the device has finished."""
         if self.cuda:
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def peak_gib(self) -> float:
-        """The most memory that this process has held: tensors on a GPU, all of the process on a CPU."""
+        """Peak memory of this process: its tensors on a GPU, the whole process on a CPU."""
         if self.cuda:
             return torch.cuda.max_memory_allocated() / GIB
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
     def share(self, flops: float, seconds: float) -> float | None:
-        """Percent of the peak."""
+        """Percent of the peak speed."""
         return None if not self.peak_tflops else 100 * flops / seconds / (self.peak_tflops * 1e12)
 
 

@@ -1,4 +1,4 @@
-"""What ``cdner serve`` plans for vLLM's memory against what the GPU and torch say of a real model."""
+"""Compares the memory that ``cdner serve`` plans for vLLM with the memory that a real model takes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cdner.models import open_backbone
 
 N_ROWS, N_TOKENS = 8, 512
 CLOSE = 1.0  # percent
-BLOCK = GIB  # allocated to see whether nvidia-smi notices
+BLOCK = GIB  # allocated to check that nvidia-smi reports it
 
 
 def plan(subject: Subject, machine: Machine) -> Iterator[Row]:
-    """Of a decoder: weights, cache and the rest as planned, and as found when it computes."""
+    """For a decoder: planned and measured bytes of weights, KV cache, and the rest."""
     subject = written(subject)
     size = folder_size(subject.folder)
     if size is None:
@@ -54,7 +54,7 @@ def plan(subject: Subject, machine: Machine) -> Iterator[Row]:
 
 
 def _devices(before: tuple[DeviceMemory, ...]) -> Iterator[Row]:
-    """nvidia-smi, as cdner reads it, against the CUDA runtime, before and after an allocation."""
+    """nvidia-smi, as cdner reads it, compared with the CUDA runtime before and after an allocation."""
     what = "memory plan: nvidia-smi"
     yield at_least(f"{what}: GPUs", len(before), torch.cuda.device_count(), unit="", against="torch", on="")
     if not before:
@@ -62,7 +62,7 @@ def _devices(before: tuple[DeviceMemory, ...]) -> Iterator[Row]:
     torch.ones(1, device="cuda")
     free, total = torch.cuda.mem_get_info()
     after = read_devices()[0]
-    # Other programs on the GPU would be counted too: run this on a GPU of its own.
+    # Memory of other programs on the GPU would be counted too: run this on a GPU that nothing else uses.
     context = (before[0].free - after.free) / GIB
     yield at_most(f"{what}: CUDA's context", context, CONTEXT_BYTES / GIB, unit="GiB", on="bf16")
     yield at_most(f"{what}: total", _apart(after.total, total), 5, unit="% apart", against="CUDA", on="")
@@ -76,7 +76,7 @@ def _devices(before: tuple[DeviceMemory, ...]) -> Iterator[Row]:
 
 
 def _cache_bytes(backbone: Any, n_rows: int, n_tokens: int) -> int:
-    """Of the keys and values that transformers keeps when the model reads."""
+    """Bytes of the keys and values that transformers keeps in a forward pass."""
     ids = torch.ones(n_rows, n_tokens, dtype=torch.long, device=backbone.device)
     with torch.inference_mode():
         cache = backbone.model.model(input_ids=ids, use_cache=True).past_key_values
@@ -90,5 +90,5 @@ def _host_memory() -> DeviceMemory:
 
 
 def _apart(planned: float, real: float) -> float:
-    """Percent."""
+    """The difference in percent of ``real``."""
     return 100 * abs(planned - real) / real

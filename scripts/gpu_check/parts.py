@@ -1,4 +1,4 @@
-"""All parts of the check in their order, each a function that yields rows; one that fails does not end the others."""
+"""All parts of the check in order. Each is a function that yields rows; if one fails, the others still run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from shapes import TRAINED_BYTES
 from subjects import Subject, cached_subjects, random_subjects
 
 Check = Callable[[Machine], Iterator[Row]]
-PEAK = "peak"  # the first part's name; the others need what it measures
-BATCH_GIB = 6  # activations of a batch, and CUDA itself
+PEAK = "peak"  # name of the first part, whose result the others need
+BATCH_GIB = 6  # for the activations of a batch and CUDA's context
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def peak(machine: Machine) -> Iterator[Row]:
 
 
 def all_parts(scratch: Path, machine: Machine) -> tuple[list[Part], list[str]]:
-    """The parts, and one line for each model of the cache that is left out."""
+    """The parts, and one line for each model that is left out."""
     subjects = random_subjects(scratch, small=machine.small)
     cached, left_out = cached_subjects(small=machine.small)
     first = subjects[0]
@@ -52,7 +52,7 @@ def all_parts(scratch: Path, machine: Machine) -> tuple[list[Part], list[str]]:
         if each.name not in too_large:
             found += [_part("training", training_checks.speed, each)]
             found += [_part("losses", training_checks.losses, each)] if each is first else []
-        if each is first or each.family == "causal":  # a larger T5 computes the same, and takes long
+        if each is first or each.family == "causal":  # a larger T5 computes the same and takes long
             found += [_part("texts", prediction_checks.texts, each)]
         found += [_part("prediction", prediction_checks.speed, each)]
         found += [_part("embedding", prediction_checks.embedding, each)]
@@ -60,7 +60,7 @@ def all_parts(scratch: Path, machine: Machine) -> tuple[list[Part], list[str]]:
 
 
 def _can_be_trained(subject: Subject, machine: Machine) -> bool:
-    """Whether weights and the optimiser's state leave room for a batch; where the GPU's memory is not known, yes."""
+    """Whether weights and optimiser leave room for a batch; True if the GPU's memory is not known."""
     if machine.total_gib is None:
         return True
     n = subject.shape.n_parameters if subject.shape else subject.n_bytes() / 2

@@ -1,4 +1,4 @@
-"""Prediction and embedding: texts equal to those of one input at a time and of transformers, and how fast."""
+"""Prediction and embedding: compares batches with single inputs and with transformers, and measures the speed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Written:
 
 
 def texts(subject: Subject, machine: Machine) -> Iterator[Row]:
-    """float32: a ragged batch behind a shared prefix writes what one input at a time and transformers write."""
+    """float32: a ragged batch with a shared prefix gives the texts of single inputs and of transformers."""
     subject = written(subject)
     inputs = _inputs(subject, 8 if machine.small else 16)
     n_new = 12 if machine.small else 32
@@ -58,7 +58,7 @@ def texts(subject: Subject, machine: Machine) -> Iterator[Row]:
 
 
 def speed(subject: Subject, machine: Machine) -> Iterator[Row]:
-    """bf16: tokens a second, of both sides, and how many texts are the same, which rounding may change."""
+    """bf16: tokens a second of cdner and transformers, and the share of equal texts (rounding may change some)."""
     subject = written(subject)
     inputs = _inputs(subject, 8 if machine.small else 128)
     n_new = 12 if machine.small else 64
@@ -82,7 +82,7 @@ def speed(subject: Subject, machine: Machine) -> Iterator[Row]:
 
 
 def embedding(subject: Subject, machine: Machine) -> Iterator[Row]:
-    """Embeddings on the device against transformers' own encoder on the CPU, in float32 and in bf16."""
+    """Embeddings on the device, in float32 and bf16, compared with transformers' encoder on the CPU."""
     subject = written(subject)
     sentences = [source[1].text.strip() for source in _inputs(subject, 6)]
     expected = _plain_embeddings(subject, sentences)
@@ -121,7 +121,7 @@ def _plain_embeddings(subject: Subject, sentences: Sequence[str]) -> Any:
 
 
 def _inputs(subject: Subject, n: int) -> list[ModelInput]:
-    """Of very different lengths: some have a reasoning text behind them."""
+    """Inputs of very different lengths: some are followed by a reasoning text."""
     return [example.source for example in examples(subject, n, reasoning=True)]
 
 
@@ -159,7 +159,7 @@ def _timed(
     inputs: Sequence[ModelInput],
     machine: Machine,
 ) -> Written:
-    """Warmed up with two inputs where there are more."""
+    """Warms up with two inputs if there are more."""
     if len(inputs) > 2:
         list(work(inputs[:2], ["", ""]))
     done = Written(texts=[""] * len(inputs))

@@ -20,13 +20,13 @@ class Shape(Protocol):
     n_parameters: int
 
     def flops(self, n_source: float, n_target: float) -> float:
-        """Of one forward pass that reads ``n_source`` tokens and predicts ``n_target``."""
+        """FLOPs of one forward pass that reads ``n_source`` tokens and predicts ``n_target``."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class T5Shape:
-    """A T5 with a gated feed-forward and an output layer of its own, as Flan-T5."""
+    """A T5 with a gated feed-forward layer and a separate output layer, like Flan-T5."""
 
     vocab_size: int
     d_model: int
@@ -60,7 +60,7 @@ class T5Shape:
         return 2 * (self.num_layers * (encoder + decoder + across) + n_target * d * self.vocab_size)
 
     def activation_bytes(self, n_rows: int, n_source: int, n_target: int, *, fused: bool = False) -> int:
-        """Kept by a bf16 forward pass for the backward pass; rows of equal length, dropout included.
+        """Bytes that a bf16 forward pass keeps for the backward pass; rows of equal length, with dropout.
 
         Without ``fused`` attention is written out as torch does it on every device, and its scores are kept in
         float32; a fused kernel of a GPU keeps its inputs and the bias.
@@ -70,7 +70,7 @@ class T5Shape:
         feed_forward = norm + dropout + 2 * 5 * self.d_ff + self.d_ff
         attention = norm + dropout + (2 + (2 * 4 if fused else 4 * 5)) * inner
         source, target = n_rows * n_source, n_rows * n_target
-        # Of every pair of tokens: the bias, or what stands before and after the softmax and after dropout.
+        # For every pair of tokens: the bias, or the values before the softmax, after it, and after dropout.
         scores = (2 if fused else 4 + 4 + 4) * n_rows * self.num_heads
         layer = source * (attention + feed_forward) + scores * n_source**2
         layer += target * (2 * attention + feed_forward) + scores * n_target * (n_target + n_source)
@@ -78,13 +78,13 @@ class T5Shape:
         return self.num_layers * layer + target * self.vocab_size * 4
 
     def training_bytes(self, n_rows: int, n_source: int, n_target: int, *, fused: bool = False) -> int:
-        """At the peak, where the scores of the vocabulary also stand in bf16 and in float32."""
+        """Bytes at the peak, when the logits are held in bf16 and in float32."""
         scores = n_rows * n_target * self.vocab_size * (2 + 4)
         kept = self.activation_bytes(n_rows, n_source, n_target, fused=fused)
         return self.n_parameters * TRAINED_BYTES + kept + scores
 
     def prediction_bytes(self, n_rows: int, n_source: int, n_target: int) -> int:
-        """bf16 weights, and keys and values of what is read and written."""
+        """Bytes of bf16 weights, keys and values of input and output, and logits."""
         caches = 4 * self.num_layers * self.inner * n_rows * (n_source + n_target)
         return 2 * self.n_parameters + caches + n_rows * self.vocab_size * (2 + 4)
 
@@ -134,7 +134,7 @@ SMALL_CAUSAL = LlamaShape(1024, 48, 96, 2, num_attention_heads=6, num_key_value_
 
 
 def shape_of(config: Any) -> Shape | None:
-    """Of a transformers config; None for kinds whose work is not counted here."""
+    """The shape of a transformers config; None for other architectures."""
     if config.model_type == "t5" and "gated" in config.feed_forward_proj:
         return T5Shape(**{name: getattr(config, name) for name in T5Shape.__slots__})
     if config.model_type in {"llama", "qwen2"}:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-from apart import told
+from apart import results_of
 from fixtures.tiny_models import byte_level_tokenizer, unigram_tokenizer, write_random_llama
 from shapes import CAUSAL, FLAN_T5, SMALL_CAUSAL, SMALL_T5, LlamaShape, Shape, T5Shape, shape_of
 from t5_base import write_random_t5
@@ -38,7 +38,7 @@ N_RUNS = 6000  # pieces of text at most
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model's name, family and folder; without a folder it is written when it is first needed."""
+    """A model's name, family and folder. A model without a folder is written when it is first used."""
 
     name: str
     family: str
@@ -47,7 +47,7 @@ class Subject:
     random: bool = True
 
     def n_bytes(self) -> int:
-        """Of its weights' files."""
+        """Bytes of the weight files."""
         return sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
 
     def choice(self, dtype: str) -> BackboneChoice:
@@ -57,7 +57,7 @@ class Subject:
 
 
 def random_subjects(scratch: Path, *, small: bool) -> list[Subject]:
-    """The paper's two backbones and a decoder; with ``small`` tiny ones of both families."""
+    """The paper's two models and a decoder; with ``small``, tiny models of both families."""
     shapes: dict[str, Shape] = {"T5 tiny": SMALL_T5, "causal tiny": SMALL_CAUSAL}
     if not small:
         shapes = {f"T5-{name}": shape for name, shape in FLAN_T5.items()} | {"causal 360M": CAUSAL}
@@ -96,12 +96,12 @@ def cached_subjects(*, small: bool) -> tuple[list[Subject], list[str]]:
 
 
 def written(subject: Subject, *, dropout: float = 0.0) -> Subject:
-    """The subject with its files there: a random model is written once, in a process of its own."""
+    """The subject with its files: a random model is written once, in a process of its own."""
     if not subject.random:
         return subject
     folder = subject.folder.with_name(f"{subject.folder.name}{'-dropout' if dropout else ''}")
     if not folder.is_dir():
-        told(lambda _tell: _write(subject, folder, dropout), seconds=LONG)
+        results_of(lambda _tell: _write(subject, folder, dropout), seconds=LONG)
     return Subject(subject.name, subject.family, subject.shape, folder)
 
 
@@ -124,7 +124,7 @@ def _n_runs(shape: T5Shape | LlamaShape) -> int:
 
 
 def filled(tokenizer: PreTrainedTokenizerFast, size: int) -> PreTrainedTokenizerFast:
-    """The tokenizer with pieces up to ``size`` that no text contains, each with a text of its own."""
+    """The tokenizer, extended to ``size`` by different pieces that no text contains."""
     table = json.loads(tokenizer.backend_tokenizer.to_str())
     model = table["model"]
     names = (f"xx{index}" for index in range(len(tokenizer), size))
@@ -155,7 +155,7 @@ def _texts() -> Iterator[str]:
 
 
 def _chains() -> list[ReasoningChain]:
-    """Of the worked examples: whole texts as an LLM should write them."""
+    """The reasoning texts of the worked examples, as an LLM should write them."""
     return [
         ReasoningChain(example.initial, " ".join(f"{step.forward} {step.backward}" for step in example.steps))
         for example in load_examples(DOMAIN)
@@ -167,9 +167,9 @@ def vocabulary(subject: Subject) -> TokenizerVocabulary:
 
 
 def examples(subject: Subject, n: int, *, reasoning: bool = False) -> list[TrainingExample]:
-    """``n`` sentences of ``film`` of different lengths, from the first one again where they run out.
+    """``n`` sentences of ``film`` of different lengths, repeated if there are fewer.
 
-    With ``reasoning`` every second input has a text behind it, as in the paper's augmented training.
+    With ``reasoning`` every second input is followed by a text, as in the paper's augmented training.
     """
     wire = wire_for(vocabulary(subject))
     types = load_domain(DOMAIN).types

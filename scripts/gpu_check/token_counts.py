@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Counts the tokens on which ``estimate`` rests: python scripts/gpu_check/token_counts.py CROSSNER T5_TOKENIZER.
+"""Counts the tokens that ``estimate`` uses: python scripts/gpu_check/token_counts.py CROSSNER T5_TOKENIZER.
 
 CROSSNER is the folder with CrossNER's files, T5_TOKENIZER one with T5's spiece.model. Prints, for each split, the
 sentences, the tokens of all inputs and of all answers, and the mean of the ten longest of both.
@@ -33,7 +33,7 @@ class Counted(NamedTuple):
 
 
 def count(crossner: Path, tokenizer: Path, domain: str, split: Split) -> Counted:
-    """In cdner's prompt and answer form, end tokens included, without reasoning."""
+    """Counts tokens in cdner's prompt and answer form, with end tokens, without reasoning."""
     from transformers import T5Tokenizer
 
     vocabulary = TokenizerVocabulary(T5Tokenizer.from_pretrained(tokenizer))
@@ -49,9 +49,9 @@ def count(crossner: Path, tokenizer: Path, domain: str, split: Split) -> Counted
 
 
 def prompt_characters(crossner: Path, domain: str, setting: str, n_examples: int) -> int:
-    """Mean of a reasoning request over all sentences of the domain.
+    """Mean characters of a reasoning request over all sentences of the domain.
 
-    Prefixes and rivals stand in for a measurement's: what they say changes words, not the request's length.
+    Prefixes and rivals are placeholders: measured ones change the words but hardly the length.
     """
     coarse, target = load_domain("conll2003"), load_domain(domain)
     splits: tuple[Split, ...] = ("train", "dev", "test")

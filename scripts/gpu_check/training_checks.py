@@ -1,4 +1,4 @@
-"""Training: speed and memory beside transformers' Trainer, adapters, a run that is killed, and the same run twice."""
+"""Training: speed and memory compared with transformers' Trainer, adapters, resuming after a kill, determinism."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import training_speed
-from apart import Tell, run_apart, told
+from apart import Tell, results_of, run_apart
 from machine import Machine
 from rows import Row, at_least, at_most, stated
 from shapes import BACKWARD
@@ -34,7 +34,7 @@ STEP_LOSS = 1e-3  # of every step in float32
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side's steps after the first ``N_WARM``."""
+    """The steps of cdner or of transformers after the first ``N_WARM``."""
 
     seconds: float
     losses: list[float]
@@ -46,7 +46,7 @@ def speed(subject: Subject, machine: Machine) -> Iterator[Row]:
     subject = written(subject)
     n_steps = N_WARM + (3 if machine.small else 25)
     given = examples(subject, n_steps * training_speed.BATCH_SIZE, reasoning=not machine.small)
-    n_tokens, flops = told(lambda tell: _work(subject, given, tell), seconds=LONG)[0]
+    n_tokens, flops = results_of(lambda tell: _work(subject, given, tell), seconds=LONG)[0]
     on = f"{n_steps - N_WARM} steps of {training_speed.BATCH_SIZE}, {n_tokens:,} tokens, bf16"
     what = f"training, {subject.name}"
     ours, theirs = (_side(subject, given, machine, own=own) for own in (True, False))
@@ -62,7 +62,7 @@ def speed(subject: Subject, machine: Machine) -> Iterator[Row]:
 
 
 def losses(subject: Subject, machine: Machine) -> Iterator[Row]:
-    """Every step's loss in float32, where both sides compute the same."""
+    """The loss of every step in float32, in which cdner and transformers must agree."""
     subject = written(subject)
     given = examples(subject, 4 * training_speed.BATCH_SIZE)
     ours, theirs = (
@@ -75,7 +75,7 @@ def losses(subject: Subject, machine: Machine) -> Iterator[Row]:
 
 
 def adapters(subject: Subject, machine: Machine) -> Iterator[Row]:
-    """LoRA beside full training: its memory, and whether the loss falls."""
+    """LoRA compared with full training: its memory, and whether the loss falls."""
     subject = written(subject)
     given = examples(subject, 4 * training_speed.BATCH_SIZE)
     full, lora = (_fitted(subject, given, machine, _settings(epochs=3, lora_rank=rank)) for rank in (0, 8))
@@ -91,7 +91,7 @@ def adapters(subject: Subject, machine: Machine) -> Iterator[Row]:
 
 
 def resume(subject: Subject, machine: Machine) -> Iterator[Row]:
-    """A run that SIGKILL ends in its second epoch goes on and ends as the unbroken one, with dropout."""
+    """A run with dropout that is killed in its second epoch continues and gives the result of an unbroken run."""
     subject = written(subject, dropout=DROPOUT if subject.family == "seq2seq" else 0.0)
     given, settings = _given_twice(subject, machine)
     n_steps = math.ceil(len(given) / settings.batch_size)
@@ -105,9 +105,9 @@ def resume(subject: Subject, machine: Machine) -> Iterator[Row]:
         )
         if "SIGKILL" not in killed:
             raise RuntimeError(f"the run was not killed: {killed or 'it ended'}")
-        resumed = told(lambda tell: _fit(subject, given, machine, settings, output, tell=tell), seconds=LONG)[
-            0
-        ]
+        resumed = results_of(
+            lambda tell: _fit(subject, given, machine, settings, output, tell=tell), seconds=LONG
+        )[0]
     on = f"{settings.epochs} epochs of {n_steps} steps, bf16, SIGKILL in the second"
     what, against = f"resume, {subject.name}", "unbroken run"
     yield at_most(f"{what}: steps done again", resumed["n_steps"] - 2 * n_steps, 0, unit="", on=on)
@@ -115,7 +115,7 @@ def resume(subject: Subject, machine: Machine) -> Iterator[Row]:
 
 
 def determinism(subject: Subject, machine: Machine) -> Iterator[Row]:
-    """The same training twice, and the same texts written twice by what it trained."""
+    """Two equal trainings give the same weights, and the trained model writes the same texts twice."""
     subject = written(subject, dropout=DROPOUT if subject.family == "seq2seq" else 0.0)
     given, settings = _given_twice(subject, machine)
     first = _unbroken(subject, given, machine, settings)
@@ -135,7 +135,7 @@ def _given_twice(subject: Subject, machine: Machine) -> tuple[list[TrainingExamp
 def _unbroken(
     subject: Subject, given: Sequence[TrainingExample], machine: Machine, settings: Training
 ) -> dict[str, Any]:
-    """The run with which others are compared: made once, by the part that needs it first."""
+    """The run that others are compared with; the first part that needs it makes it."""
     file = subject.folder.with_name(f"{subject.folder.name}-unbroken.json")
     if not file.is_file():
         made = _fitted(subject, given, machine, settings, n_new=_n_new(machine))
@@ -152,7 +152,7 @@ def _n_new(machine: Machine) -> int:
 
 
 def _work(subject: Subject, given: Sequence[TrainingExample], tell: Tell) -> None:
-    """Tokens and FLOPs of the steps that are measured; in a process of its own, as all that computes here."""
+    """Tokens and FLOPs of the measured steps, computed in a process of its own."""
     backbone = open_backbone(subject.choice("float32"), device="cpu")
     encoded = training_speed.encoded_examples(backbone, given, same_batches=True)
     measured = encoded[N_WARM * training_speed.BATCH_SIZE :]
@@ -188,11 +188,11 @@ def _side(
             training_speed.by_transformers(choice, given, found, True, step_done, device=machine.device)
         tell([marks[-1] - marks[n_warm], found, machine.peak_gib()])
 
-    return Side(*told(work, seconds=LONG)[0])
+    return Side(*results_of(work, seconds=LONG)[0])
 
 
 class _Steps:
-    """``fit``'s progress: counts the steps, and may end the process in the middle of them."""
+    """A progress object for ``fit`` that counts the steps and can kill the process at one of them."""
 
     def __init__(self, kill_after: int) -> None:
         self.n = 0
@@ -219,7 +219,7 @@ def _fitted(
         work: Callable[[Tell], None] = lambda tell: _fit(  # noqa: E731
             subject, given, machine, settings, output, tell=tell, n_new=n_new
         )
-        found: dict[str, Any] = told(work, seconds=LONG)[0]
+        found: dict[str, Any] = results_of(work, seconds=LONG)[0]
         return found
 
 

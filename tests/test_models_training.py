@@ -329,7 +329,7 @@ torch.set_num_threads(1)
 from cdner.models import open_backbone
 from cdner.models.training import fit
 from cdner.config import BackboneChoice, Training
-from test_backbone_training import EXAMPLES
+from test_models_training import EXAMPLES
 kill_after = int(sys.argv[2])
 n = 0
 class Progress:

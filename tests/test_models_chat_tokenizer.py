@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny_shelf import fetched_folder
 
 from cdner.errors import ModelError
 from cdner.models.chat_tokenizer import ChatTokenizer, open_chat_tokenizer
-from cdner.models.shelf import model_folder, model_location
+from cdner.models.shelf import model_location
 from cdner.types import Message
 
 
@@ -43,7 +44,7 @@ def test_no_text_can_end_its_turn(smollm2: ChatTokenizer) -> None:
 
 
 def test_location_of_the_embedded_model_is_its_folder() -> None:
-    assert model_location("embedded") == str(model_folder("embedded"))
+    assert model_location("embedded") == str(fetched_folder("embedded"))
     assert model_location("org/name") == "org/name"
 
 

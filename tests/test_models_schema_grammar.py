@@ -11,12 +11,12 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from tiny_shelf import fetched_folder
 
 from cdner.config import BackboneChoice
 from cdner.errors import ModelError
 from cdner.models import open_backbone
 from cdner.models.schema_grammar import SchemaGrammar
-from cdner.models.shelf import model_folder
 from cdner.models.vocabulary import special_strings
 from cdner.types import Segment
 
@@ -79,7 +79,7 @@ def test_random_answers_with_the_tiny_models_tokenizer_validate(causal: Any) -> 
 def test_random_answers_with_the_embedded_models_tokenizer_validate() -> None:
     from transformers import AutoTokenizer
 
-    folder = model_folder("embedded")
+    folder = fetched_folder("embedded")
     assert folder is not None, "the embedded model is not on this machine: scripts/test fetches it"
     check_random_answers(AutoTokenizer.from_pretrained(folder), n=20)
 

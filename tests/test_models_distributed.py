@@ -194,11 +194,11 @@ def without_its_model() -> None:
     def fails(*_: Any, **__: Any) -> Any:
         raise ModelError("No checkpoint here.")
 
-    sys.modules["cdner.models.distributed"].open_backbone = fails  # type: ignore[attr-defined]
+    sys.modules["cdner.models.training"].open_backbone = fails  # type: ignore[attr-defined]
 
 
 def with_other_weights() -> None:
-    module: Any = sys.modules["cdner.models.distributed"]
+    module: Any = sys.modules["cdner.models.training"]
     original = module.open_backbone
 
     def changed(*arguments: Any, **options: Any) -> Any:

@@ -15,7 +15,7 @@ from cdner.files import replacing, settle, unfinished_path
 WRITE_A_FOLDER = """
 import os, signal, sys
 from pathlib import Path
-from cdner import unfinished
+from cdner import files as unfinished
 moment, target = sys.argv[1], Path(sys.argv[2])
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 if moment == "in place":

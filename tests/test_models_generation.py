@@ -344,9 +344,9 @@ def test_unknown_family_and_missing_model_are_one_clear_line(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_embedded_model_equals_transformers_one_by_one() -> None:
-    from cdner.models.shelf import model_folder
+    from tiny_shelf import fetched_folder
 
-    folder = model_folder("embedded")
+    folder = fetched_folder("embedded")
     if folder is None:
         pytest.fail("the embedded model is not on this machine: scripts/test fetches it")
     backbone = _open("causal", folder)

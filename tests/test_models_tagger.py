@@ -417,7 +417,7 @@ from pathlib import Path
 from cdner.models import open_backbone
 from cdner.models.training import fit
 from cdner.config import BackboneChoice, Training
-from test_backbone_tagger import EXAMPLES, TYPES
+from test_models_tagger import EXAMPLES, TYPES
 kill_after, n = int(sys.argv[2]), 0
 class Progress:
     def start(self, label, total=None): pass
