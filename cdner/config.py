@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -349,6 +349,20 @@ class Fusion(Settings):
     )
 
 
+class Capabilities(Settings):
+    """How requests are put for a server that does not take all of them. In no run's identity."""
+
+    leave_out: tuple[str, ...] = ()  # parameters, e.g. "seed"
+    send: tuple[str, ...] = ()  # numbers to send instead of others, e.g. "temperature=1"
+    rename: tuple[str, ...] = ()  # "max_tokens=max_completion_tokens"
+    system_role: Literal["system", "developer", "user"] = (
+        "system"  # user: at the head of the user's first message
+    )
+    response_format: Literal["json_schema", "json_object", "none"] = "json_schema"
+    schema_without: tuple[str, ...] = ()  # keywords, e.g. "maxLength"
+    thinking: Literal["default", "on", "off"] = "default"  # chat_template_kwargs.enable_thinking
+
+
 class Execution(Settings):
     """How a run is carried out; in no run's identity."""
 
@@ -357,6 +371,8 @@ class Execution(Settings):
     concurrency: PositiveInt = 8
     timeout_seconds: PositiveFloat = 120.0
     base_urls: tuple[str, ...] = ()  # OpenAI-compatible servers of the LLM, used side by side
+    base_urls_from_file: bool = False  # set by cdner: such servers get no API key
+    capabilities: Capabilities = Capabilities()  # beyond cdner/llm/capabilities.toml
     vllm_python: str = ""  # interpreter of the environment with vLLM; "" = this one, then the one on PATH
     vllm_args: tuple[str, ...] = ()  # handed to vLLM's server as they are
     gpu_memory: NonNegativeFloat = 0.0  # GiB for vLLM on a GPU; 0 = computed from what is free
@@ -432,7 +448,58 @@ def load_experiment(path: Path) -> Experiment:
         if "extends" in extended:
             raise UsageError(f"{path}: extends {base}, which extends another: only one step is followed.")
         table = merged(extended, table)
+    refuse_programs(table, where=str(path))
+    _mark_base_urls(table)
     return parse_experiment(table, where=str(path))
+
+
+# vLLM's options that a file may set. Others can load code, open files or listen on other addresses.
+_NAMES_OF_FILES = """
+    max-model-len dtype seed block-size gpu-memory-utilization max-num-seqs max-num-batched-tokens enforce-eager
+    tensor-parallel-size pipeline-parallel-size data-parallel-size quantization kv-cache-dtype cpu-offload-gb
+    swap-space enable-prefix-caching no-enable-prefix-caching enable-chunked-prefill no-enable-chunked-prefill
+    max-logprobs no-enforce-eager
+"""
+_VLLM_OPTIONS_OF_FILES = frozenset(f"--{name}" for name in _NAMES_OF_FILES.split())
+_PROGRAM = "execution.vllm_python"
+_FILE_MAY_NOT = (_PROGRAM, "execution.base_urls_from_file")
+
+
+def refuse_programs(table: Mapping[str, object], *, where: str) -> None:
+    """Raises UsageError if a file names a program to start, or options of vLLM that can load code.
+
+    Such settings come from the command line or the environment only: a file may have been sent by somebody else.
+    """
+    execution = table.get("execution")
+    given = execution if isinstance(execution, Mapping) else {}
+    keys = [f"execution.{name}" for name in given]
+    axes = [axis for axis in _listed(table.get("vary")) if isinstance(axis, Mapping)]
+    varied = [str(key) for axis in axes for key in _listed(axis.get("keys"))]
+    for key in (*keys, *varied):
+        if key in _FILE_MAY_NOT and (key in varied or given.get(key.partition(".")[2])):
+            way_out = "--vllm-python or CDNER_VLLM_PYTHON" if key == _PROGRAM else "--base-url"
+            raise UsageError(f"{where}: '{key}' must not come from a file. Use {way_out}.")
+    for key in ("execution.vllm_args", "execution.base_urls", "execution"):
+        if key in varied:
+            raise UsageError(f"{where}: '{key}' must not be varied.")
+    for argument in _listed(given.get("vllm_args")):
+        name = str(argument).partition("=")[0].replace("_", "-")
+        if name.startswith("-") and name not in _VLLM_OPTIONS_OF_FILES:
+            raise UsageError(
+                f"{where}: 'execution.vllm_args' must not set {name} from a file: it could load code. "
+                f"Use --vllm-arg={argument}."
+            )
+
+
+def _mark_base_urls(table: dict[str, object]) -> None:
+    """Remember that the file named the servers: the API key is not sent to them."""
+    execution = table.get("execution")
+    if isinstance(execution, Mapping) and execution.get("base_urls"):
+        table["execution"] = {**execution, "base_urls_from_file": True}
+
+
+def _listed(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else ()
 
 
 def read_table(path: Path) -> dict[str, object]:
@@ -531,6 +598,8 @@ def with_profile(experiment: Experiment, profile: Mapping[str, object], *, name:
     where = f"profile {name}"
     if not isinstance(values, Mapping):
         raise UsageError(f"{where}: 'axes' must be a table of axis name = values.")
+    refuse_programs(changes, where=where)
+    _mark_base_urls(changes)
     table = merged(experiment.model_dump(mode="python"), changes)
     table["name"] = f"{experiment.name}@{name}"
     table["vary"] = tuple(

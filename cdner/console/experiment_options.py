@@ -178,6 +178,10 @@ def compose_experiment(
         if not separator:
             raise UsageError(f"--set {override}: expected KEY=VALUE.")
         _assign(table, key.strip(), _toml_value(text.strip()))
+    if options.get("base_url") or any(
+        one.partition("=")[0].strip() == "execution.base_urls" for one in overrides
+    ):
+        table["execution"]["base_urls_from_file"] = False  # the user named these servers
     experiment = parse_experiment(table, where="options")
     for section, llm in (("reason", experiment.reason), ("describe", experiment.describe)):
         if llm.backend == REPLAY:
