@@ -3,18 +3,15 @@
 A settings object's ``identity()`` is what enters a run id. Where and how fast something runs (devices, concurrency,
 timeouts, base URLs, keys) is in ``Execution`` and in no identity. TOML is read here and nowhere else.
 
-An experiment that varies something, as the list of its cells: plain experiments with a name each.
-
-Knows nothing of plans or runs. That cells share the stages that are equal follows from run identities alone.
+Knows nothing of plans or runs.
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -22,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cdner.errors import UsageError
 from cdner.files import Json
+from cdner.foreign_settings import mark_base_urls, refuse_programs
 
 Setting = Literal[
     "without_source",
@@ -449,57 +447,8 @@ def load_experiment(path: Path) -> Experiment:
             raise UsageError(f"{path}: extends {base}, which extends another: only one step is followed.")
         table = merged(extended, table)
     refuse_programs(table, where=str(path))
-    _mark_base_urls(table)
+    mark_base_urls(table)
     return parse_experiment(table, where=str(path))
-
-
-# vLLM's options that a file may set. Others can load code, open files or listen on other addresses.
-_NAMES_OF_FILES = """
-    max-model-len dtype seed block-size gpu-memory-utilization max-num-seqs max-num-batched-tokens enforce-eager
-    tensor-parallel-size pipeline-parallel-size data-parallel-size quantization kv-cache-dtype cpu-offload-gb
-    swap-space enable-prefix-caching no-enable-prefix-caching enable-chunked-prefill no-enable-chunked-prefill
-    max-logprobs no-enforce-eager
-"""
-_VLLM_OPTIONS_OF_FILES = frozenset(f"--{name}" for name in _NAMES_OF_FILES.split())
-_PROGRAM = "execution.vllm_python"
-_FILE_MAY_NOT = (_PROGRAM, "execution.base_urls_from_file")
-
-
-def refuse_programs(table: Mapping[str, object], *, where: str) -> None:
-    """Raises UsageError if a file names a program to start, or options of vLLM that can load code.
-
-    Such settings come from the command line or the environment only: a file may have been sent by somebody else.
-    """
-    execution = table.get("execution")
-    given = execution if isinstance(execution, Mapping) else {}
-    keys = [f"execution.{name}" for name in given]
-    axes = [axis for axis in _listed(table.get("vary")) if isinstance(axis, Mapping)]
-    varied = [str(key) for axis in axes for key in _listed(axis.get("keys"))]
-    for key in (*keys, *varied):
-        if key in _FILE_MAY_NOT and (key in varied or given.get(key.partition(".")[2])):
-            way_out = "--vllm-python or CDNER_VLLM_PYTHON" if key == _PROGRAM else "--base-url"
-            raise UsageError(f"{where}: '{key}' must not come from a file. Use {way_out}.")
-    for key in ("execution.vllm_args", "execution.base_urls", "execution"):
-        if key in varied:
-            raise UsageError(f"{where}: '{key}' must not be varied.")
-    for argument in _listed(given.get("vllm_args")):
-        name = str(argument).partition("=")[0].replace("_", "-")
-        if name.startswith("-") and name not in _VLLM_OPTIONS_OF_FILES:
-            raise UsageError(
-                f"{where}: 'execution.vllm_args' must not set {name} from a file: it could load code. "
-                f"Use --vllm-arg={argument}."
-            )
-
-
-def _mark_base_urls(table: dict[str, object]) -> None:
-    """Remember that the file named the servers: the API key is not sent to them."""
-    execution = table.get("execution")
-    if isinstance(execution, Mapping) and execution.get("base_urls"):
-        table["execution"] = {**execution, "base_urls_from_file": True}
-
-
-def _listed(value: object) -> Sequence[object]:
-    return value if isinstance(value, list | tuple) else ()
 
 
 def read_table(path: Path) -> dict[str, object]:
@@ -570,84 +519,3 @@ def _keys_at(path: list[str]) -> list[str]:
             return []
         model = annotation
     return list(model.model_fields)
-
-
-def cells(experiment: Experiment) -> tuple[Experiment, ...]:
-    """Every combination of the axes' values, the last axis fastest; the experiment itself if it varies nothing.
-
-    A cell is called ``name[axis=value,...]`` and varies nothing. UsageError for a key that is no setting, a value
-    that its key cannot take, or two axes with one name or key.
-    """
-    _refuse_overlap(experiment)
-    return tuple(
-        _cell(experiment, combination)
-        for combination in product(
-            *(tuple((axis, value) for value in axis.values) for axis in experiment.vary)
-        )
-    )
-
-
-def with_profile(experiment: Experiment, profile: Mapping[str, object], *, name: str) -> Experiment:
-    """The experiment on other means: a profile changes settings, and the values of axes the experiment has.
-
-    ``profile`` is a table like an experiment's, with ``axes = {axis name: values}`` besides; axes the experiment does
-    not have are left out, for one profile serves many. It is called ``experiment@name``. UsageError as for a file.
-    """
-    changes = dict(profile)
-    values = changes.pop("axes", {})
-    where = f"profile {name}"
-    if not isinstance(values, Mapping):
-        raise UsageError(f"{where}: 'axes' must be a table of axis name = values.")
-    refuse_programs(changes, where=where)
-    _mark_base_urls(changes)
-    table = merged(experiment.model_dump(mode="python"), changes)
-    table["name"] = f"{experiment.name}@{name}"
-    table["vary"] = tuple(
-        {**axis.model_dump(mode="python"), "values": values.get(axis.name, axis.values)}
-        for axis in experiment.vary
-    )
-    return parse_experiment(table, where=where)
-
-
-def axes_of(name: str) -> tuple[str, dict[str, str]]:
-    """``figure4@cpu[n_train=20,seed=0]`` -> ``figure4@cpu`` and what its axes are; a name without cells has none."""
-    study, _, rest = name.partition("[")
-    pairs = [part.partition("=") for part in rest.removesuffix("]").split(",") if "=" in part]
-    return study, {axis: value for axis, _, value in pairs}
-
-
-def _cell(experiment: Experiment, combination: tuple[tuple[Axis, object], ...]) -> Experiment:
-    if not combination:
-        return experiment
-    table: dict[str, Any] = experiment.model_dump(mode="python", exclude={"vary"})
-    for axis, value in combination:
-        for key in axis.keys:
-            _assign(table, key, value, where=f"{experiment.name}: vary '{axis.name}'")
-    named = ",".join(f"{axis.name}={_shown(value)}" for axis, value in combination)
-    table["name"] = f"{experiment.name}[{named}]"
-    return parse_experiment(table, where=str(table["name"]))
-
-
-def _assign(table: dict[str, Any], key: str, value: object, *, where: str) -> None:
-    *path, last = key.split(".")
-    for part in path:
-        inner = table.get(part)
-        if not isinstance(inner, Mapping):
-            raise UsageError(f"{where}: '{key}' is no setting ('{part}' is no section).")
-        table = inner  # type: ignore[assignment]  # model_dump gives dicts
-    if last not in table:
-        raise UsageError(f"{where}: '{key}' is no setting. Known here: {', '.join(sorted(table))}.")
-    table[last] = value
-
-
-def _shown(value: object) -> str:
-    return "+".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _refuse_overlap(experiment: Experiment) -> None:
-    names = [axis.name for axis in experiment.vary]
-    keys = [key for axis in experiment.vary for key in axis.keys]
-    for kind, given in (("name", names), ("key", keys)):
-        twice = [value for value in given if given.count(value) > 1]
-        if twice:
-            raise UsageError(f"{experiment.name}: vary has the {kind} '{twice[0]}' twice.")

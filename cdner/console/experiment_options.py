@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import click
 
-from cdner.config import REMOVED, Experiment, load_experiment, parse_experiment, read_table, with_profile
+from cdner.config import REMOVED, Experiment, load_experiment, parse_experiment, read_table
 from cdner.errors import UsageError, unknown_name
 from cdner.files import resource_root
+from cdner.matrix import with_profile
 
 REPLAY = "replay"
 Command = TypeVar("Command", bound=Callable[..., Any])

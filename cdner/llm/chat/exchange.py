@@ -206,13 +206,8 @@ class Connection:
         headers = dict(answer.headers)
         if isinstance(reply, ServerError):
             return Exchange(self._outcome_of(reply, answer.headers), headers, billed=not reply.status)
-        outcome: Outcome = reply.as_completion()
-        if not reply.answer and not reply.thoughts and not reply.usage.output_tokens and not keep_body:
-            outcome = Gap(
-                "refused" if reply.finish == "refused" else f"no text, finish reason {reply.finish}"
-            )
         return Exchange(
-            outcome,
+            reply.as_completion() if keep_body else as_outcome(reply),
             headers,
             billed=True,
             body=answer.text if keep_body else "",

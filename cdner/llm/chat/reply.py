@@ -214,8 +214,12 @@ def class_of(status: int) -> ErrorClass:
 
 
 def as_outcome(reply: Reply | ServerError) -> Completion | Gap:
-    """For callers that cannot try again."""
-    return Gap(reply.words) if isinstance(reply, ServerError) else reply.as_completion()
+    """For callers that cannot try again. A reply that holds nothing and cost nothing is a gap."""
+    if isinstance(reply, ServerError):
+        return Gap(reply.words)
+    if reply.answer or reply.thoughts or reply.usage.output_tokens:
+        return reply.as_completion()
+    return Gap("refused" if reply.finish == "refused" else f"no text, finish reason {reply.finish}")
 
 
 # --- errors ------------------------------------------------------------------------------------------------
