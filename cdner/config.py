@@ -3,9 +3,7 @@
 A settings object's ``identity()`` is what enters a run id. Where and how fast something runs (devices, concurrency,
 timeouts, base URLs, keys) is in ``Execution`` and in no identity. TOML is read here and nowhere else.
 
-An experiment that varies something, as the list of its cells: plain experiments with a name each.
-
-Knows nothing of plans or runs. That cells share the stages that are equal follows from run identities alone.
+Knows nothing of plans or runs.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -22,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cdner.errors import UsageError
 from cdner.files import Json
+from cdner.foreign_settings import mark_base_urls, refuse_programs
 
 Setting = Literal[
     "without_source",
@@ -349,6 +347,20 @@ class Fusion(Settings):
     )
 
 
+class Capabilities(Settings):
+    """How requests are put for a server that does not take all of them. In no run's identity."""
+
+    leave_out: tuple[str, ...] = ()  # parameters, e.g. "seed"
+    send: tuple[str, ...] = ()  # numbers to send instead of others, e.g. "temperature=1"
+    rename: tuple[str, ...] = ()  # "max_tokens=max_completion_tokens"
+    system_role: Literal["system", "developer", "user"] = (
+        "system"  # user: at the head of the user's first message
+    )
+    response_format: Literal["json_schema", "json_object", "none"] = "json_schema"
+    schema_without: tuple[str, ...] = ()  # keywords, e.g. "maxLength"
+    thinking: Literal["default", "on", "off"] = "default"  # chat_template_kwargs.enable_thinking
+
+
 class Execution(Settings):
     """How a run is carried out; in no run's identity."""
 
@@ -357,6 +369,8 @@ class Execution(Settings):
     concurrency: PositiveInt = 8
     timeout_seconds: PositiveFloat = 120.0
     base_urls: tuple[str, ...] = ()  # OpenAI-compatible servers of the LLM, used side by side
+    base_urls_from_file: bool = False  # set by cdner: such servers get no API key
+    capabilities: Capabilities = Capabilities()  # beyond cdner/llm/capabilities.toml
     vllm_python: str = ""  # interpreter of the environment with vLLM; "" = this one, then the one on PATH
     vllm_args: tuple[str, ...] = ()  # handed to vLLM's server as they are
     gpu_memory: NonNegativeFloat = 0.0  # GiB for vLLM on a GPU; 0 = computed from what is free
@@ -432,6 +446,8 @@ def load_experiment(path: Path) -> Experiment:
         if "extends" in extended:
             raise UsageError(f"{path}: extends {base}, which extends another: only one step is followed.")
         table = merged(extended, table)
+    refuse_programs(table, where=str(path))
+    mark_base_urls(table)
     return parse_experiment(table, where=str(path))
 
 
@@ -503,82 +519,3 @@ def _keys_at(path: list[str]) -> list[str]:
             return []
         model = annotation
     return list(model.model_fields)
-
-
-def cells(experiment: Experiment) -> tuple[Experiment, ...]:
-    """Every combination of the axes' values, the last axis fastest; the experiment itself if it varies nothing.
-
-    A cell is called ``name[axis=value,...]`` and varies nothing. UsageError for a key that is no setting, a value
-    that its key cannot take, or two axes with one name or key.
-    """
-    _refuse_overlap(experiment)
-    return tuple(
-        _cell(experiment, combination)
-        for combination in product(
-            *(tuple((axis, value) for value in axis.values) for axis in experiment.vary)
-        )
-    )
-
-
-def with_profile(experiment: Experiment, profile: Mapping[str, object], *, name: str) -> Experiment:
-    """The experiment on other means: a profile changes settings, and the values of axes the experiment has.
-
-    ``profile`` is a table like an experiment's, with ``axes = {axis name: values}`` besides; axes the experiment does
-    not have are left out, for one profile serves many. It is called ``experiment@name``. UsageError as for a file.
-    """
-    changes = dict(profile)
-    values = changes.pop("axes", {})
-    where = f"profile {name}"
-    if not isinstance(values, Mapping):
-        raise UsageError(f"{where}: 'axes' must be a table of axis name = values.")
-    table = merged(experiment.model_dump(mode="python"), changes)
-    table["name"] = f"{experiment.name}@{name}"
-    table["vary"] = tuple(
-        {**axis.model_dump(mode="python"), "values": values.get(axis.name, axis.values)}
-        for axis in experiment.vary
-    )
-    return parse_experiment(table, where=where)
-
-
-def axes_of(name: str) -> tuple[str, dict[str, str]]:
-    """``figure4@cpu[n_train=20,seed=0]`` -> ``figure4@cpu`` and what its axes are; a name without cells has none."""
-    study, _, rest = name.partition("[")
-    pairs = [part.partition("=") for part in rest.removesuffix("]").split(",") if "=" in part]
-    return study, {axis: value for axis, _, value in pairs}
-
-
-def _cell(experiment: Experiment, combination: tuple[tuple[Axis, object], ...]) -> Experiment:
-    if not combination:
-        return experiment
-    table: dict[str, Any] = experiment.model_dump(mode="python", exclude={"vary"})
-    for axis, value in combination:
-        for key in axis.keys:
-            _assign(table, key, value, where=f"{experiment.name}: vary '{axis.name}'")
-    named = ",".join(f"{axis.name}={_shown(value)}" for axis, value in combination)
-    table["name"] = f"{experiment.name}[{named}]"
-    return parse_experiment(table, where=str(table["name"]))
-
-
-def _assign(table: dict[str, Any], key: str, value: object, *, where: str) -> None:
-    *path, last = key.split(".")
-    for part in path:
-        inner = table.get(part)
-        if not isinstance(inner, Mapping):
-            raise UsageError(f"{where}: '{key}' is no setting ('{part}' is no section).")
-        table = inner  # type: ignore[assignment]  # model_dump gives dicts
-    if last not in table:
-        raise UsageError(f"{where}: '{key}' is no setting. Known here: {', '.join(sorted(table))}.")
-    table[last] = value
-
-
-def _shown(value: object) -> str:
-    return "+".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _refuse_overlap(experiment: Experiment) -> None:
-    names = [axis.name for axis in experiment.vary]
-    keys = [key for axis in experiment.vary for key in axis.keys]
-    for kind, given in (("name", names), ("key", keys)):
-        twice = [value for value in given if given.count(value) > 1]
-        if twice:
-            raise UsageError(f"{experiment.name}: vary has the {kind} '{twice[0]}' twice.")

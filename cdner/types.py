@@ -265,6 +265,8 @@ class Completion:
     output_tokens: int
     seconds: float = field(default=0.0, compare=False)  # from asking to the whole answer
     cost_usd: float | None = None  # by the price list of its day; None: no price is known
+    thoughts: str = ""  # what a reasoning model wrote before its answer; never part of ``text``
+    thought_tokens: int = 0  # of the output tokens, where the server says
 
 
 @dataclass(frozen=True, slots=True)

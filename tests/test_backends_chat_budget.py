@@ -12,12 +12,13 @@ import pytest
 from chat_servers import ChatServer, Reply, after, ask, asks, failed, said, serving
 
 from cdner.annotate.worker import Silent
-from cdner.config import Execution, Llm, cells, parse_experiment
+from cdner.config import Execution, Llm, parse_experiment
 from cdner.errors import BackendError
 from cdner.llm import open_backend
 from cdner.llm.chat import Budget, ChatClient, Clock, Server
 from cdner.llm.chat.budget import estimated_input_tokens
 from cdner.llm.prices import Price
+from cdner.matrix import cells
 from cdner.steps.context import open_context
 from cdner.types import Completion, Gap, Message, ReasoningRequest, Sampling
 

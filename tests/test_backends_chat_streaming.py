@@ -64,10 +64,9 @@ def test_a_stream_that_breaks_off_is_asked_for_again(server: ChatServer, cut: in
     ("body", "reason"),
     [
         ("data: {oops\n\n", "malformed answer: "),
-        ('data: {"choices": [{"delta": 5}]}\n\n', "malformed answer: choices.0.delta"),
+        ('data: {"choices": [{"delta": 5}]}\n\n', "malformed answer: a streamed choice has no delta"),
         ('data: {"error": {"message": "out of memory"}}\n\n', "out of memory"),
         (streamed(*PIECES, finish_reason=None).body, "the answer ended without a finish reason"),
-        (streamed().body, "no text, finish reason stop"),
     ],
 )
 def test_what_is_no_answer_is_a_gap_with_its_reason(server: ChatServer, body: str, reason: str) -> None:
@@ -87,3 +86,11 @@ def test_an_answer_that_is_no_stream_is_a_gap(server: ChatServer) -> None:
     server.reply = lambda text, attempt: said(text)  # one JSON object, not a stream
     outcome, heard = watched(server)
     assert isinstance(outcome, Gap) and heard == []
+
+
+def test_an_answer_without_text_that_was_paid_is_booked(server: ChatServer) -> None:
+    body = streamed().body
+    server.reply = lambda text, attempt: Reply(body=body, headers={"Content-Type": "text/event-stream"})
+    outcome, _ = watched(server)
+    assert isinstance(outcome, Completion)
+    assert (outcome.text, outcome.output_tokens) == ("", 3)

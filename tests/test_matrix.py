@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cdner.config import Experiment, cells, parse_experiment, with_profile
+from cdner.config import Experiment, parse_experiment
 from cdner.errors import UsageError
+from cdner.matrix import cells, with_profile
 
 
 def _experiment(*axes: dict[str, object]) -> Experiment:

@@ -12,7 +12,7 @@ import pytest
 from golden import assert_golden
 from pipeline_experiments import cdner, shared_folder, sql
 
-from cdner.config import SETTINGS, cells, parse_experiment
+from cdner.config import SETTINGS, parse_experiment
 from cdner.console.experiment_options import (
     compose_experiment,
     find_experiment,
@@ -21,6 +21,7 @@ from cdner.console.experiment_options import (
 )
 from cdner.console.progress import StderrProgress
 from cdner.experiment.plan import Plan, build_plan
+from cdner.matrix import cells
 from cdner.steps.context import open_context
 
 PAPER = ("paper-flan-t5-base", "paper-flan-t5-large")

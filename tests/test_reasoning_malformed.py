@@ -65,7 +65,7 @@ SLIPS: dict[str, Slip] = {
     "prose and fence": lambda i, b: (
         f"Answer:\n```json\n{obj(i, b)}\n```\nDone.", i, b, {"code_fence": 1, "surrounding_text": 1}),
     "thoughts first": lambda i, b: (
-        f"<think>Maybe {obj('draft', 'draft')}?</think>\n{obj(i, b)}", i, b, {"surrounding_text": 1}),
+        f"<think>Maybe {obj('draft', 'draft')}?</think>\n{obj(i, b)}", i, b, {"thoughts": 1}),
     "end token": lambda i, b: (obj(i, b) + "<|im_end|>", i, b, {"surrounding_text": 1}),
     "in a list": lambda i, b: (f"[{obj(i, b)}]", i, b, {}),
     # --- cut off

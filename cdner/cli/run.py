@@ -129,8 +129,8 @@ def _load_answers(file: Path, planned: Sequence[tuple[Plan, Context]], *, quiet:
 
 def _planned(experiment: Experiment, context: Context, until: str | None) -> list[tuple[Plan, Context]]:
     """Each cell's plan with the context it runs in; LLM backends, corpora and the store are shared by all."""
-    from cdner.config import cells
     from cdner.experiment.plan import build_plan
+    from cdner.matrix import cells
 
     planned = []
     for cell in cells(experiment):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cdner.config import axes_of
 from cdner.errors import UsageError
+from cdner.matrix import axes_of
 from cdner.store.connection import Store
 from cdner.store.find import find_prediction_run
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from cdner.errors import InputError
 from cdner.files import cache_root
+from cdner.thoughts import separate_thoughts
 from cdner.types import Domain, Progress, TypeEntry
 
 _WAY_OUT = "Run 'cdner models fetch wordnet', or set NLTK_DATA to a data root that holds corpora/wordnet"
@@ -131,7 +132,6 @@ def _download_from_nltk(root: Path) -> str:
 
 # --- C_e: the LLM's text ----------------------------------------------------------------------------------
 
-_THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _FENCE = re.compile(r"^\s*```\w*\s*$", re.MULTILINE)
 _LABEL = re.compile(
     r"^\W*(?:(?:enriched|enhanced|final)\s+)?(?:description|definition)\s*:\s*", re.IGNORECASE
@@ -144,7 +144,7 @@ def description_text(completion_text: str, fallback: Gloss) -> Description:
 
     Nothing left = the gloss stands in, counted as ``empty_description``.
     """
-    bare = _FENCE.sub(" ", _THOUGHT.sub(" ", completion_text)).replace("**", "")
+    bare = _FENCE.sub(" ", separate_thoughts(completion_text).answer).replace("**", "")
     text = _unquoted(_LABEL.sub("", _unquoted(" ".join(bare.split()))))
     if not any(character.isalnum() for character in text):
         return Description(fallback.text, {"empty_description": 1})

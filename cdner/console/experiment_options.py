@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import click
 
-from cdner.config import REMOVED, Experiment, load_experiment, parse_experiment, read_table, with_profile
+from cdner.config import REMOVED, Experiment, load_experiment, parse_experiment, read_table
 from cdner.errors import UsageError, unknown_name
 from cdner.files import resource_root
+from cdner.matrix import with_profile
 
 REPLAY = "replay"
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -178,6 +179,10 @@ def compose_experiment(
         if not separator:
             raise UsageError(f"--set {override}: expected KEY=VALUE.")
         _assign(table, key.strip(), _toml_value(text.strip()))
+    if options.get("base_url") or any(
+        one.partition("=")[0].strip() == "execution.base_urls" for one in overrides
+    ):
+        table["execution"]["base_urls_from_file"] = False  # the user named these servers
     experiment = parse_experiment(table, where="options")
     for section, llm in (("reason", experiment.reason), ("describe", experiment.describe)):
         if llm.backend == REPLAY:

@@ -1,16 +1,13 @@
-"""Counts a chat's tokens as OpenAI's models do, where tiktoken and the encoding's file lie on this machine.
+"""OpenAI's API, and any server that speaks its chat completions: the ``cdner.llm.chat`` client with a key.
 
-Optional (``pip install cdner[tokens]``). Never downloads: a plan can be made without a network, and what it says must
-not depend on whether there is one. The file is put into tiktoken's cache by anything that uses tiktoken on line
-(TIKTOKEN_CACHE_DIR names the cache). Knows nothing of prices or plans.
-
-OpenAI's API, and any server that speaks its chat completions: the ``cdner.llm.chat`` client with a key.
-
-The key comes from OPENAI_API_KEY, and no message or error text holds it. Knows no HTTP and no prompts.
+The key comes from OPENAI_API_KEY and is sent to OpenAI, or to an address that the user gave (see ``key_for``); no
+message or error text holds it. Also counts a chat's tokens as OpenAI's models do, where tiktoken and its encoding's
+file are on this machine: nothing is downloaded, so that a plan says the same with and without a network.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +18,7 @@ from cdner.config import Execution, Llm
 from cdner.errors import BackendError
 from cdner.llm.chat import Budget, ChatClient, Clock, Server
 from cdner.llm.chat.client import N_RETRIES
-from cdner.llm.chat.exchange import is_official, redaction
+from cdner.llm.chat.exchange import is_loopback, is_official, redaction
 from cdner.llm.prices import VARIABLE, Price, price_of
 from cdner.types import Completion, Gap, Message, ReasoningRequest
 
@@ -91,6 +88,7 @@ def _without_downloads() -> Iterator[None]:
         tiktoken.load.read_file = original
 
 
+_log = logging.getLogger("cdner")
 KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
@@ -141,16 +139,34 @@ def open_backend(
         check_base_url(base_url)
     key = read_key(required=any(base_url == DEFAULT_BASE_URL for base_url in base_urls))
     client = ChatClient(
-        [Server(base_url, key) for base_url in base_urls],
+        [Server(base_url, key_for(base_url, key, execution)) for base_url in base_urls],
         model=llm.model,
         concurrency=execution.concurrency,
         timeout=execution.timeout_seconds,
         budget=budget,
         price=known_price(llm.model, base_urls, max_cost=execution.max_cost),
+        capabilities=execution.capabilities,
         n_retries=n_retries,
         clock=clock,
     )
     return OpenAIBackend(client, model=llm.model)
+
+
+def key_for(base_url: str, key: str, execution: Execution) -> str:
+    """The key if this server may have it, else "", said once on stderr.
+
+    It may: OpenAI itself, or an address from the command line or OPENAI_BASE_URL; never over plain http to another
+    machine. An address in an experiment file may have been written by somebody else.
+    """
+    why = ""
+    if urlsplit(base_url).scheme == "http" and not is_loopback(base_url):
+        why = "over plain http anybody on the way could read it. Use https"
+    elif execution.base_urls and execution.base_urls_from_file and not is_official(base_url):
+        why = "an experiment file names that server. Give it with --base-url to send the key"
+    if not why or not key:
+        return key
+    _log.warning("Warning: the API key is not sent to %s: %s.", redaction(key)(base_url), why)
+    return ""
 
 
 def known_price(model: str, base_urls: Sequence[str], *, max_cost: float) -> Price | None:

@@ -9,7 +9,7 @@ does not parse was read as far as it goes · ``other_format`` headings where JSO
 · ``missing_heading`` prose was taken for a part although its heading is missing · ``missing_initial`` and
 ``missing_bidirectional`` a part is absent or empty · ``duplicate_part`` a part came again, the first one
 counts · ``unexpected_part`` a part or key nobody asked for was dropped · ``wrong_type`` a value is no string
-· ``invalid_characters`` NUL or lone surrogates were replaced.
+· ``thoughts`` a reasoning model's thoughts were dropped · ``invalid_characters`` NUL or lone surrogates were replaced.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from cdner.reasoning.json_in_text import (
     says_nothing,
     without_cut_key,
 )
+from cdner.thoughts import separate_thoughts
 from cdner.types import ReasoningChain
 
 _PART = r"(initial|bidirectional|forward)[ _-]?reasoning"
@@ -43,7 +44,6 @@ _HEADING = re.compile(
 )
 _ENTITIES = re.compile(r"\"entities\"\s{0,20}:|^[ \t*#]{0,8}entities[*]{0,3}:", re.IGNORECASE | re.MULTILINE)
 _FENCE = re.compile(r"`{3,8}(?:[\w+-]{1,12}(?=\s{0,8}[\n{\[]))?")
-_THOUGHTS = re.compile(r"\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _LABEL = re.compile(r"\A[\s*#_]{0,8}description[*_]{0,3}\s?[:：][*_]{0,3}", re.IGNORECASE)
 _INVALID = re.compile(r"[\x00\ud800-\udfff]")
 _PUNCTUATION = " \t\r\n{}[],:\"'“”"  # what is left of an object around its values
@@ -90,6 +90,7 @@ def entities_text(text: str) -> str:
 
     The last object named "entities" or headed "Entities:"; without such a mark the whole text.
     """
+    text = separate_thoughts(text).answer
     marks = list(_ENTITIES.finditer(text))
     answer = text[marks[-1].end() :] if marks else text
     start = answer.find("{")
@@ -103,17 +104,16 @@ def entities_text(text: str) -> str:
 
 def without_entities(text: str) -> str:
     """A headed answer by a ``ner`` template up to its entities: the reasoning alone."""
+    text = separate_thoughts(text).answer
     marks = list(_ENTITIES.finditer(text))
     return text[: marks[-1].start()] if marks else text
 
 
 def _without_thoughts(text: str, counts: Counter[str]) -> str:
     """Without what a reasoning model wrote to itself before its answer."""
-    thoughts = _THOUGHTS.match(text)
-    if thoughts is None:
-        return text
-    counts["surrounding_text"] += 1
-    return text[thoughts.end() :]
+    written = separate_thoughts(text)
+    counts["thoughts"] += bool(written.thoughts)
+    return written.answer
 
 
 def _described(text: str, counts: Counter[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cdner.config import axes_of
+from cdner.matrix import axes_of
 from cdner.types import Corpus, Entity, ReasoningChain
 
 SEED_AXIS = "seed"

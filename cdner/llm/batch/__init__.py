@@ -15,8 +15,9 @@ from cdner.errors import UsageError
 from cdner.llm.batch.backend import Account, BatchBackend, Ledger
 from cdner.llm.batch.server import ENDED, BatchServer, UnreachableError
 from cdner.llm.chat import Budget, Server
+from cdner.llm.chat.capabilities import capabilities_of, put
 from cdner.llm.chat.exchange import chat_arguments, is_official, redaction
-from cdner.llm.openai import DEFAULT_BASE_URL, URL_VARIABLE, check_base_url, known_price, read_key
+from cdner.llm.openai import DEFAULT_BASE_URL, URL_VARIABLE, check_base_url, key_for, known_price, read_key
 from cdner.types import Progress, ReasoningRequest
 
 __all__ = [
@@ -44,9 +45,10 @@ def open_batch(
         )
     where = _where(execution)
     official = is_official(where.base_url)
+    capabilities = capabilities_of(llm.model, where.base_url, execution.capabilities)
 
     def arguments(request: ReasoningRequest) -> Mapping[str, Any]:
-        return chat_arguments(request, model=llm.model, official=official)
+        return put(chat_arguments(request, model=llm.model, official=official), capabilities)
 
     return BatchBackend(
         open_server(execution),
@@ -81,4 +83,4 @@ def _where(execution: Execution) -> Server:
         raise UsageError("A batch goes to one server. Give one --base-url, or leave out --batch.")
     base_url = next(iter(execution.base_urls), None) or os.environ.get(URL_VARIABLE) or DEFAULT_BASE_URL
     check_base_url(base_url)
-    return Server(base_url, read_key(required=base_url == DEFAULT_BASE_URL))
+    return Server(base_url, key_for(base_url, read_key(required=base_url == DEFAULT_BASE_URL), execution))

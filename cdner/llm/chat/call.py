@@ -19,14 +19,23 @@ from dataclasses import dataclass, field
 from cdner.errors import BackendError
 from cdner.llm.chat.budget import Budget, estimated_input_tokens
 from cdner.llm.chat.choice_dialogue import ChoiceDialogue, ServerManner
-from cdner.llm.chat.exchange import TIMEOUT, Connection, Exchange, Passing, Server, Unreachable
+from cdner.llm.chat.exchange import (
+    OVERDUE,
+    TIMEOUT,
+    Connection,
+    Exchange,
+    Passing,
+    Reworded,
+    Server,
+    Unreachable,
+)
+from cdner.llm.chat.notices import Notices
 from cdner.llm.chat.pacing import Clock, Pace, backoff
 from cdner.llm.prices import Price, cost_usd
 from cdner.types import Completion, Gap, ReasoningRequest
 
 HOPELESS_AFTER = 20  # gaps without one success: the remaining requests would not fare better
 LONGEST_WAIT = 300.0  # seconds; a server that asks for more is not waited for
-OVERDUE = 1.1  # of the timeout: the wire's own sees a silent server, not one that trickles
 
 OnUnreachable = Callable[[Server], Server | None]
 
@@ -45,6 +54,7 @@ class Terms:
     n_retries: int
     clock: Clock
     manner: ServerManner
+    notices: Notices = field(default_factory=Notices)
 
 
 @dataclass(slots=True, order=True)
@@ -190,6 +200,7 @@ class Call:
             self._unreachable(sent, outcome.reason, now)
             return
         if isinstance(outcome, Completion):
+            terms.notices.take_in(sent.job.request, outcome, n_repaired=exchange.n_repaired)
             outcome = self._priced(outcome, now - sent.at)
             terms.budget.settle(sent.reserved, outcome.cost_usd or 0.0)
         else:
@@ -198,7 +209,11 @@ class Call:
             lane.n_failures = 0
             tokens = estimated_input_tokens(sent.job.request) + sent.job.request.sampling.max_tokens
             lane.pace.answered(sent.sequence, exchange.headers, tokens=tokens, now=now)
-        if isinstance(outcome, BackendError):
+        if isinstance(outcome, Reworded):
+            lane.warm = True
+            if self._stopped is None:
+                self._waiting.appendleft(sent.job)
+        elif isinstance(outcome, BackendError):
             self._stop(outcome)
         elif isinstance(outcome, Passing):
             self._try_again(sent, outcome, now)

@@ -1,9 +1,4 @@
-"""Which server is asked next: the one with the fewest requests on their way among those that can take one.
-
-A server that cannot be reached is set aside for a while, longer each time, and its requests go to the others.
-Knows no requests and sends none.
-
-The chat client: one model on one or more servers, behind the two methods every backend needs.
+"""The chat client: one model on one or more servers, behind the two methods every backend needs.
 
 How requests are scheduled is in ``call``.
 """
@@ -12,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from cdner.config import Capabilities
 from cdner.llm.chat.budget import Budget
 from cdner.llm.chat.call import Call, OnUnreachable, ServerPool, Terms
+from cdner.llm.chat.capabilities import Dialect, capabilities_of
 from cdner.llm.chat.choice_dialogue import ServerManner
 from cdner.llm.chat.exchange import Connection, Server, is_official
 from cdner.llm.chat.pacing import Clock
@@ -43,6 +40,7 @@ class ChatClient:
         budget: Budget | None = None,
         price: Price | None = None,
         on_unreachable: OnUnreachable | None = None,
+        capabilities: Capabilities | None = None,
         prefix_first: bool = True,
         n_retries: int = N_RETRIES,
         clock: Clock = Clock(),  # noqa: B008  immutable
@@ -54,8 +52,13 @@ class ChatClient:
         )
         self._call: Call | None = None
 
+        dialects: dict[str, Dialect] = {}
+
         def connect(server: Server) -> Connection:
-            return Connection(server, timeout=clock.real(timeout), most=concurrency)
+            dialect = dialects.setdefault(
+                server.base_url, Dialect(capabilities_of(model, server.base_url, capabilities))
+            )
+            return Connection(server, timeout=clock.real(timeout), most=concurrency, dialect=dialect)
 
         self._pool = ServerPool(servers, connect=connect, most=concurrency, n_retries=n_retries)
 

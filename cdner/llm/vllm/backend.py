@@ -1,16 +1,9 @@
-"""A vLLM server that cdner starts and stops itself, with the client that asks it.
+"""vLLM under one name, wherever it runs: at given addresses, kept by ``cdner serve``, or started here.
 
-A server that dies while it is asked is started again, and what it had not answered is asked again. Knows nothing of
-prompts and of how long they are.
-
-A vLLM server of cdner's own: started at the first request with room for the prompts.
-
-Prompts are measured with the model's tokenizer first, because an engine is started for prompts of a certain length
-and takes memory for it. Knows neither HTTP nor what a prompt means.
-
-vLLM under one name, wherever it runs: at given addresses, kept by ``cdner serve``, or started here.
-
-Where it runs is in no identity: what one way has answered, the others find in the store. Knows no prompts.
+Where it runs is in no identity: what one way has answered, the others find in the store. A server of cdner's own is
+started at the first request. Prompts are measured with the model's tokenizer first, because an engine is started for
+prompts of a certain length and takes memory for it. A server that dies is started again, and what it had not answered
+is sent again. This module knows no prompts.
 """
 
 from __future__ import annotations
@@ -23,7 +16,7 @@ from typing import Protocol
 from cdner.config import Execution, Llm
 from cdner.errors import BackendError
 from cdner.llm.chat import Budget, ChatClient, Server
-from cdner.llm.openai import check_base_url, read_key
+from cdner.llm.openai import check_base_url, key_for
 from cdner.llm.prices import price_of
 from cdner.llm.vllm import Placement, VllmInstallation, VllmServer, find_vllm, place, running_server
 from cdner.llm.vllm.arguments import engine_arguments, length_for, length_given
@@ -88,6 +81,7 @@ class StartedEngine:
             timeout=max(self._execution.timeout_seconds, PATIENCE_SECONDS),
             budget=self._budget,
             price=price_of(self._served_name, own_server=True),
+            capabilities=self._execution.capabilities,
             on_unreachable=self._start_again,
         )
 
@@ -295,8 +289,9 @@ def _place(llm: Llm, execution: Execution, budget: Budget) -> Place:
     if execution.base_urls:
         for base_url in execution.base_urls:
             check_base_url(base_url)
-        key = os.environ.get(KEY_VARIABLE, "").strip() or read_key(required=False)
-        return _elsewhere([Server(base_url, key) for base_url in execution.base_urls], llm, execution, budget)
+        key = os.environ.get(KEY_VARIABLE, "").strip()  # never OpenAI's
+        servers = [Server(base_url, key_for(base_url, key, execution)) for base_url in execution.base_urls]
+        return _elsewhere(servers, llm, execution, budget)
     location = model_location(llm.model)
     kept = None if execution.vllm_args else running_server(location)
     if kept is not None:
@@ -321,5 +316,6 @@ def _elsewhere(
             timeout=execution.timeout_seconds,
             budget=budget,
             price=price_of(llm.model, own_server=True),
+            capabilities=execution.capabilities,
         )
     )

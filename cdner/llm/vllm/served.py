@@ -1,15 +1,9 @@
-"""The few HTTP endpoints of a vLLM server on this machine that have nothing to do with completions.
+"""The models that are served right now: by ``cdner serve`` on this machine, and at base URLs.
 
-Plain ``http.client``: no proxy, no redirect, no retry. An answer that does not come is a value, not an error.
-
-What is served right now: by ``cdner serve`` on this machine, and at base URLs somewhere.
-
-Only asks, with one request each; a server that does not answer is a row too.
-
-The servers ``cdner serve`` keeps running: what they leave in the cache folder so that other commands find them.
-
-Two files a server, ``<host>-<pid>.json`` and the same with ``.key``, in a folder that only the user can enter. What is
-found is used only if its process lives and it serves that model to that key. Starts nothing.
+``cdner serve`` leaves two files a server in the cache folder, ``<host>-<pid>.json`` and the same with ``.key``, so that
+other commands find it. They are used only if they belong to the user alone, the process lives, and it serves that
+model to that key. The endpoints of a vLLM server that have nothing to do with completions are asked with plain
+``http.client``: no proxy, no redirect, no retry. An answer that does not come is a value, not an error.
 """
 
 from __future__ import annotations
@@ -19,6 +13,7 @@ import http.client
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +22,10 @@ from urllib.parse import urlencode, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
+from cdner.config import Execution
 from cdner.files import cache_root
 from cdner.llm.chat.exchange import redaction
-from cdner.llm.openai import check_base_url, read_key
+from cdner.llm.openai import check_base_url, key_for, read_key
 
 LOOPBACK = "127.0.0.1"
 _QUICK_SECONDS = 5.0
@@ -155,7 +151,7 @@ def listed_at(base_urls: Sequence[str]) -> list[Listed]:
     rows: list[Listed] = []
     for base_url in base_urls:
         check_base_url(base_url)
-        rows += _ask(base_url, read_key(required=False))
+        rows += _ask(base_url, key_for(base_url, read_key(required=False), Execution(base_urls=(base_url,))))
     return rows
 
 
@@ -224,11 +220,13 @@ def running_servers() -> list[RunningServer]:
     found = []
     for file in sorted(_folder().glob("*.json")):
         try:
+            if not all(_is_private(one) for one in (file.parent, file, file.with_suffix(".key"))):
+                continue
             state = _State.model_validate_json(file.read_bytes())
             key = file.with_suffix(".key").read_text(encoding="utf-8")
-        except (OSError, ValidationError):  # going or coming just now
+        except (OSError, ValueError):  # going or coming just now
             continue
-        if state.host != socket.gethostname() or urlsplit(state.base_url).hostname != LOOPBACK:
+        if state.host != socket.gethostname() or not _is_ours(state.base_url):
             continue
         if not _is_alive(state.pid):
             file.unlink(missing_ok=True)
@@ -247,6 +245,21 @@ def running_server(model: str) -> RunningServer | None:
         if server.served_name in {served.name for served in Endpoints(port, server.api_key).models()}:
             return server
     return None
+
+
+def _is_ours(base_url: str) -> bool:
+    """Whether it is an address on the loopback with a port."""
+    try:
+        parts = urlsplit(base_url)
+        return parts.hostname == LOOPBACK and bool(parts.port)
+    except ValueError:  # a port that is not a number
+        return False
+
+
+def _is_private(path: Path) -> bool:
+    """Whether the file or folder belongs to this user, nobody else can write or read it, and it is not a link."""
+    found = path.lstat()
+    return not stat.S_ISLNK(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def _known_as(model: str) -> str:
