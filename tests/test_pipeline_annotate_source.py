@@ -86,7 +86,7 @@ def test_tokens_come_before_text_and_stay_as_they_are(tmp_path):
 
 BAD = [
     ("{", "not JSON"),
-    ("[1]", "not a JSON object"),
+    ("[1]", "a JSON array, not one object a line"),
     ("{}", "no 'text'"),
     ('{"text": null}', "no 'text'"),
     ('{"text": " \\t "}', "'text' is empty"),
@@ -95,7 +95,7 @@ BAD = [
     ('{"text": ["a", 5]}', "'text' is neither a text nor a list of tokens"),
     ('{"text": ["a", "b c"]}', "token 1 in 'text' is empty or holds white space"),
     ('{"text": ["a", ""]}', "token 1 in 'text' is empty or holds white space"),
-    ('{"text": "a", "x": NaN}', "not JSON: NaN is no number"),
+    ('{"text": "a", "x": NaN}', "NaN is not JSON"),
     ('{"text": "a", "x": 1e999}', "not JSON: 1e999 is too large"),
     ('{"text": "a", "x": "\\ud83d"}', "half of a surrogate pair"),
     (b'{"text": "\xe9"}', "not UTF-8"),

@@ -100,6 +100,9 @@ def annotate(
 ) -> None:
     """Annotate the sentences of INPUT (JSON Lines or Parquet) and write them, all their columns kept, to OUTPUT.
 
+    INPUT may also be a text (.txt), a folder of texts, a table (.csv, .tsv; --column names the sentence) or "-", which
+    reads standard input: JSON Lines, or a text. Texts are cut into sentences by NLTK's Punkt.
+
     OUTPUT is a folder with one file a block of rows, Parquet or JSON Lines by its ending (rows.parquet), else as INPUT.
     Each file appears whole; the same command goes on after a kill and does no block twice. Added columns: tokens,
     predicted (entities with token and character offsets), generated, n_malformed, and the reasoning where the model has
@@ -111,6 +114,7 @@ def annotate(
     """
     from cdner.annotate.driver import annotate as annotate_all
     from cdner.annotate.method import load_method
+    from cdner.annotate.plain_input import as_rows
     from cdner.annotate.source import open_source
     from cdner.annotate.worker import Workers
     from cdner.store import Store
@@ -124,7 +128,7 @@ def annotate(
         raise InputError(f"There is no store at {store.path}. Make a model first: cdner run EXPERIMENT.")
     encoder = options.pop("encoder")
     llm = {name: given for name in ("backend", "model") if (given := options.pop(name)) is not None}
-    source = open_source(input_file, column, skips_bad_rows=on_bad_row == "skip")
+    source = open_source(as_rows(input_file, output), column, skips_bad_rows=on_bad_row == "skip")
     quiet: bool = ctx.obj["quiet"]
     with StderrProgress(quiet=quiet) as progress:
         execution = _execution(options, overrides)

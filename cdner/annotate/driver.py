@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from cdner.annotate.method import Method
 from cdner.annotate.output import Output, added_columns, block_file, claimed, output_format, write_manifest
-from cdner.annotate.source import Block, Index, Source, read_index
+from cdner.annotate.source import RENAMED, TOKENS, Block, Index, Source, read_index
 from cdner.annotate.worker import Job, Workers
 from cdner.files import Json
 from cdner.registry import resolve
@@ -70,6 +70,10 @@ def annotate(
     )
     progress.start(f"reading {source.path.name}")
     index = read_index(source, block_size=block_size, added=added, as_table=file_format == "parquet")
+    if index.n_renamed:
+        progress.warn(
+            f"{index.n_renamed} rows have '{TOKENS}' of their own, kept as '{RENAMED}'; '{TOKENS}' are now the text's"
+        )
     output = Output(folder.resolve(), file_format, added, index.columns)
     manifest = _manifest(index, method, output, block_size)
     with claimed(output, manifest):

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
-from cdner.annotate.source import FORMATS, Block, Row, Source, written
+from cdner.annotate.source import FORMATS, ROWS, Block, Row, Source, written
 from cdner.errors import UsageError
 from cdner.files import Json
 from cdner.formats import scores, sureness
@@ -34,7 +34,7 @@ ADDED: Mapping[str, str] = {  # DuckDB's types; entities as ``cdner export --to 
     "n_malformed": "BIGINT",
 }
 ADDED_REASONING: Mapping[str, str] = {"initial_reasoning": "VARCHAR", "bidirectional_reasoning": "VARCHAR"}
-_SCRATCH, _ANSWERS, _LOCK = ".scratch-", ".answers-", ".lock"
+SCRATCH, _ANSWERS, LOCK = ".scratch-", ".answers-", ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def answers_file(output: Output, number: int) -> Path:
 def write_block(output: Output, source: Source, block: Block, annotated: Sequence[Annotated]) -> None:
     """Put the block's file in its place, on disk and whole; then its LLM answers are needed no more."""
     target = block_file(output, block.number)
-    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=output.folder) as scratch:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=output.folder) as scratch:
         lines, made = Path(scratch) / "rows.jsonl", Path(scratch) / target.name
         rows = [
             {**_carried(one.row), **{name: _fields(one)[name] for name in output.added}} for one in annotated
@@ -156,12 +156,8 @@ def claimed(output: Output, manifest: Mapping[str, Json]) -> Iterator[None]:
     """
     folder = output.folder
     folder.mkdir(parents=True, exist_ok=True)
-    foreign = [path.name for path in folder.iterdir() if path.name != _LOCK]
-    if foreign and MANIFEST not in foreign:
-        raise UsageError(
-            f"{folder} holds {foreign[0]}, and no manifest of ours. Name an empty or a new folder."
-        )
-    with (folder / _LOCK).open("w") as lock:
+    refuse_foreign(folder)
+    with _opened_lock(folder / LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -174,9 +170,27 @@ def claimed(output: Output, manifest: Mapping[str, Json]) -> Iterator[None]:
         yield
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Raises UsageError for a folder that holds anything that annotating did not put there."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    foreign = [name for name in names if name not in (LOCK, ROWS) and not name.startswith(SCRATCH)]
+    if foreign and MANIFEST not in foreign:
+        raise UsageError(
+            f"{folder} holds {foreign[0]}, and no manifest of ours. Name an empty or a new folder."
+        )
+
+
+def _opened_lock(path: Path) -> TextIO:
+    """The lock file, made if it is missing; a link in its place is not followed."""
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be opened: {error.strerror}. Name another folder.") from error
+
+
 def write_manifest(folder: Path, manifest: Mapping[str, Json]) -> None:
     """Replace the folder's manifest."""
-    scratch = folder / f"{_SCRATCH}manifest"
+    scratch = folder / f"{SCRATCH}manifest"
     scratch.write_text(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     _synchronise(scratch)
     scratch.replace(folder / MANIFEST)
@@ -201,7 +215,7 @@ def _check_manifest(folder: Path, manifest: Mapping[str, Json]) -> None:
 
 def _sweep(output: Output) -> None:
     """Remove what a killed process was in the middle of, and answers whose block is there."""
-    for path in output.folder.glob(f"{_SCRATCH}*"):
+    for path in output.folder.glob(f"{SCRATCH}*"):
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -28,6 +28,7 @@ from cdner.types import Sentence
 MOST_COLUMNS = 1000  # of a table; keys that are data make a column each
 _INT64 = 1 << 63
 _LIST_OF_TEXTS = "VARCHAR[]"
+_ARRAY = "a JSON array, not one object a line"
 _ANYTHING = "JSON"  # a column whose values have no common type holds them as JSON text
 
 
@@ -42,11 +43,13 @@ def parsed(line: bytes) -> dict[str, Json]:
     except UnicodeEncodeError:
         raise InputError("half of a surrogate pair, which is no character") from None
     except ValueError as error:
+        if line.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
+            raise InputError(_ARRAY) from None
         raise InputError(f"not JSON: {error}") from None
     except RecursionError:
         raise InputError("nested too deeply") from None
     if not isinstance(row, dict):
-        raise InputError("not a JSON object")
+        raise InputError(_ARRAY if isinstance(row, list) else "not a JSON object")
     return cast(dict[str, Json], row)
 
 
@@ -93,7 +96,7 @@ def _type_of(value: Json) -> str:
 
 
 def _refused(constant: str) -> float:
-    raise ValueError(f"{constant} is no number")
+    raise InputError(f"{constant} is not JSON")
 
 
 def _finite(text: str) -> float:
@@ -105,6 +108,8 @@ def _finite(text: str) -> float:
 
 FORMATS: dict[str, FileFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 TOKENS, TEXT = "tokens", "text"  # columns looked for, in this order
+RENAMED = "input_tokens"  # what the input's own tokens are called where annotating makes others
+ROWS = "_rows.jsonl"  # in OUTPUT: the rows made of a text or a table
 N_TOLD = 5  # bad rows that are named; the rest is counted
 
 
@@ -145,6 +150,7 @@ class Index:
     blocks: list[Block] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)  # name -> DuckDB's type; of JSON Lines as a table
     n_bad: int = 0
+    n_renamed: int = 0  # rows whose own tokens are kept as ``RENAMED``
     bad: list[str] = field(default_factory=list)  # the first few, each with its place
 
     @property
@@ -159,10 +165,14 @@ class _Scanned(NamedTuple):
     fields: dict[str, Json] | None
     problem: str  # "": none
     is_row: bool = True  # False: an empty line
+    is_renamed: bool = False  # its own tokens are now called ``RENAMED``
 
 
 def open_source(path: Path, column: str | None, *, skips_bad_rows: bool = False) -> Source:
-    """The column given, else "tokens", else "text". UsageError for another ending and for no such column."""
+    """The column given, else "tokens", else "text". UsageError for another ending and for no such column.
+
+    Tokens that are objects (Prodigy's) are passed over: their text is read. InputError if no line is an object.
+    """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(
             f"{path}: rows come from files ending in {', '.join(FORMATS)}. Convert or rename it."
@@ -170,7 +180,9 @@ def open_source(path: Path, column: str | None, *, skips_bad_rows: bool = False)
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file.")
     file_format = FORMATS[path.suffix.lower()]
-    names = parquet_columns(path) if file_format == "parquet" else _first_keys(path)
+    names = (
+        list(parquet_columns(path)) if file_format == "parquet" else _first_keys(path, by_name=bool(column))
+    )
     wanted = (column,) if column else (TOKENS, TEXT)
     found = next((name for name in wanted if name in names), None)
     if found is None:
@@ -226,6 +238,7 @@ def _note(index: Index, row: _Scanned, types: dict[str, str] | None, added: Coll
         if index.n_bad <= N_TOLD:
             index.bad.append(_placed(index.source, row))
     elif row.fields is not None:
+        index.n_renamed += row.is_renamed
         if taken := sorted(row.fields.keys() & set(added)):
             raise InputError(f"{index.source.path}, line {row.number + 1}: {_taken(taken[0])}")
         if types is not None:
@@ -285,8 +298,11 @@ def _scan_lines(lines: io.BufferedIOBase, column: str, *, first: int) -> Iterato
         except InputError as error:
             yield _Scanned(number, len(line), None, None, str(error))
             continue
-        value = fields.get(column)
-        yield _Scanned(number, len(line), value, fields, _problem(value, column))
+        value, is_renamed = fields.get(column), False
+        if column != TOKENS and TOKENS in fields and RENAMED not in fields:
+            fields = {RENAMED if name == TOKENS else name: held for name, held in fields.items()}
+            is_renamed = True
+        yield _Scanned(number, len(line), value, fields, _problem(value, column), is_renamed=is_renamed)
 
 
 def _problem(value: object, column: str) -> str:
@@ -312,12 +328,24 @@ def _row(scanned: _Scanned) -> Row:
     return Row(scanned.number, sentence, sentence.text, scanned.fields)
 
 
-def _first_keys(path: Path) -> list[str]:
-    """Keys of the first line that is an object; none where there is none."""
+def _first_keys(path: Path, *, by_name: bool) -> list[str]:
+    """Keys of the first line that is an object; without ``by_name`` tokens that are objects are none of them.
+
+    Raises InputError with the place of the first line if no line is an object.
+    """
+    first = ""
     with path.open("rb") as lines:
-        for line in lines:
-            try:
-                return list(parsed(line))
-            except InputError:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
                 continue
+            try:
+                row = parsed(line)
+            except InputError as error:
+                first = first or f"{path}, line {number}: {error}."
+                continue
+            tokens = row.get(TOKENS)
+            has_objects = isinstance(tokens, list) and any(isinstance(token, dict) for token in tokens)
+            return [name for name in row if by_name or name != TOKENS or not has_objects]
+    if first:
+        raise InputError(first)
     return []

@@ -81,7 +81,7 @@ def sentences_of(
     """
     marks = _outermost(_checked(document, repairs), document.place, repairs)
     is_one = whole or document.tokens is not None
-    spans = [(0, len(document.text))] if is_one else _sentence_spans(document.text, marks)
+    spans = [(0, len(document.text))] if is_one else sentence_spans(document.text, marks)
     for start, end in spans:
         inside = [mark for mark in marks if start <= mark.start and mark.end <= end]
         tokens = _tokens(document, start, end)
@@ -121,7 +121,7 @@ def _outermost(marks: Sequence[Mark], place: str, repairs: Repairs) -> list[Mark
     return sorted(kept, key=lambda mark: mark.start)
 
 
-def _sentence_spans(text: str, marks: Sequence[Mark]) -> list[Span]:
+def sentence_spans(text: str, marks: Sequence[Mark]) -> list[Span]:
     """Sentences of every line. A cut inside a mark is undone."""
     cuts = [
         (line.start() + start, line.start() + end)

@@ -15,7 +15,7 @@ from cdner.spans import entities_to_bio
 def write_conll(exported: ExportedCorpus, path: Path) -> None:
     """``token gold predicted`` separated by single spaces, an empty line behind each sentence.
 
-    InputError for a token or a type that holds white space.
+    InputError for a token or a type that holds white space of any kind.
     """
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for position, sentence, predicted in exported.rows():
@@ -24,7 +24,7 @@ def write_conll(exported: ExportedCorpus, path: Path) -> None:
             predicted_tags = entities_to_bio(n_tokens, predicted)
             for columns in zip(sentence.tokens, gold_tags, predicted_tags, strict=True):
                 line = " ".join(columns)
-                if len(line.split(" ")) != 3 or any(not column or "\n" in column for column in columns):
+                if line.split() != list(columns):  # str.split takes Unicode's spaces, too
                     raise InputError(
                         f"Sentence {position} of {exported.domain}/{exported.split} cannot be written as CoNLL: "
                         f"{line!r} is not three columns. Use --to jsonl."

@@ -6,6 +6,7 @@ pass through a database of their own beside the file, in pieces; the child that 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -41,7 +42,7 @@ def parquet_columns(file: Path) -> dict[str, str]:
     """Columns of a Parquet file. InputError for what is none."""
     with _in_memory(file) as connection:
         rows = connection.execute(
-            "DESCRIBE SELECT * FROM read_parquet($file)", {"file": str(file)}
+            "DESCRIBE SELECT * FROM read_parquet($file)", {"file": _literal(file)}
         ).fetchall()
     return {str(row[0]): str(row[1]) for row in rows}
 
@@ -52,7 +53,7 @@ def column_values(file: Path, column: str, *, first: int = 0, n_rows: int | None
         answer = connection.execute(
             f"SELECT {_quoted_name(column)} FROM read_parquet($file, file_row_number = true)"  # noqa: S608 quoted
             " WHERE file_row_number >= $first AND ($n IS NULL OR file_row_number < $first + $n)",
-            {"file": str(file), "first": first, "n": n_rows},
+            {"file": _literal(file), "first": first, "n": n_rows},
         )
         while piece := answer.fetchmany(_PIECE):
             yield from (value for (value,) in piece)
@@ -63,7 +64,7 @@ def json_to_parquet(lines: Path, file: Path, columns: Columns) -> None:
     with _in_memory(lines) as connection:
         connection.execute(
             f"COPY (SELECT * FROM {_read_json(columns)}) TO $file ({_OPTIONS['parquet']})",  # noqa: S608 quoted
-            {"lines": str(lines), "file": str(file)},
+            {"lines": _literal(lines), "file": str(file)},
         )
 
 
@@ -91,8 +92,13 @@ def join_block(
     with _in_memory(source) as connection:
         connection.execute(
             f"COPY ({select}) TO $file ({_OPTIONS[to]})",
-            {"source": str(source), "lines": str(annotations), "file": str(file)},
+            {"source": _literal(source), "lines": _literal(annotations), "file": str(file)},
         )
+
+
+def _literal(path: Path) -> str:
+    """A path to read that DuckDB takes as it is: "r[1].parquet" is no pattern."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
 def _read_json(columns: Columns) -> str:
