@@ -142,21 +142,21 @@ LESSONS = [
 @pytest.mark.parametrize(("words", "name"), LESSONS)
 def test_a_refusal_teaches_which_parameter_to_leave_out(words: str, name: str) -> None:
     dialect = Dialect(Capabilities())
-    assert dialect.learn(dialect.now, SENT, ServerError(words, ErrorClass.GIVE_UP, 400))
+    assert dialect.learn(dialect.now, SENT, ServerError(words, ErrorClass.GIVE_UP, 400), shown=words)
     assert set(SENT) - set(put(SENT, dialect.now)) == {name}
 
 
 def test_a_refusal_teaches_the_only_value() -> None:
     words = "Unsupported value: 'temperature' does not support 0.0. Only the default (1) value is supported."
     dialect = Dialect(Capabilities())
-    assert dialect.learn(dialect.now, SENT, ServerError(words, ErrorClass.GIVE_UP, 400))
+    assert dialect.learn(dialect.now, SENT, ServerError(words, ErrorClass.GIVE_UP, 400), shown=words)
     assert put(SENT, dialect.now)["temperature"] == 1.0
 
 
 def test_a_refusal_teaches_roles_and_schemas() -> None:
     dialect = Dialect(Capabilities())
     for words in ("System role not supported", "In context=('x',), 'maxLength' is not permitted."):
-        assert dialect.learn(dialect.now, SENT, ServerError(words, ErrorClass.GIVE_UP, 400))
+        assert dialect.learn(dialect.now, SENT, ServerError(words, ErrorClass.GIVE_UP, 400), shown=words)
     found = put(SENT, dialect.now)
     assert found["messages"] == [{"role": "user", "content": "a\n\nb"}]
     properties = found["response_format"]["json_schema"]["schema"]["properties"]
@@ -165,6 +165,7 @@ def test_a_refusal_teaches_roles_and_schemas() -> None:
         dialect.now,
         SENT,
         ServerError("This response_format type is unavailable now", ErrorClass.GIVE_UP, 400),
+        shown="",
     )
     assert put(SENT, dialect.now)["response_format"] == {"type": "json_object"}
 
@@ -172,7 +173,7 @@ def test_a_refusal_teaches_roles_and_schemas() -> None:
 def test_a_prompt_that_is_too_long_teaches_nothing() -> None:
     words = "This model's maximum context length is 4096 tokens. You requested 5290 (max_tokens 700)."
     dialect = Dialect(Capabilities())
-    assert not dialect.learn(dialect.now, SENT, ServerError(words, ErrorClass.GIVE_UP, 400))
+    assert not dialect.learn(dialect.now, SENT, ServerError(words, ErrorClass.GIVE_UP, 400), shown=words)
 
 
 def test_token_counts_are_clamped_and_counted() -> None:
@@ -299,3 +300,18 @@ def test_no_reply_raises_and_no_thought_becomes_an_answer() -> None:
         if isinstance(found, Reply):
             assert "THOUGHT" not in found.answer, text
             assert 0 <= found.usage.output_tokens < 2**31
+
+
+KEY = "sk-or-a-key-of-another-kind-0123456789"
+
+
+@pytest.mark.parametrize(
+    "shape", ["{}", '{{"error": "{}"}}', '{{"error": {{"code": "{}"}}}}', "<p>{}</p>", '["{}"]']
+)
+def test_a_key_in_an_error_is_taken_out_before_the_error_is_cut(shape: str) -> None:
+    """A server may echo the key anywhere; a key that is cut in two would not be found."""
+    for key in (KEY, KEY.removeprefix("sk-")):
+        for before in (*range(60, 340), 4990, 19_990):
+            error = read_reply(shape.format("x" * before + key + " and more"))
+            assert isinstance(error, ServerError)
+            assert key[:12] not in redaction(key)(error.words)

@@ -55,8 +55,13 @@ class Dialect:
     def now(self) -> Capabilities:
         return self._now
 
-    def learn(self, sent_with: Capabilities, sent: Mapping[str, Any], error: ServerError) -> bool:
-        """Whether the request is worth sending again, because a refusal taught something since it was put."""
+    def learn(
+        self, sent_with: Capabilities, sent: Mapping[str, Any], error: ServerError, *, shown: str
+    ) -> bool:
+        """Whether the request is worth sending again, because a refusal taught something since it was put.
+
+        ``shown``: the refusal without the key.
+        """
         with self._lock:
             if self._now != sent_with:
                 return True
@@ -69,7 +74,7 @@ class Dialect:
         _log.warning(
             "Warning: the server refuses a part of the requests ('%s'); cdner %s for the rest of this command. "
             "To say so from the start, set %s.",
-            " ".join(error.words.split())[:160],
+            shown[:160],
             what,
             SETTING,
         )

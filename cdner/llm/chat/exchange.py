@@ -254,7 +254,7 @@ class Connection:
     ) -> Exchange:
         headers = error.response.headers
         found = server_error(error.status_code, error.response.text)
-        if self._dialect.learn(spoken, arguments, found):
+        if self._dialect.learn(spoken, arguments, found, shown=self._redact(found.words)):
             return Exchange(Reworded(), dict(headers))
         return Exchange(self._outcome_of(found, headers), dict(headers))
 

@@ -66,6 +66,7 @@ _THOUGHT_FIELDS = (
     "reasoning_text",
     "reasoning_details",
 )
+_BOUND = 20_000  # characters of an error; whoever shows it takes the key out first, and cuts then
 _DEEPEST = 8  # levels of lists of parts
 
 
@@ -123,7 +124,7 @@ def read_reply(text: str) -> Reply | ServerError:
         body = json.loads(text)
     except (ValueError, RecursionError) as error:
         return ServerError(
-            f"malformed answer: not JSON ({type(error).__name__}): {text[:120]}", ErrorClass.GIVE_UP
+            f"malformed answer: not JSON ({type(error).__name__}): {text[:_BOUND]}", ErrorClass.GIVE_UP
         )
     return read_reply_object(body)
 
@@ -258,7 +259,7 @@ def _code_and_words(body: object, depth: int = 0) -> tuple[str, str]:
 def _as_code(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return ""
-    return str(value)[:80]
+    return str(value)[:_BOUND]
 
 
 def _plain(text: str) -> str:
@@ -270,8 +271,8 @@ def _plain(text: str) -> str:
             return text
     if "<" not in text:
         return text.strip()
-    title = re.search(r"<title>([^<]{1,200})</title>", text[:20_000], re.IGNORECASE)
-    return " ".join((title.group(1) if title else re.sub(r"<[^<>]{0,2000}>", " ", text[:20_000])).split())
+    title = re.search(r"<title>([^<]{1,200})</title>", text[:_BOUND], re.IGNORECASE)
+    return " ".join((title.group(1) if title else re.sub(r"<[^<>]{0,2000}>", " ", text[:_BOUND])).split())
 
 
 # --- shapes ------------------------------------------------------------------------------------------------
