@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "backends": ("cli.backends", "List LLM backends."),
     "batches": ("cli.batches", "List and cancel batches at OpenAI's Batch API."),
     "serve": ("cli.serve", "Keep a vLLM server running for many commands."),
+    "serve-model": ("serving.command", "Serve a trained model over HTTP, also to Label Studio."),
     "models": ("cli.models", "List and fetch local models and WordNet."),
     "bundle": ("bundle.command", "Pack what an LLM wrote, to repeat an experiment without one."),
     "doctor": ("doctor.command", "Examine this machine and the store; say how to mend what is wrong."),
