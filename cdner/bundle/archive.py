@@ -18,8 +18,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cdner.errors import InputError, UsageError
-from cdner.files import Json, canonical_json, replacing
+from cdner.errors import InputError
+from cdner.files import Json, canonical_json, output
 from cdner.store.migrations import latest_version
 from cdner.version import __version__
 
@@ -67,9 +67,7 @@ def write_archive(
     with_corpus: bool,
     force: bool,
 ) -> Manifest:
-    """Write all or nothing: the file appears when it is whole. UsageError when it exists, unless forced."""
-    if file.exists() and not force:
-        raise UsageError(f"{file} exists. Name another file, or use --force to replace it.")
+    """Write all or nothing: the file appears when it is whole. UsageError as ``cdner.files.output``."""
     parts = {table: [canonical_json(row).encode() + b"\n" for row in found] for table, found in rows.items()}
     content = {part_name(table): b"".join(lines) for table, lines in parts.items()}
     sums = {
@@ -85,7 +83,7 @@ def write_archive(
         parts=sums,
     )
     content[MANIFEST] = canonical_json(manifest.model_dump()).encode() + b"\n"
-    with replacing(file) as unfinished:
+    with output(file, force=force) as unfinished:
         unfinished.write_bytes(_zipped(content))
     return manifest
 

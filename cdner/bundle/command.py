@@ -74,8 +74,10 @@ def verify(ctx: click.Context, file: Path) -> None:
     )
     if verified.n_requests_unhashed:
         click.echo(
-            f"{verified.n_requests_unhashed} requests were not re-hashed: {ctx.obj['store']} lacks the sentences "
-            "they quote. Their rows have the sums of the manifest.",
+            visible(
+                f"{verified.n_requests_unhashed} requests were not re-hashed: {ctx.obj['store']} lacks the sentences "
+                "they quote. Their rows have the sums of the manifest."
+            ),
             err=True,
         )
 

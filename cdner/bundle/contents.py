@@ -21,7 +21,7 @@ from cdner.bundle.checks import Checked, check
 from cdner.bundle.rows import CORPUS_PARTS, NEWER_PARTS, PARTS, JsonRow, merge, part_of, read_rows
 from cdner.bundle.texts import demand_sentences, stored_sentences, without_questions, without_sentences
 from cdner.errors import InputError
-from cdner.files import canonical_json
+from cdner.files import canonical_json, check_output
 from cdner.store import Store, runs
 from cdner.store.selection import select, with_ancestors
 
@@ -44,6 +44,7 @@ def pack_bundle(
 
     InputError when a row holds what looks like a key: nothing is written then.
     """
+    check_output(file, force=force)
     rows = _packed_rows(store, experiments, with_corpus=with_corpus)
     check(rows, {}, where=str(store.path))  # an unsound store makes no bundle
     for table, index, name in _rows_with_keys(rows):

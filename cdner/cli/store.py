@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cdner.console.groups import CommandGroup
-from cdner.console.output import format_options, print_rows
+from cdner.console.output import format_options, print_rows, visible
 from cdner.errors import StoreError
 
 
@@ -18,7 +18,7 @@ def store_group() -> None:
 @click.pass_context
 def path(ctx: click.Context) -> None:
     """Print the store's path."""
-    click.echo(ctx.obj["store"].resolve())
+    click.echo(visible(str(ctx.obj["store"].resolve())))
 
 
 @store_group.command("verify")
@@ -37,7 +37,7 @@ def verify(ctx: click.Context, output_format: str | None) -> None:
     if output_format:
         print_rows(("table", "key", "problem"), [], output_format)
     else:
-        click.echo(f"{ctx.obj['store']}: no problem found.")
+        click.echo(visible(f"{ctx.obj['store']}: no problem found."))
 
 
 @store_group.command("hash")
