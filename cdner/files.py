@@ -64,19 +64,19 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def output(target: Path, *, force: bool, is_own: Callable[[Path], bool] | None = None) -> Iterator[Path]:
+def output(target: Path, *, force: bool, foreign_in: Callable[[Path], str] | None = None) -> Iterator[Path]:
     """As ``replacing``, for a file or folder that a user named; UsageError where ``check_output`` refuses it."""
-    check_output(target, force=force, is_own=is_own)
+    check_output(target, force=force, foreign_in=foreign_in)
     with replacing(target) as made:
         yield made
 
 
-def check_output(target: Path, *, force: bool, is_own: Callable[[Path], bool] | None = None) -> None:
+def check_output(target: Path, *, force: bool, foreign_in: Callable[[Path], str] | None = None) -> None:
     """UsageError for a target that must not be written, before any work is done for it.
 
     Refused in every case: a database (it may be a store) and the files that belong to one, a link, a pipe or a device,
-    a place in no folder. What exists is replaced only with ``force``. ``is_own``: the target is a folder, replaced only
-    where this says that cdner has written it; without it the target is a file.
+    a place in no folder. What exists is replaced only with ``force``. ``foreign_in``: the target is a folder, replaced
+    only where this names nothing in it that cdner did not write; without it the target is a file.
     """
     if not target.absolute().parent.is_dir():
         raise UsageError(f"{target}: there is no such folder.")
@@ -90,13 +90,13 @@ def check_output(target: Path, *, force: bool, is_own: Callable[[Path], bool] | 
         raise UsageError(f"{target} is a link: it is not replaced. Name the file itself, or another.")
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise UsageError(f"{target} is neither a file nor a folder: nothing is written to it.")
-    if stat.S_ISDIR(mode) != (is_own is not None):
+    if stat.S_ISDIR(mode) != (foreign_in is not None):
         kinds = ("folder", "file") if stat.S_ISDIR(mode) else ("file", "folder")
         raise UsageError(f"{target} is a {kinds[0]}, not a {kinds[1]}: it is not replaced.")
     if not force:
         raise UsageError(f"{target} exists. Name another file, or use --force to replace it.")
-    if is_own is not None and not is_own(target):
-        raise UsageError(f"{target} holds what no export wrote: it is not replaced.")
+    if foreign_in is not None and (foreign := foreign_in(target)):
+        raise UsageError(f"{target} holds {foreign}, which no export wrote: it is not replaced.")
 
 
 _BESIDE_A_DATABASE = (".wal", ".wal.checkpoint", ".wal.recovery", ".tmp")

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from cli_stores import Shell, study_store
-from store_examples import import_corpus
+from store_examples import import_corpus, start_python
 
 from cdner.errors import StoreError
 from cdner.store import Store, migrations, untrusted
@@ -188,3 +188,36 @@ def test_the_tables_that_are_watched_are_those_of_the_schema():
     assert {name for name in made if name in table_names()} == made - {
         name for name, _ in migrations.view_texts()
     }
+
+
+LEFT_A_LOG = """
+import os, signal, sys
+import duckdb
+connection = duckdb.connect(sys.argv[1])
+connection.execute("INSERT INTO template VALUES ('a', 'b', 'c')")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("log", [b"x", b"hello world\n" * 30, bytes(500), b"d\x00be\x00\xfd" + bytes(40)])
+def test_a_log_that_is_none_is_refused_and_kept(store, log):
+    import_corpus(store)
+    wal = Path(f"{store.path}.wal")
+    wal.write_bytes(log)
+    for use in (store.reading, store.transaction):
+        with pytest.raises(StoreError, match="is not a log of DuckDB"), use():
+            pass
+    assert wal.read_bytes() == log
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7])
+def test_the_log_of_a_killed_writer_is_read(store, cut):
+    import_corpus(store)
+    assert start_python(LEFT_A_LOG, store.path).wait() == -9
+    wal = Path(f"{store.path}.wal")
+    wal.write_bytes(wal.read_bytes()[: len(wal.read_bytes()) - cut])
+    with store.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM template").fetchone() == (0 if cut else 1,)
+    wal.write_bytes(wal.read_bytes()[:3])  # a kill in the first write
+    with store.transaction():
+        pass

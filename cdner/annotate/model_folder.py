@@ -49,7 +49,7 @@ def write_model_folder(method: Method, card: Card, folder: Path) -> None:
         )
     if folder.exists():
         raise UsageError(f"{folder} exists. Name another folder.")
-    with output(folder, force=False, is_own=lambda _: False) as made:
+    with output(folder, force=False, foreign_in=lambda _: "files") as made:
         shutil.copytree(method.checkpoint, made)
         settings = {
             "format": FORMAT,

@@ -10,7 +10,7 @@ from typing import cast
 from cdner.errors import InputError, UsageError
 from cdner.files import output
 from cdner.formats import ExportedCorpus
-from cdner.formats.datasets_folder import is_datasets_folder
+from cdner.formats.datasets_folder import foreign_in_folder
 from cdner.registry import resolve
 from cdner.store import Store
 from cdner.store import corpora as stored_corpora
@@ -18,9 +18,8 @@ from cdner.store import predictions as stored_predictions
 from cdner.types import Prediction
 
 Writer = Callable[[ExportedCorpus, Path], None]
-_IS_OWN_FOLDER: dict[str, Callable[[Path], bool]] = {
-    "datasets": is_datasets_folder
-}  # of the formats that are folders
+# Of the formats that are folders: the name of a file that no export wrote.
+_FOREIGN_IN: dict[str, Callable[[Path], str]] = {"datasets": foreign_in_folder}
 
 
 def load_exported(store: Store, run_id: str, *, model: str = "") -> ExportedCorpus:
@@ -64,7 +63,7 @@ def export(exported: ExportedCorpus, target: Path, *, to: str, force: bool = Fal
     earlier export's folder by a folder.
     """
     write = cast(Writer, resolve("export", to))
-    with output(target, force=force, is_own=_IS_OWN_FOLDER.get(to)) as made:
+    with output(target, force=force, foreign_in=_FOREIGN_IN.get(to)) as made:
         try:
             write(exported, made)
         except ModuleNotFoundError as error:

@@ -53,17 +53,19 @@ def write_datasets_folder(exported: ExportedCorpus, path: Path) -> None:
     (path / CARD).write_text(_card(exported, split), encoding="utf-8", newline="\n")
 
 
-def is_datasets_folder(path: Path) -> bool:
-    """Whether a folder is one that ``write_datasets_folder`` left, by its content: nothing else is in it."""
-    names = {file.name for file in path.iterdir()}
-    rows = names - {CARD}
-    if CARD not in names or not rows <= {f"{split}.jsonl" for split in _SPLITS.values()}:
-        return False
-    if any(file.is_symlink() or not file.is_file() for file in path.iterdir()):
-        return False
-    if not _MADE_BY.search((path / CARD).read_text(encoding="utf-8", errors="replace")):
-        return False
-    return all(_is_rows(path / name) for name in rows)
+def foreign_in_folder(path: Path) -> str:
+    """The first file in a folder that ``write_datasets_folder`` did not write, by its content; empty without one."""
+    own = {CARD, *(f"{split}.jsonl" for split in _SPLITS.values())}
+    for file in sorted(path.iterdir()):
+        if file.name not in own or file.is_symlink() or not file.is_file():
+            return file.name
+        if not (_is_card if file.name == CARD else _is_rows)(file):
+            return file.name
+    return ""
+
+
+def _is_card(file: Path) -> bool:
+    return bool(_MADE_BY.search(file.read_text(encoding="utf-8", errors="replace")))
 
 
 def _is_rows(file: Path) -> bool:

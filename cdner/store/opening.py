@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdner.errors import StoreError, StoreLockedError
-from cdner.store.untrusted import STORE_FILES, refuse_foreign_objects, refuse_odd_files
+from cdner.store.untrusted import STORE_FILES, refuse_foreign_objects, refuse_odd_files, refuse_odd_log
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -174,6 +174,7 @@ def _connect(
     """Other programs that open the file know DuckDB's lock only."""
     import duckdb
 
+    refuse_odd_log(path)
     patience = Patience(path, wait_seconds)
     settings: dict[str, Any] = {**_UNSEALED, **(config or {})}
     while True:

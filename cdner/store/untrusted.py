@@ -27,6 +27,9 @@ STORE_FILES = (
 )  # suffixes of the files DuckDB keeps a store in
 _TEMPORARY = ".tmp"  # a folder of DuckDB, for what does not fit its memory
 _TABLE = re.compile(r"^CREATE TABLE (\w+)", re.MULTILINE)
+# How a log begins: the kind of its first entry and the name of its first field, then the version of the format.
+_LOG = b"d\x00be\x00"
+_LOG_VERSIONS = (b"", b"\x01", b"\x02", b"\x03")
 # Written with its full name, which no macro of a store can take.
 _FOREIGN = """
     SELECT 'view', view_name FROM system.main.duckdb_views() WHERE NOT internal
@@ -60,6 +63,25 @@ def refuse_odd_files(path: Path) -> None:
                 "folder" if stat.S_ISDIR(mode) else "regular file" if suffix == _TEMPORARY else "special file"
             )
             raise StoreError(f"The store {path} cannot be opened: {file} is a {kind}.")
+
+
+def refuse_odd_log(path: Path) -> None:
+    """StoreError for a ``.wal`` that is not a log of DuckDB's: DuckDB would delete it without a word.
+
+    Call it with the lock held, for another process may be writing the log. A log that is cut off is whole up to its
+    last transaction: a kill leaves that.
+    """
+    log = Path(f"{path}.wal")
+    try:
+        with log.open("rb") as file:
+            start = file.read(len(_LOG) + 1)
+    except OSError:  # there is none, or DuckDB says why it cannot be read
+        return
+    if start[: len(_LOG)] != _LOG[: len(start)] or start[len(_LOG) :] not in _LOG_VERSIONS:
+        raise StoreError(
+            f"{log} is not a log of DuckDB, or is damaged. What was written last to {path} may be in it. "
+            "Restore both files from a copy, or move the log away to use the store without it."
+        )
 
 
 def refuse_foreign_objects(connection: DuckDBPyConnection, path: Path) -> None:
