@@ -84,10 +84,10 @@ code from a model's folder is run. Not promised: that its predictions are harmle
 have no errors.
 
 **An LLM server.** Its answers are text and never run; what cannot be read is counted, and each is bounded in bytes
-and time. The API key goes to OpenAI, or to an address from the command line or `OPENAI_BASE_URL`; never by the backend vllm, to
-an address that only an experiment file names, or over plain http beyond this machine. Prompts do not follow
-redirects. Not promised: that the server keeps to itself what it is sent. It sees every sentence: use a local model
-for texts that must not leave the machine.
+and time. The API key goes to OpenAI, or to an address from the command line or `OPENAI_BASE_URL`; never by the
+backend vllm, to an address that only an experiment file names, or over plain http beyond this machine. Prompts do not
+follow redirects. Not promised: that the server keeps to itself what it is sent. It sees every sentence: use a local
+model for texts that must not leave the machine.
 
 **Outputs.** A command replaces a file only with `--force`, and keeps the file's mode. It never writes over a
 database, a link, a device, or a folder with files that cdner did not write. A new store has mode 0600; a log that a
