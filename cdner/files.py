@@ -4,6 +4,8 @@ A file or folder is written as ``.NAME.PID.new`` beside its place, synchronised 
 its name only when it is complete. A folder that is replaced is ``.NAME.PID.old`` meanwhile. What killed writers leave
 is removed by the next writer of the same name, and a folder that had been set aside comes back.
 
+What a command writes for its user goes through ``output``, which decides what may be replaced.
+
 Prompts, SQL and experiments are outside the package in a checkout and inside it in a wheel. What is fetched once per
 machine has a cache folder.
 
@@ -19,9 +21,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from cdner.errors import UsageError
 
 
 @contextmanager
@@ -30,6 +35,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
     Whatever fails leaves the target as it was and nothing else. An OSError that names no file names the target. Behind
     a link it is the file that is replaced; what is neither file nor folder (a pipe, a terminal) is written as it is.
+    What takes the place of something keeps its mode: of a file, from the first byte on.
     """
     if target.exists() and not (target.is_file() or target.is_dir()):
         yield target
@@ -37,8 +43,14 @@ def replacing(target: Path) -> Iterator[Path]:
     target = target.resolve()
     settle(target)
     made = unfinished_path(target)
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
     try:
+        if mode is not None and target.is_file():
+            os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            made.chmod(mode)
         yield made
+        if mode is not None:
+            made.chmod(mode)
         for path in [*made.rglob("*"), made]:
             _synchronise(path)
         _put_in_place(made, target)
@@ -49,6 +61,58 @@ def replacing(target: Path) -> Iterator[Path]:
         raise
     finally:
         remove(made)
+
+
+@contextmanager
+def output(target: Path, *, force: bool, foreign_in: Callable[[Path], str] | None = None) -> Iterator[Path]:
+    """As ``replacing``, for a file or folder that a user named; UsageError where ``check_output`` refuses it."""
+    check_output(target, force=force, foreign_in=foreign_in)
+    with replacing(target) as made:
+        yield made
+
+
+def check_output(target: Path, *, force: bool, foreign_in: Callable[[Path], str] | None = None) -> None:
+    """UsageError for a target that must not be written, before any work is done for it.
+
+    Refused in every case: a database (it may be a store) and the files that belong to one, a link, a pipe or a device,
+    a place in no folder. What exists is replaced only with ``force``. ``foreign_in``: the target is a folder, replaced
+    only where this names nothing in it that cdner did not write; without it the target is a file.
+    """
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"{target}: there is no such folder.")
+    if _belongs_to_database(target):
+        raise UsageError(f"{target} belongs to a database, perhaps a store: it is never replaced.")
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(mode):
+        raise UsageError(f"{target} is a link: it is not replaced. Name the file itself, or another.")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UsageError(f"{target} is neither a file nor a folder: nothing is written to it.")
+    if stat.S_ISDIR(mode) != (foreign_in is not None):
+        kinds = ("folder", "file") if stat.S_ISDIR(mode) else ("file", "folder")
+        raise UsageError(f"{target} is a {kinds[0]}, not a {kinds[1]}: it is not replaced.")
+    if not force:
+        raise UsageError(f"{target} exists. Name another file, or use --force to replace it.")
+    if foreign_in is not None and (foreign := foreign_in(target)):
+        raise UsageError(f"{target} holds {foreign}, which no export wrote: it is not replaced.")
+
+
+_BESIDE_A_DATABASE = (".wal", ".wal.checkpoint", ".wal.recovery", ".tmp")
+
+
+def _belongs_to_database(path: Path) -> bool:
+    beside = [path.name.removesuffix(end) for end in _BESIDE_A_DATABASE if path.name.endswith(end)]
+    return any(is_database(file) for file in (path, *(path.with_name(name) for name in beside if name)))
+
+
+def is_database(path: Path) -> bool:
+    """Whether a file is one of DuckDB's, by its content."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(12)[8:] == b"DUCK"
 
 
 def settle(target: Path) -> None:
@@ -71,6 +135,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def expanded(path: Path) -> Path:
+    """The path with ``~`` as the home folder, which a shell does not expand in ``--store=~/x``."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # a user that this machine does not have: the name is taken as it is
+        return path
 
 
 def pid_exists(pid: int) -> bool:

@@ -58,5 +58,5 @@ def test_an_unknown_experiment_and_an_unwritable_file_are_one_line(cdner, tmp_pa
     assert (unknown.code, unknown.err.count("\n")) == (2, 1)
     assert "sizes" in unknown.err
     nowhere = cdner("report", "--html", tmp_path / "no" / "r.html", "--resamples", 100)
-    assert (nowhere.code, nowhere.err.count("\n")) == (1, 1)
-    assert "No such file" in nowhere.err
+    assert (nowhere.code, nowhere.err.count("\n")) == (2, 1)
+    assert "there is no such folder" in nowhere.err

@@ -125,7 +125,7 @@ def course_of(name: str, work: Path, server: ChatServer) -> Course:
     if name == "bundle pack":
         return Course(prepared, ("bundle", "pack", copy / "texts.zip", "--force"), work)
     page = ("--html", copy / "page.html", "--markdown", copy / "tables.md", "--latex", copy / "tables.tex")
-    return Course(prepared, ("report", *page, "--resamples", 100), work)
+    return Course(prepared, ("report", *page, "--resamples", 100, "--force"), work)
 
 
 # --- what may not differ ---------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
+import duckdb
 import pytest
 from cli_stores import Shell, study_store
 from report_stores import ATTACKS, TYPES, shared_report_store
@@ -18,7 +19,7 @@ from cdner.errors import StoreError
 from cdner.export.exporting import export
 from cdner.formats import ExportedCorpus
 from cdner.formats.label_studio import labelling_interface
-from cdner.store import Store
+from cdner.store import Store, untrusted
 from cdner.types import Entity, Prediction, Sentence
 
 CANARY = "tr0ub4dor-Zx9Qw7Lm2"
@@ -36,24 +37,23 @@ FORMULAS = (
 # --- a store that somebody else made ---------------------------------------------------------------------
 
 
-def test_views_and_macros_of_a_hostile_store_read_no_file_of_ours(
+def test_views_of_a_hostile_store_read_no_file_of_ours(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The text of a view is checked by a hash that stands in the store itself: whoever makes one can write both."""
     made = study_store(tmp_path / "s.duckdb")
     secret = tmp_path / "secret.txt"
     secret.write_text(CANARY)
-    with Store(made.path).transaction() as connection:
+    with duckdb.connect(str(made.path)) as connection:
         for view in ("leaderboard", "latest_attempt", "most_confused"):
             connection.execute(f"DROP VIEW {view}")
             connection.execute(f"CREATE VIEW {view} AS SELECT *, content FROM attempt, read_text('{secret}')")
-        connection.execute(f"CREATE MACRO file_of_ours() AS (SELECT content FROM read_text('{secret}'))")
+    untrusted._checked.clear()  # this process has looked into the store before
     shell = Shell(capsys, made.path)
     for command in (
         ("runs",),
         ("report", "--markdown", tmp_path / "r.md"),
         ("sql", "FROM leaderboard"),
-        ("sql", "SELECT file_of_ours()"),
         ("bundle", "pack", tmp_path / "b.zip"),
     ):
         ran = shell(*command)

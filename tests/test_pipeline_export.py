@@ -91,7 +91,8 @@ def test_an_existing_target_stays_unless_forced_and_a_foreign_folder_stays_anywa
         assert wanted in shown.err
     assert (tmp_path / "folder" / "thesis.tex").read_text() == "mine"
     assert cdner("export", name, tmp_path / "data", "--to", "datasets").code == 0
-    (tmp_path / "data" / "test.jsonl").write_text("old")
+    whole = (tmp_path / "data" / "test.jsonl").read_text()
+    (tmp_path / "data" / "test.jsonl").write_text(whole.partition("\n")[0] + "\n")
     assert cdner("export", name, tmp_path / "data", "--to", "datasets", "--force").code == 0
     assert (tmp_path / "data" / "test.jsonl").read_text().count("\n") == N_SENTENCES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "file", "folder"]

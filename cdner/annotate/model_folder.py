@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from cdner.annotate.method import Method
 from cdner.config import BackboneChoice, Execution, Experiment, Prediction
 from cdner.errors import InputError, ModelError, UsageError
-from cdner.files import replacing
+from cdner.files import output
 from cdner.models.weights import weights_sha256
 from cdner.store import Store
 from cdner.text import visible
@@ -49,7 +49,7 @@ def write_model_folder(method: Method, card: Card, folder: Path) -> None:
         )
     if folder.exists():
         raise UsageError(f"{folder} exists. Name another folder.")
-    with replacing(folder) as made:
+    with output(folder, force=False, foreign_in=lambda _: "files") as made:
         shutil.copytree(method.checkpoint, made)
         settings = {
             "format": FORMAT,

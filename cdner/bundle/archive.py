@@ -11,15 +11,15 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cdner.errors import InputError, UsageError
-from cdner.files import Json, canonical_json, replacing
+from cdner.errors import InputError
+from cdner.files import Json, canonical_json, output
 from cdner.store.migrations import latest_version
 from cdner.version import __version__
 
@@ -29,9 +29,14 @@ LARGEST_FILE = 1 << 29  # bytes of the archive
 LARGEST_CONTENT = 1 << 30  # bytes of all parts together; some hundred thousand reasonings
 LARGEST_LINE = 1 << 24
 _MOST_PARTS = 32
+_MOST_FOLDED = 100  # bytes of content for one of the archive: the hashes in every row alone prevent more
+_ALWAYS_READ = 1 << 22  # bytes of content, however tightly packed
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # the zip format's first moment: no time of ours is in the file
 _END = struct.Struct("<4s4H2LH")  # a zip archive's last record without a comment
 _LARGE_ARCHIVE = b"PK\x06\x07"  # stands before it where sizes need 64 bits
+
+
+Examine = Callable[[str, int, dict[str, Any]], None]  # (table, index, row); raises
 
 
 class PartSum(BaseModel):
@@ -67,9 +72,7 @@ def write_archive(
     with_corpus: bool,
     force: bool,
 ) -> Manifest:
-    """Write all or nothing: the file appears when it is whole. UsageError when it exists, unless forced."""
-    if file.exists() and not force:
-        raise UsageError(f"{file} exists. Name another file, or use --force to replace it.")
+    """Write all or nothing: the file appears when it is whole. UsageError as ``cdner.files.output``."""
     parts = {table: [canonical_json(row).encode() + b"\n" for row in found] for table, found in rows.items()}
     content = {part_name(table): b"".join(lines) for table, lines in parts.items()}
     sums = {
@@ -85,7 +88,7 @@ def write_archive(
         parts=sums,
     )
     content[MANIFEST] = canonical_json(manifest.model_dump()).encode() + b"\n"
-    with replacing(file) as unfinished:
+    with output(file, force=force) as unfinished:
         unfinished.write_bytes(_zipped(content))
     return manifest
 
@@ -105,8 +108,13 @@ def _zipped(content: Mapping[str, bytes]) -> bytes:
 # --- reading -----------------------------------------------------------------------------------------------
 
 
-def read_archive(file: Path, tables: Collection[str]) -> tuple[Manifest, dict[str, list[dict[str, Any]]]]:
-    """The manifest and table -> rows. InputError for anything that is not as ``write_archive`` leaves it."""
+def read_archive(
+    file: Path, tables: Collection[str], examine: Examine
+) -> tuple[Manifest, dict[str, list[dict[str, Any]]]]:
+    """The manifest and table -> rows. InputError for anything that is not as ``write_archive`` leaves it.
+
+    ``examine`` is called with each row as it is read, so that what it refuses ends the reading.
+    """
     try:
         _refuse_odd_directory(file)
         with zipfile.ZipFile(file) as archive:
@@ -118,8 +126,10 @@ def read_archive(file: Path, tables: Collection[str]) -> tuple[Manifest, dict[st
                 raise InputError(f"{file}: {odd} is either in the manifest or in the archive, not in both.")
             rows = {}
             for table, summed in manifest.parts.items():
-                name = part_name(table)
-                rows[table] = _rows(_bytes(archive, entries, name, file), summed, f"{file}: {name}")
+                entry = entries[part_name(table)]
+                where = f"{file}: {entry.filename}"
+                _check_sum(archive, entry, summed, where)
+                rows[table] = list(_rows(archive, entry, table, examine, where))
     except OSError as error:
         raise InputError(f"Cannot read the bundle {file}: {error.strerror or error}.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
@@ -157,6 +167,11 @@ def _entries(archive: zipfile.ZipFile, known: set[str], file: Path) -> dict[str,
     total = sum(entry.file_size for entry in entries.values())
     if total > LARGEST_CONTENT:
         raise InputError(f"{file} would unpack to {total} bytes; a bundle has at most {LARGEST_CONTENT}.")
+    packed = sum(entry.compress_size for entry in entries.values())
+    if total > max(_ALWAYS_READ, _MOST_FOLDED * packed):
+        raise InputError(
+            f"{file} would unpack to {total} bytes from {packed}: no bundle of cdner is packed so tightly."
+        )
     if MANIFEST not in entries:
         raise InputError(f"{file} is no bundle of cdner: it has no {MANIFEST}.")
     return entries
@@ -187,13 +202,33 @@ def _manifest(content: bytes, file: Path) -> Manifest:
     return manifest
 
 
-def _rows(content: bytes, summed: PartSum, where: str) -> list[dict[str, Any]]:
-    if hashlib.sha256(content).hexdigest() != summed.sha256:
+def _check_sum(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, summed: PartSum, where: str) -> None:
+    """A pass over the bytes alone, a block at a time: nothing is kept."""
+    digest, n_bytes, n_lines, last = hashlib.sha256(), 0, 0, b"\n"
+    with archive.open(entry) as part:
+        while block := part.read(1 << 20):
+            digest.update(block)
+            n_bytes, n_lines, last = n_bytes + len(block), n_lines + block.count(b"\n"), block[-1:]
+            if n_bytes > entry.file_size:
+                break
+    if n_bytes != entry.file_size:
+        raise InputError(f"{where} has not the size that the archive says.")
+    if digest.hexdigest() != summed.sha256:
         raise InputError(f"{where}: its SHA-256 is not the manifest's; the file is damaged or was changed.")
-    lines = content.split(b"\n")
-    if lines.pop() or len(lines) != summed.rows:
-        raise InputError(f"{where}: it has {len(lines)} rows, the manifest says {summed.rows}.")
-    return [_row(line, f"{where}, row {number}") for number, line in enumerate(lines, start=1)]
+    if last != b"\n" or n_lines != summed.rows:
+        raise InputError(f"{where}: it has {n_lines} rows, the manifest says {summed.rows}.")
+
+
+def _rows(
+    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, table: str, examine: Examine, where: str
+) -> Iterator[dict[str, Any]]:
+    with archive.open(entry) as part:
+        index = 0
+        while line := part.readline(LARGEST_LINE + 2):
+            row = _row(line.removesuffix(b"\n"), f"{where}, row {index + 1}")
+            examine(table, index, row)
+            yield row
+            index += 1
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:

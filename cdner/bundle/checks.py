@@ -5,6 +5,7 @@ Raises at the first bad row, by part and row number. Reads no store: the sentenc
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ def check(rows: Rows, sentences: Mapping[str, str], *, where: str) -> Checked:
         _check_types(rows)
         _check_keys(rows)
         _check_references(rows)
+        _check_attempts(rows)
         whole = _checked_texts(rows, sentences)
         _check_hashes(rows)
         _check_runs(rows)
@@ -85,15 +87,42 @@ def _short(value: object) -> str:
 
 def _check_types(rows: Rows) -> None:
     for table, found in rows.items():
-        part = part_of(table)
         for index, row in enumerate(found):
-            try:
-                if table == "prompt_text" and is_quoting(row):
-                    _check_pieces(row)
-                else:
-                    check_row(part, row)
-            except (ValueError, RecursionError) as error:
-                raise BadRowError(table, index, str(error)) from error
+            check_type(table, index, row)
+
+
+def check_type(table: str, index: int, row: JsonRow) -> None:
+    """BadRowError for a row that its table cannot hold."""
+    try:
+        if table == "prompt_text" and is_quoting(row):
+            _check_pieces(row)
+        else:
+            check_row(part_of(table), row)
+    except (ValueError, RecursionError) as error:
+        raise BadRowError(table, index, str(error)) from error
+
+
+class WhileReading:
+    """Checks rows as they are read, so that a file of bad or repeated rows is refused at the first of them."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._seen: set[tuple[str, bytes]] = set()
+
+    def __call__(self, table: str, index: int, row: JsonRow) -> None:
+        """InputError for a row of other columns or types, and for a second row of the same key."""
+        try:
+            check_type(table, index, row)
+            self._demand_new(table, index, row)
+        except BadRowError as error:
+            raise InputError(f"{self._where}: {error}.") from error
+
+    def _demand_new(self, table: str, index: int, row: JsonRow) -> None:
+        key = canonical_json([row[column] for column in part_of(table).key])
+        digest = (table, hashlib.blake2b(key.encode(), digest_size=16).digest())
+        if digest in self._seen:
+            raise BadRowError(table, index, f"a second row of {_name(table, row)}")
+        self._seen.add(digest)
 
 
 def _check_pieces(row: JsonRow) -> None:
@@ -122,6 +151,18 @@ def _check_references(rows: Rows) -> None:
             name = row.get(column)
             if name is not None and name not in known:
                 raise BadRowError(table, index, f"{column} {_short(name)} is not in {parent}.jsonl")
+
+
+def _check_attempts(rows: Rows) -> None:
+    """The answers to a request are numbered from 1 without a gap: the next answer of a store is one more."""
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for row in rows.get("completion", ()):
+        numbers[row["request_id"]].add(row["attempt_n"])
+    for index, row in enumerate(rows.get("completion", ())):
+        if row["attempt_n"] > len(numbers[row["request_id"]]):
+            raise BadRowError(
+                "completion", index, f"its attempt_n {row['attempt_n']} leaves out earlier ones"
+            )
 
 
 def _checked_texts(rows: Rows, sentences: Mapping[str, str]) -> dict[str, str]:

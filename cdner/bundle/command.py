@@ -74,8 +74,10 @@ def verify(ctx: click.Context, file: Path) -> None:
     )
     if verified.n_requests_unhashed:
         click.echo(
-            f"{verified.n_requests_unhashed} requests were not re-hashed: {ctx.obj['store']} lacks the sentences "
-            "they quote. Their rows have the sums of the manifest.",
+            visible(
+                f"{verified.n_requests_unhashed} requests were not re-hashed: {ctx.obj['store']} lacks the sentences "
+                "they quote. Their rows have the sums of the manifest."
+            ),
             err=True,
         )
 
@@ -92,7 +94,10 @@ def load(ctx: click.Context, file: Path, output_format: str | None) -> None:
     from cdner.bundle.contents import load_bundle
     from cdner.store import Store
 
-    manifest, n_added = load_bundle(Store(ctx.obj["store"]), file)
+    def tell(line: str) -> None:
+        click.echo(visible(line), err=True)
+
+    manifest, n_added = load_bundle(Store(ctx.obj["store"]), file, tell=tell)
     rows = [(table, part.rows, n_added[table]) for table, part in manifest.parts.items()]
     print_rows(("part", "rows", "new_rows"), rows, output_format)
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cdner.bundle.archive import Manifest, part_name, read_archive, write_archive
-from cdner.bundle.checks import Checked, check
+from cdner.bundle.checks import Checked, WhileReading, check
+from cdner.bundle.corpora import vouched_corpora
 from cdner.bundle.rows import CORPUS_PARTS, NEWER_PARTS, PARTS, JsonRow, merge, part_of, read_rows
 from cdner.bundle.texts import demand_sentences, stored_sentences, without_questions, without_sentences
 from cdner.errors import InputError
-from cdner.files import canonical_json
+from cdner.files import canonical_json, check_output
 from cdner.store import Store, runs
 from cdner.store.selection import select, with_ancestors
 
@@ -44,6 +45,7 @@ def pack_bundle(
 
     InputError when a row holds what looks like a key: nothing is written then.
     """
+    check_output(file, force=force)
     rows = _packed_rows(store, experiments, with_corpus=with_corpus)
     check(rows, {}, where=str(store.path))  # an unsound store makes no bundle
     for table, index, name in _rows_with_keys(rows):
@@ -112,25 +114,38 @@ def verify_bundle(store: Store, file: Path) -> Verified:
     A request whose sentence is left out is re-hashed where the store has the sentence; else it is counted.
     """
     manifest, checked = _checked(store, file)
+    if manifest.with_corpus:
+        vouched_corpora(checked.rows, where=file)
     return Verified(manifest, checked.n_requests_unhashed)
 
 
-def load_bundle(store: Store, file: Path) -> tuple[Manifest, dict[str, int]]:
+def load_bundle(
+    store: Store, file: Path, *, tell: Callable[[str], None] = lambda _: None
+) -> tuple[Manifest, dict[str, int]]:
     """Verify, then add everything in one transaction: all or nothing. Table -> how many rows were new.
 
-    InputError when the store lacks a corpus whose sentences are left out; StoreError when it holds another row.
+    InputError when the store lacks a corpus whose sentences are left out, or the bundle holds another corpus under a
+    known name; StoreError when the store holds another row. ``tell`` takes what was left out, a line each.
     """
     manifest, checked = _checked(store, file, complete=True)
     rows = checked.rows
+    vouched, unread = vouched_corpora(rows, where=file) if manifest.with_corpus else ([], [])
     with store.transaction() as connection:
-        n_added = merge(connection, rows, with_corpus=manifest.with_corpus)
-        if manifest.with_corpus:
-            runs.record_done(connection, [row["run_id"] for row in rows["corpus"]], {"bundle": file.name})
-    return manifest, n_added
+        merged = merge(connection, rows, with_corpus=manifest.with_corpus)
+        runs.record_done(connection, vouched, {"bundle": file.name})
+    if merged.n_answers_kept_out:
+        tell(
+            f"{merged.n_answers_kept_out} answers were left out: the store has its own answers to their requests."
+        )
+    if unread:
+        tell(
+            f"To be read from their files before they are used (cdner import crossner): {', '.join(unread)}."
+        )
+    return manifest, merged.n_added
 
 
 def _checked(store: Store, file: Path, *, complete: bool = False) -> tuple[Manifest, Checked]:
-    manifest, rows = read_archive(file, _TABLES)
+    manifest, rows = read_archive(file, _TABLES, WhileReading(str(file)))
     for table, version in NEWER_PARTS.items():
         if manifest.schema_version < version:
             rows.setdefault(table, [])

@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 JsonRow = dict[str, Any]  # column -> JSON value
 Rows = Mapping[str, Sequence[JsonRow]]  # table -> rows
 _INT32, _INT64 = 2**31, 2**63
+_MOST_TOKENS, _MOST_SECONDS, _MOST_USD = 100_000_000, 10_000_000, 10_000  # of one answer
+# Column -> (lowest, highest). Whole numbers are never below 0.
+_BOUNDS: Mapping[str, tuple[int | None, int | None]] = {
+    "attempt_n": (1, 10_000),
+    "n_input_tokens": (0, _MOST_TOKENS),
+    "n_cached_tokens": (0, _MOST_TOKENS),
+    "n_output_tokens": (0, _MOST_TOKENS),
+    "seconds": (0, _MOST_SECONDS),
+    "cost_usd": (0, _MOST_USD),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,25 +139,56 @@ def check_row(part: Part, row: JsonRow) -> None:
             raise ValueError(f"'{name}' is missing")
         if value is not None and not _FITS[kind](value):
             raise ValueError(f"'{name}' is no {kind}")
+        low, high = _BOUNDS.get(name, (0, None) if kind in ("INTEGER", "BIGINT") else (None, None))
+        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
+            raise ValueError(f"'{name}' is out of bounds")
 
 
-def merge(connection: Connection, rows: Rows, *, with_corpus: bool) -> dict[str, int]:
-    """Add checked rows; table -> how many were new. StoreError where the store has another row of that key.
+@dataclass(frozen=True, slots=True)
+class Merged:
+    n_added: dict[str, int]  # table -> rows that were new
+    n_answers_kept_out: int  # of requests that the store has its own answers to
 
-    The labels of an experiment that the store has given to other runs stay as they are. Without the corpora's
-    text their rows are only compared with those of the store.
+
+def merge(connection: Connection, rows: Rows, *, with_corpus: bool) -> Merged:
+    """Add checked rows. StoreError where the store has another row of that key.
+
+    The labels of an experiment that the store has given to other runs stay as they are, and so does the answer to a
+    request that the store has one to: the latest answer counts, so a further one would displace it. Without the
+    corpora's text their rows are only compared with those of the store.
     """
-    n_added = {}
+    added: dict[str, list[JsonRow]] = {}
+    n_kept_out = 0
     for table, wanted in rows.items():
-        part = part_of(table)
-        new = _unknown(connection, part, wanted)
+        new = _unknown(connection, part_of(table), wanted)
         if table in IDENTITY_ONLY and not with_corpus:
             new = []
         if table == "experiment_run":
             new = _without_taken_labels(connection, new)
-        _insert(connection, part, new)
-        n_added[table] = len(new)
-    return n_added
+        if table == "completion":
+            n_new, new = len(new), _of_unanswered_requests(connection, new)
+            n_kept_out = n_new - len(new)
+        added[table] = new
+    refuse_additions(connection, added)
+    for table, new in added.items():
+        _insert(connection, part_of(table), new)
+    return Merged({table: len(new) for table, new in added.items()}, n_kept_out)
+
+
+# Tables of which a corpus has all its rows or none.
+_OF_A_CORPUS = ("domain_type", "corpus_sentence", "gold_entity")
+
+
+def refuse_additions(connection: Connection, new: Mapping[str, Sequence[JsonRow]]) -> None:
+    """StoreError where new rows would change a corpus that the store has."""
+    stored = {run_id for (run_id,) in connection.execute("SELECT run_id FROM corpus").fetchall()}
+    for table in _OF_A_CORPUS:
+        for row in new.get(table, ()):
+            if row["run_id"] in stored:
+                raise StoreError(
+                    f"The store has another corpus {row['run_id']}: the bundle would add to its {table}. "
+                    "Nothing was loaded; load it into a store of its own (--store NEW.duckdb)."
+                )
 
 
 def _unknown(connection: Connection, part: Part, wanted: Sequence[JsonRow]) -> list[JsonRow]:
@@ -180,6 +221,16 @@ def _key(part: Part, row: JsonRow) -> tuple[Any, ...]:
 def _without_taken_labels(connection: Connection, rows: Sequence[JsonRow]) -> list[JsonRow]:
     taken = set(connection.execute("SELECT experiment, label FROM experiment_run").fetchall())
     return [row for row in rows if (row["experiment"], row["label"]) not in taken]
+
+
+def _of_unanswered_requests(connection: Connection, rows: Sequence[JsonRow]) -> list[JsonRow]:
+    names = [row["request_id"] for row in rows]
+    answered = connection.execute(
+        "SELECT DISTINCT request_id FROM completion WHERE request_id IN (SELECT unnest(?::VARCHAR[]))",
+        [names],
+    ).fetchall()
+    known = set(answered)
+    return [row for row in rows if (row["request_id"],) not in known]
 
 
 def _insert(connection: Connection, part: Part, rows: Sequence[JsonRow]) -> None:

@@ -17,6 +17,7 @@ import click
 
 from cdner.console.groups import CommandGroup
 from cdner.errors import CdnerError, UsageError
+from cdner.files import expanded
 from cdner.version import __version__
 
 # Command -> (file in this package, one-line help). The help stands here so that --help imports none of the files.
@@ -82,7 +83,7 @@ def cli(ctx: click.Context, store_path: Path | None, *, quiet: bool) -> None:
     Measures which entity types a model confuses (MCQM) and uses an LLM's reasoning about exactly those (PBRC).
     Exit codes: 0 done, 1 failed, 2 usage, 3 partial and stored (run again to resume), 130 interrupted.
     """
-    ctx.obj = {"store": store_path or default_store(), "quiet": quiet}
+    ctx.obj = {"store": expanded(store_path or default_store()), "quiet": quiet}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -15,7 +15,7 @@ import click
 
 from cdner.config import Execution
 from cdner.console.groups import CommandGroup
-from cdner.console.output import format_options, no_format_before, print_rows
+from cdner.console.output import format_options, no_format_before, print_rows, visible
 from cdner.errors import BackendError, UsageError
 from cdner.llm.batch import ENDED, BatchServer, UnreachableError, open_server
 from cdner.store import Store
@@ -112,7 +112,7 @@ def cancel(ctx: click.Context, batch_id: str, base_url: str | None, *, yes: bool
         raise UsageError(
             f"This cancels {batch.batch_id} ({batch.status}, {batch.n_requests} requests) for good: add --yes."
         )
-    click.echo(f"{batch.batch_id}: {cancel_batch(store, batch, _execution(base_url))}")
+    click.echo(visible(f"{batch.batch_id}: {cancel_batch(store, batch, _execution(base_url))}"))
 
 
 def _execution(base_url: str | None) -> Execution:

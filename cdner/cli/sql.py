@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cdner.store.sql import NamedQuery, Value
 
 _PRINTED_ROWS = 10_000
+_LONGEST_STATEMENT = 1_000_000  # characters; a device such as /dev/zero never ends
 SHORT_FORMS = ("domain", "split", "run", "experiment", "gold", "predicted", "limit")
 
 
@@ -183,10 +184,17 @@ def _show(name: str) -> None:
 def _read(file: Path | None) -> str:
     try:
         if file is None or str(file) == "-":
-            return sys.stdin.read()
-        return file.read_text(encoding="utf-8")
+            text = sys.stdin.read(_LONGEST_STATEMENT + 1)
+        else:
+            with file.open(encoding="utf-8") as source:
+                text = source.read(_LONGEST_STATEMENT + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read {file}: {error}.") from error
+    if len(text) > _LONGEST_STATEMENT:
+        raise InputError(
+            f"{file} has more than {_LONGEST_STATEMENT:,} characters: it is not read as a statement."
+        )
+    return text
 
 
 COMMANDS = {"sql": sql}

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
 import click
 
 from cdner.console.groups import CommandGroup
-from cdner.console.output import format_options, print_rows
+from cdner.console.output import format_options, print_rows, visible
 from cdner.errors import StoreError
+
+if TYPE_CHECKING:
+    from cdner.store import Store
+    from cdner.store.verify import Problem
 
 
 @click.group("store", cls=CommandGroup)
@@ -18,7 +25,7 @@ def store_group() -> None:
 @click.pass_context
 def path(ctx: click.Context) -> None:
     """Print the store's path."""
-    click.echo(ctx.obj["store"].resolve())
+    click.echo(visible(str(ctx.obj["store"].resolve())))
 
 
 @store_group.command("verify")
@@ -29,7 +36,8 @@ def verify(ctx: click.Context, output_format: str | None) -> None:
     from cdner.store import Store
     from cdner.store.verify import verify as find_problems
 
-    problems = find_problems(Store(ctx.obj["store"]))
+    store = Store(ctx.obj["store"])
+    problems = [*find_problems(store), *_changed_corpora(store)]
     if problems:
         rows = [(problem.table, problem.key, problem.message) for problem in problems]
         print_rows(("table", "key", "problem"), rows, output_format)
@@ -37,7 +45,25 @@ def verify(ctx: click.Context, output_format: str | None) -> None:
     if output_format:
         print_rows(("table", "key", "problem"), [], output_format)
     else:
-        click.echo(f"{ctx.obj['store']}: no problem found.")
+        click.echo(visible(f"{ctx.obj['store']}: no problem found."))
+
+
+def _changed_corpora(store: Store) -> Iterator[Problem]:
+    """Stored corpora under the name and checksum of a file that this machine has, with other sentences or entities."""
+    from cdner.steps.known_corpora import difference, known_checksum, own_reading
+    from cdner.store.corpora import list_corpora, load_corpus
+    from cdner.store.runs import load_run
+    from cdner.store.verify import Problem
+
+    for row in list_corpora(store):
+        settings = load_run(store, row.run_id).settings
+        if not isinstance(settings, Mapping) or settings.get("sha256") != known_checksum(
+            row.domain, row.split
+        ):
+            continue
+        own = own_reading(row.domain, row.split) if settings.get("sha256") else None
+        if own and (differs := difference(load_corpus(store, row.run_id), own)):
+            yield Problem("corpus", row.run_id, f"it is not the file {row.domain}/{row.split}: {differs}")
 
 
 @store_group.command("hash")

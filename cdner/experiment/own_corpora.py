@@ -88,9 +88,10 @@ def import_files(
         spec = import_spec(domain, one.split, one.identity)
         corpus = Corpus(domain, one.split, (), one.n_repaired_tags, one.types)
         progress.start(f"import {domain}/{one.split}", one.n_sentences)
-        is_stored = store.path.exists() and (spec.run_id, one.n_sentences) in {
-            (row.run_id, row.n_sentences) for row in stored_corpora.list_corpora(store)
-        }
+        is_stored = stored_corpora.was_imported_here(store, spec.run_id) and (
+            spec.run_id,
+            one.n_sentences,
+        ) in {(row.run_id, row.n_sentences) for row in stored_corpora.list_corpora(store)}
         with recorded(store, runs.begin_attempt(store, spec, {"columns": one.layouts}), progress):
             for note in one.notes:
                 progress.warn(f"{domain}/{one.split}: {note}")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import cast
 
 from cdner.errors import InputError, UsageError
-from cdner.files import replacing
+from cdner.files import output
 from cdner.formats import ExportedCorpus
+from cdner.formats.datasets_folder import foreign_in_folder
 from cdner.registry import resolve
 from cdner.store import Store
 from cdner.store import corpora as stored_corpora
@@ -17,6 +18,8 @@ from cdner.store import predictions as stored_predictions
 from cdner.types import Prediction
 
 Writer = Callable[[ExportedCorpus, Path], None]
+# Of the formats that are folders: the name of a file that no export wrote.
+_FOREIGN_IN: dict[str, Callable[[Path], str]] = {"datasets": foreign_in_folder}
 
 
 def load_exported(store: Store, run_id: str, *, model: str = "") -> ExportedCorpus:
@@ -56,35 +59,14 @@ def _with_probabilities(store: Store, run_id: str) -> dict[int, Prediction]:
 def export(exported: ExportedCorpus, target: Path, *, to: str, force: bool = False) -> None:
     """Write a file or folder; it appears when it is whole.
 
-    UsageError for an unknown format, a missing folder, and a target that exists, unless forced. A folder is replaced
-    only by a folder, a file only by a file.
+    UsageError for an unknown format and as ``cdner.files.output``: with ``force`` a file is replaced by a file, and an
+    earlier export's folder by a folder.
     """
     write = cast(Writer, resolve("export", to))
-    if target.exists() and not force:
-        raise UsageError(f"{target} exists. Name another, or use --force to replace it.")
-    parent = target.absolute().parent
-    if not parent.is_dir():
-        raise UsageError(f"{target}: there is no such folder.")
-    with replacing(target) as made:
+    with output(target, force=force, foreign_in=_FOREIGN_IN.get(to)) as made:
         try:
             write(exported, made)
         except ModuleNotFoundError as error:
             raise UsageError(
                 f"The format '{to}' needs a package that is not installed: {error}. pip install 'cdner[export]'."
             ) from error
-        if target.exists():
-            _demand_own(target, made)
-
-
-def _demand_own(target: Path, made: Path) -> None:
-    """UsageError unless the target is what an export may have written before."""
-    kinds = {True: "folder", False: "file"}
-    if made.is_dir() != target.is_dir():
-        raise UsageError(
-            f"{target} is a {kinds[target.is_dir()]}, not a {kinds[made.is_dir()]}: it is not replaced."
-        )
-    own = (".md", ".jsonl")
-    if target.is_dir() and (
-        foreign := sorted(path.name for path in target.iterdir() if path.suffix not in own)
-    ):
-        raise UsageError(f"{target} holds {foreign[0]}, which no export wrote: it is not replaced.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from cdner.spans import entities_to_bio
 from cdner.text import visible
 from cdner.types import Entity
 
+CARD = "README.md"
+_TAGS = ("ner_tags", "predicted_ner_tags")
+_MADE_BY = re.compile(r"\(run [0-9a-f]{6,64} of cdner\), \d+ sentences\.")
 _SPLITS = {"train": "train", "dev": "validation", "test": "test"}  # what datasets calls it
 
 
@@ -46,7 +50,32 @@ def write_datasets_folder(exported: ExportedCorpus, path: Path) -> None:
             if has_scores:
                 row |= _scores(n_tokens, predicted, sure)
             file.write(f"{canonical_json(row)}\n")
-    (path / "README.md").write_text(_card(exported, split), encoding="utf-8", newline="\n")
+    (path / CARD).write_text(_card(exported, split), encoding="utf-8", newline="\n")
+
+
+def foreign_in_folder(path: Path) -> str:
+    """The first file in a folder that ``write_datasets_folder`` did not write, by its content; empty without one."""
+    own = {CARD, *(f"{split}.jsonl" for split in _SPLITS.values())}
+    for file in sorted(path.iterdir()):
+        if file.name not in own or file.is_symlink() or not file.is_file():
+            return file.name
+        if not (_is_card if file.name == CARD else _is_rows)(file):
+            return file.name
+    return ""
+
+
+def _is_card(file: Path) -> bool:
+    return bool(_MADE_BY.search(file.read_text(encoding="utf-8", errors="replace")))
+
+
+def _is_rows(file: Path) -> bool:
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        first = lines.readline()
+    try:
+        row = json.loads(first) if first else {}
+    except ValueError:
+        return False
+    return not first or (isinstance(row, dict) and {"id", "tokens", *_TAGS} <= row.keys())
 
 
 def _scores(n_tokens: int, predicted: Sequence[Entity], sure: Sequence[Sureness | None]) -> dict[str, Json]:

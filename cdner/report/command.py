@@ -9,7 +9,7 @@ import click
 from cdner.console.named_runs import experiment_name
 from cdner.console.output import visible
 from cdner.errors import UsageError
-from cdner.files import replacing
+from cdner.files import check_output, output
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -28,6 +28,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.Path(path_type=Path, file_okay=False),
     help="A folder for the charts as PNG and SVG; needs matplotlib (the extra 'figures').",
 )
+@click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("--title", help="Heading of the page.  [default: the experiments' names]")
 @click.option(
     "--resamples",
@@ -46,6 +47,8 @@ def report(
     figures: Path | None,
     title: str | None,
     resamples: int,
+    *,
+    force: bool,
 ) -> None:
     """Show EXPERIMENTs (default: all in the store): names as in the store, or their files; a matrix with all cells."""
     from cdner.report import render_page
@@ -62,21 +65,23 @@ def report(
         )
     if figures:
         demand_matplotlib()  # before anything takes time
+    for file in filter(None, (html, markdown, latex)):
+        check_output(file, force=force)
     names = [experiment_name(name) for name in experiments]
     found = gather(Store(ctx.obj["store"]), names, title=title or "", n_resamples=resamples)
     if html:
-        _write(html, render_page(found))
+        _write(html, render_page(found), force=force)
     tables = printed_tables(found)
     if markdown:
-        _write(markdown, as_markdown(tables))
+        _write(markdown, as_markdown(tables), force=force)
     if latex:
-        _write(latex, as_latex(tables))
-    for path in write_figures(found, figures) if figures else ():
+        _write(latex, as_latex(tables), force=force)
+    for path in write_figures(found, figures, force=force) if figures else ():
         click.echo(visible(str(path)))
 
 
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as unfinished:
+def _write(path: Path, text: str, *, force: bool) -> None:
+    with output(path, force=force) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="\n")
     click.echo(visible(str(path)))
 

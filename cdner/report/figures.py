@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cdner.errors import UsageError
-from cdner.files import replacing
+from cdner.files import check_output, output
 from cdner.report.charts import Curves, ablation_groups, error_groups, size_curves
 from cdner.report.content import Ablation, ConfusionMap, ErrorShare, Report, name_of
 from cdner.report.tables import setting_name
@@ -34,17 +34,27 @@ Draw = Callable[["Axes"], None]
 Shown = TypeVar("Shown")
 
 
-def write_figures(report: Report, folder: Path) -> list[Path]:
+def write_figures(report: Report, folder: Path, *, force: bool = False) -> list[Path]:
     """Every chart as ``NUMBER-KIND-WHERE.png`` and ``.svg`` in the folder, which is made; the files in order.
 
-    UsageError without matplotlib.
+    UsageError without matplotlib, and before anything is written where one of the files exists, unless forced. Other
+    files in the folder stay.
     """
     demand_matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for number, (kind, place, size, draw) in enumerate(_charts(report), start=1):
-        written += _write(folder / f"{number:02}-{kind}-{_slug(place)}", size, draw)
-    return written
+    charts = [
+        (_files(folder / f"{number:02}-{kind}-{_slug(place)}"), size, draw)
+        for number, (kind, place, size, draw) in enumerate(_charts(report), start=1)
+    ]
+    for file in (file for files, _, _ in charts for file in files):
+        check_output(file, force=force)
+    for files, size, draw in charts:
+        _write(files, size, draw, force=force)
+    return [file for files, _, _ in charts for file in files]
+
+
+def _files(path: Path) -> list[Path]:
+    return [path.with_name(f"{path.name}.{form}") for form in _FORMATS]
 
 
 def demand_matplotlib() -> None:
@@ -79,19 +89,17 @@ def _slug(place: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", place.lower()).strip("-")[:60] or "figure"
 
 
-def _write(path: Path, size: tuple[float, float], draw: Draw) -> list[Path]:
+def _write(files: Sequence[Path], size: tuple[float, float], draw: Draw, *, force: bool) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure  # not pyplot: no window, no state
 
     with rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
-        files = [path.with_name(f"{path.name}.{form}") for form in _FORMATS]
         for file in files:
             dated = {"Date": None} if file.suffix == ".svg" else {}
-            with replacing(file) as unfinished:
+            with output(file, force=force) as unfinished:
                 figure.savefig(unfinished, format=file.suffix[1:], dpi=200, metadata=dated)
-    return files
 
 
 def _ablation(axes: Axes, bars: Sequence[Ablation]) -> None:

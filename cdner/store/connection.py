@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdner.errors import StoreError
+from cdner.files import expanded
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 from cdner.store import migrations
 from cdner.store.opening import first_line, opened
+from cdner.store.untrusted import refuse_odd_files
 
 # Inside one process DuckDB refuses a reading connection beside a writing one: threads take turns.
 _ONE_AT_A_TIME = threading.RLock()
@@ -37,6 +39,10 @@ class Store:
 
     path: Path
     wait_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Expands ``~``: all who read, write or name the store use the same file."""
+        object.__setattr__(self, "path", expanded(self.path))
 
     @property
     def directory(self) -> Path:
@@ -60,8 +66,9 @@ class Store:
             connection.commit()
 
     @contextmanager
-    def reading(self, config: Mapping[str, str | bool] | None = None) -> Iterator[DuckDBPyConnection]:
+    def reading(self, config: Mapping[str, Any] | None = None) -> Iterator[DuckDBPyConnection]:
         """Read only: many processes may read at once, a writer waits until all of them have closed."""
+        refuse_odd_files(self.path)
         if not self.path.exists():
             raise StoreError(
                 f"There is no store at {self.path}. Import a corpus first, or name another store."
@@ -75,8 +82,9 @@ class Store:
 
     @contextmanager
     def _open(
-        self, *, read_only: bool, config: Mapping[str, str | bool] | None = None
+        self, *, read_only: bool, config: Mapping[str, Any] | None = None
     ) -> Iterator[DuckDBPyConnection]:
+        refuse_odd_files(self.path)
         if not self.path.exists():
             migrations.create(self.path)
         with opened(

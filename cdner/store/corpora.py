@@ -222,20 +222,40 @@ def load_domain(store: Store, run_id: str) -> Domain:
 
 
 def find_corpus_run(store: Store, domain: str, split: str, *, step: str = "import") -> str | None:
-    """The latest import of this split whose latest attempt is done; None without one or without a store."""
+    """The latest import of this split whose latest attempt is done; None without one or without a store.
+
+    The latest is the one that was begun last by the order of the rows: a clock may have been set back. A corpus that
+    came with a bundle counts only where nobody has imported one here; then the first that came is kept.
+    """
     if not store.path.exists():
         return None
     with store.reading() as connection:
         row = connection.execute(
             """
-            SELECT run_id FROM corpus JOIN latest_attempt USING (run_id)
-            WHERE corpus.domain = $domain AND corpus.split = $split
-              AND latest_attempt.step = $step AND latest_attempt.status = 'done'
-            ORDER BY latest_attempt.finished_utc DESC, run_id LIMIT 1
+            WITH latest AS (
+                SELECT run_id, status, json_exists(execution, '$.bundle') AS is_loaded, rowid AS number
+                FROM attempt QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY attempt_n DESC) = 1
+            )
+            SELECT run_id FROM corpus JOIN run USING (run_id) JOIN latest USING (run_id)
+            WHERE corpus.domain = $domain AND corpus.split = $split AND run.step = $step AND status = 'done'
+            ORDER BY is_loaded, CASE WHEN is_loaded THEN -number ELSE number END DESC LIMIT 1
             """,
             {"domain": domain, "split": split, "step": step},
         ).fetchone()
     return str(row[0]) if row else None
+
+
+def was_imported_here(store: Store, run_id: str) -> bool:
+    """Whether an import in this store has finished; a corpus that came with a bundle was not read here."""
+    if not store.path.exists():
+        return False
+    with store.reading() as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM attempt"
+            " WHERE run_id = ? AND status = 'done' AND NOT json_exists(execution, '$.bundle')",
+            [run_id],
+        ).fetchone()
+    return bool(found and found[0])
 
 
 def list_corpora(store: Store) -> list[CorpusSummary]:

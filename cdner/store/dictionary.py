@@ -49,6 +49,51 @@ A bundle lets another machine repeat an experiment without the LLM:
   `--tables` shows where they differ.
 - Expect equal results with the same library versions, the same kind of processor, `backbone.dtype = "float32"` and,
   for a T5, the same number of threads. Otherwise training can differ in the last digits. The LLM's texts never differ.
+
+## Security
+
+cdner reads files and answers that others made. For each kind, this is what it promises and what it does not promise.
+
+**A store.** Opening, reading, migrating and verifying a store changes no file but the store, its log, its backups and
+its temporary folder; no other file is read and no extension is loaded. cdner refuses a link, a pipe or a device in
+the place of a store or of its log, and a store with a macro, a trigger, or a view that has a table's name. Not
+promised: that the contents are true. Whoever writes a store can write any result into it. `cdner store verify` finds
+changed hashes and changed copies of known corpora, not invented scores. Errors in DuckDB itself may be within reach
+of a prepared file.
+
+**SQL.** `cdner sql` reads the store and no other file, has no network and writes nothing. It ends at its limits of
+time and memory, and with the command that started it. Not promised: a fair share of the processor until then.
+Commands that write wait for it.
+
+**A bundle.** Nothing is unpacked to disk. Sizes, types, hashes and references are checked, then all of it is loaded
+or nothing. An answer, a label or a corpus that the store has stays the one that is used. A corpus under a known name
+is compared with its file where this machine has the file, and otherwise read again before it is used. Not promised:
+that an LLM wrote the texts, or that they cost what the bundle says. Requests without an answer in the store take the
+bundle's.
+
+**A corpus.** Its text is data: it is escaped in reports, terminals and exports, and never run. Known corpora are
+checked by SHA-256. Not promised: that an LLM ignores instructions in a sentence. `--csv` writes values as they are; a
+spreadsheet may take a text for a formula.
+
+**An experiment file.** Its keys and values are checked before any step runs. It cannot name a program to start or
+options of vLLM that can load code: these come from the command line or the environment. Not promised: what it costs.
+It chooses the models and the number of requests: read a stranger's file first, and set `--max-cost`.
+
+**A model.** Weights are read as safetensors and compared with the stored checksum when they are loaded, and no Python
+code from a model's folder is run. Not promised: that its predictions are harmless, or that the libraries that load it
+have no errors.
+
+**An LLM server.** Its answers are text and never run; what cannot be read is counted, and each is bounded in bytes
+and time. The API key goes to OpenAI, or to an address from the command line or `OPENAI_BASE_URL`; never by the
+backend vllm, to an address that only an experiment file names, or over plain http beyond this machine. Prompts do not
+follow redirects. Not promised: that the server keeps to itself what it is sent. It sees every sentence: use a local
+model for texts that must not leave the machine.
+
+**Outputs.** A command replaces a file only with `--force`, and keeps the file's mode. It never writes over a
+database, a link, a device, or a folder with files that cdner did not write. A new store has mode 0600; a log that a
+killed process leaves beside it has the usual mode.
+
+cdner is a tool for one user on one machine. It does not protect a store from other processes of the same user.
 """
 
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdner.errors import StoreError
-from cdner.files import content_hash, remove, replacing, resource_root, settle, unfinished_path
+from cdner.files import content_hash, is_database, remove, replacing, resource_root, settle, unfinished_path
 from cdner.store.opening import opened
 from cdner.store.rows import Row, insert_rows
+from cdner.store.untrusted import refuse_odd_files
 from cdner.version import __version__
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ def create(path: Path) -> None:
                 _migrate(connection, migration_files())
                 # Closing does so too, but on a full disk it fails in silence, and only the main file is linked.
                 connection.execute("CHECKPOINT")
+            unfinished.chmod(0o600)  # others could hold its lock, and keep everyone else out
             with suppress(FileExistsError):  # another process was first: its store is as good as ours
                 os.link(unfinished, path)
         finally:
@@ -243,6 +245,11 @@ def _back_up(path: Path, version: int) -> None:
     The main file comes last: closing a file gives up all locks this process has on it.
     """
     backup = path.with_name(f"{path.name}.backup-v{version}")
+    refuse_odd_files(backup)
+    if backup.exists() and not is_database(backup):
+        raise StoreError(
+            f"The store {path} was not migrated: {backup}, the place of its backup, is taken. Move it."
+        )
     try:
         for suffix in (".wal", ""):
             part, copy = (file.with_name(f"{file.name}{suffix}") for file in (path, backup))
@@ -250,7 +257,10 @@ def _back_up(path: Path, version: int) -> None:
                 copy.unlink(missing_ok=True)
                 continue
             with replacing(copy) as unfinished:
+                os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT, 0o600))
                 shutil.copyfile(part, unfinished)
+                if not copy.exists():
+                    shutil.copymode(part, unfinished)
     except OSError as error:
         raise StoreError(f"The store {path} was not migrated, its backup failed: {error}.") from error
 
@@ -283,7 +293,8 @@ def schema() -> Mapping[str, Mapping[str, tuple[str, bool]]]:
     """Table -> column -> (type, may be NULL), of a store as this cdner makes it."""
     import duckdb
 
-    with closing(duckdb.connect()) as connection:
+    with closing(duckdb.connect(config={"enable_external_access": False})) as connection:
+        connection.execute("SET lock_configuration = true")
         for _, file in migration_files():
             connection.execute(file.read_text(encoding="utf-8"))
         rows = connection.execute(

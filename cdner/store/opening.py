@@ -1,5 +1,8 @@
 """Opens a store's file for one connection at a time, under a lock of our own (flock) around DuckDB's.
 
+Anyone may have made the file. Every connection, also one that writes or migrates, is sealed before the first statement
+touches the store: no file but the store's own, no network, no change of the configuration.
+
 DuckDB 2.0 reads the header of a file before it locks the file. A transaction that another process commits in between
 is not seen, and the next checkpoint overwrites it: about one transaction in five hundred with eight writing processes.
 Our lock is held from before opening until after closing, so nothing can come in between. DuckDB's own lock (fcntl) is
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdner.errors import StoreError, StoreLockedError
+from cdner.store.untrusted import STORE_FILES, refuse_foreign_objects, refuse_odd_files, refuse_odd_log
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -129,11 +133,15 @@ def _named(pid: int) -> str:
         return f"process {pid} (unknown)"
 
 
-# Nothing is fetched from the network behind the user's back; JSON is built in.
-_NO_DOWNLOADS: Mapping[str, str | bool] = {
+# Nothing is fetched from the network behind the user's back; JSON is built in. Names of Python variables are no tables.
+_UNSEALED: Mapping[str, Any] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
+    "python_enable_replacements": False,
+    # What ``cdner.store.rows.passing_by`` changes for a moment although the configuration is locked.
+    "allowed_configs": ["threads", "memory_limit", "index_scan_max_count", "index_scan_percentage"],
 }
+_SEAL: Mapping[str, Any] = {"enable_external_access": False, "lock_configuration": True}
 # Row groups of the size of DuckDB's vectors. When a store is closed DuckDB merges what was appended to it, up to
 # three groups of 122,880 rows by default: 850 MiB of memory for texts of 2.4 kB, 140 with these, which take two fifths
 # of the CPU time. Queries over a million rows take up to a seventh longer.
@@ -143,31 +151,37 @@ _HOLDER = re.compile(r"lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 
 @contextmanager
 def opened(
-    path: Path, *, read_only: bool, wait_seconds: float, config: Mapping[str, str | bool] | None = None
+    path: Path, *, read_only: bool, wait_seconds: float, config: Mapping[str, Any] | None = None
 ) -> Iterator[DuckDBPyConnection]:
-    """The file as it is, after waiting for its locks. Only the store's own modules call this."""
+    """The file as it is, after waiting for its locks. Only the store's own modules call this.
+
+    ``config`` is added to the settings that seal every connection. StoreError for a store that is a link or no regular
+    file, and for one that holds a view or a macro where cdner expects a table or a function of DuckDB.
+    """
+    refuse_odd_files(path)
+    path = Path(os.path.abspath(path))  # noqa: PTH100  DuckDB has its own meanings for ``:memory:`` and ``s3:x``
     with (
         turn(path, read_only=read_only, wait_seconds=wait_seconds),
         closing(_connect(path, read_only=read_only, wait_seconds=wait_seconds, config=config)) as connection,
     ):
+        refuse_foreign_objects(connection, path)
         yield connection
 
 
 def _connect(
-    path: Path, *, read_only: bool, wait_seconds: float, config: Mapping[str, str | bool] | None = None
+    path: Path, *, read_only: bool, wait_seconds: float, config: Mapping[str, Any] | None = None
 ) -> DuckDBPyConnection:
     """Other programs that open the file know DuckDB's lock only."""
     import duckdb
 
+    refuse_odd_log(path)
     patience = Patience(path, wait_seconds)
-    # A store that somebody else made may hold views that read files of ours.
-    sealed = {"enable_external_access": False} if read_only else {}
-    settings: dict[str, Any] = {**_NO_DOWNLOADS, **sealed, **(config or {})}
+    settings: dict[str, Any] = {**_UNSEALED, **(config or {})}
     while True:
         try:
             if not read_only:
                 return _writing(path, settings)
-            return duckdb.connect(str(path), read_only=True, config=settings)
+            return duckdb.connect(str(path), read_only=True, config={**settings, **_SEAL})
         except duckdb.IOException as error:
             if "Could not set lock" not in str(error):
                 raise StoreError(_why_unusable(path, error)) from error
@@ -181,13 +195,18 @@ def _connect(
 
 
 def _writing(path: Path, settings: Mapping[str, Any]) -> DuckDBPyConnection:
-    """An attached file: the size of row groups can be said nowhere else."""
+    """An attached file: the size of row groups can be set nowhere else. Sealed before it is attached."""
     import duckdb
 
     connection = duckdb.connect(config=dict(settings))
     try:
-        connection.execute(_ATTACH.format(path=str(path.resolve()).replace("'", "''")))
+        own = [f"{path}{suffix}" for suffix in STORE_FILES]
+        connection.execute("SET allowed_paths = $own", {"own": own})
+        connection.execute("SET temp_directory = $folder", {"folder": f"{path}.tmp"})
+        connection.execute("SET enable_external_access = false")
+        connection.execute(_ATTACH.format(path=str(path).replace("'", "''")))
         connection.execute("USE store")
+        connection.execute("SET lock_configuration = true")
     except BaseException:
         connection.close()
         raise

@@ -7,13 +7,13 @@ pass through a database of their own beside the file, in pieces; the child that 
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cdner.errors import InputError, StoreError, UsageError
+from cdner.files import output, remove
 from cdner.store.connection import Store
 from cdner.store.opening import first_line
 from cdner.store.sql import Answer, Value, open_query
@@ -35,6 +35,8 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
+    "python_enable_replacements": False,
+    "lock_configuration": True,
 }
 
 
@@ -141,20 +143,29 @@ def write_parquet(
 ) -> int:
     """Run one SELECT as ``open_query`` does and write its rows to ``file``, all or nothing; how many there are.
 
-    UsageError when the file exists, unless forced, and for two columns of one name.
+    UsageError as ``cdner.files.output``, and for two columns of one name.
     """
-    if file.exists() and not force:
-        raise UsageError(f"{file} exists. Name another file, or use --force to replace it.")
-    if not file.absolute().parent.is_dir():
-        raise UsageError(f"{file}: there is no such folder.")
     limits: dict[str, Any] = {"seconds": seconds, "memory": memory, "max_rows": max_rows}
     with (
-        tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.absolute().parent) as folder,
+        output(file, force=force) as made,
+        _scratch(made) as folder,
         open_query(store, sql, parameters=parameters, **limits) as answer,
     ):
-        n_rows = _write(answer, Path(folder))
-        (Path(folder) / "rows.parquet").replace(file)
+        n_rows = _write(answer, folder)
+        (folder / "rows.parquet").replace(made)
     return n_rows
+
+
+@contextmanager
+def _scratch(made: Path) -> Iterator[Path]:
+    """A folder beside an unfinished file; after a kill the next writer of that file removes both."""
+    folder = made.with_name(f"{made.name}.rows")
+    remove(folder)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
 def _write(answer: Answer, folder: Path) -> int:
@@ -167,6 +178,7 @@ def _write(answer: Answer, folder: Path) -> int:
             # Names of columns and types are the statement's author's: whatever they spell, no other folder is reached.
             rows.execute("SET allowed_directories = $folders", {"folders": [str(folder)]})
             rows.execute("SET enable_external_access = false")
+            rows.execute("SET lock_configuration = true")
             return _collect(rows, answer, folder)
     except duckdb.Error as error:
         raise StoreError(f"The rows cannot be written as Parquet: {first_line(error)}") from error

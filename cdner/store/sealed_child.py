@@ -8,13 +8,16 @@ Killing it harms nothing: it only reads.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import pickle
 import re
 import resource
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Set
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from cdner.errors import CdnerError, UsageError
 from cdner.store.opening import first_line
@@ -29,6 +32,8 @@ _UNITS: Mapping[str, int] = {
 }
 # What Python, DuckDB and their threads take beside the query (measured: 150 MB).
 _OVERHEAD_BYTES = 400 * 10**6
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+_MOST_BYTES = 10**15
 _PIECE = 1000  # rows sent at a time
 # PIVOT is the one statement DuckDB parses as MULTI.
 _ALLOWED = ("SELECT", "EXPLAIN", "MULTI")
@@ -40,12 +45,10 @@ def answer(question: SealedQuery) -> Iterator[Head | Rows | End]:
 
     try:
         n_bytes = parse_memory(question.memory)
-        sealed: dict[str, str | bool] = {
-            "enable_external_access": False,
-            "python_enable_replacements": False,
+        sealed: dict[str, Any] = {
             "memory_limit": f"{n_bytes}B",
             "temp_directory": "",  # what does not fit the memory fails; it does not fill the disk
-            "lock_configuration": True,
+            "allowed_configs": [],
         }
         with question.store.reading(sealed) as connection:
             _limit_process(question.seconds, n_bytes + _OVERHEAD_BYTES)
@@ -69,7 +72,10 @@ def parse_memory(text: str) -> int:
     unit = _UNITS.get(parts[2].upper()) if parts else None
     if parts is None or unit is None:
         raise UsageError(f"Memory must be a number with a unit such as 512MB or 1GB, not '{text}'.")
-    return int(float(parts[1]) * unit)
+    n_bytes = float(parts[1]) * unit
+    if not n_bytes <= _MOST_BYTES:
+        raise UsageError(f"Memory must be at most 1000 TB, not '{text[:60]}'.")
+    return int(n_bytes)
 
 
 def _select(connection: DuckDBPyConnection, question: SealedQuery) -> Iterator[Head | Rows | End]:
@@ -128,7 +134,16 @@ def _one_line(error: Exception) -> str:
     return text or first_line(error)
 
 
+def _end_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when its parent ends, also when that was killed; elsewhere the alarm must do."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended meanwhile
+        sys.exit(1)
+
+
 def main() -> None:
+    _end_with_parent(int(sys.argv[1]))
     question: SealedQuery = pickle.load(sys.stdin.buffer)  # noqa: S301 written by our own parent
     n_bytes = 0
     for message in answer(question):

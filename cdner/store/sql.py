@@ -106,6 +106,7 @@ def _read(parameter: Parameter, value: Value) -> Value:
         raise UsageError(f"${parameter.name} must be of kind {parameter.kind}, not '{value}'.") from error
 
 
+_LONGEST = 31_536_000  # seconds; a year
 Value = str | int | float | None
 Rows = tuple[tuple[Any, ...], ...]
 
@@ -188,8 +189,10 @@ def open_query(
 
 @contextmanager
 def _opened(question: SealedQuery) -> Iterator[Answer]:
-    if not question.seconds > 0:
-        raise UsageError(f"The time limit must be above 0 seconds, not {question.seconds:g}.")
+    if not 0 < question.seconds <= _LONGEST:
+        raise UsageError(
+            f"The time limit must be above 0 and at most {_LONGEST:,} seconds, not {question.seconds:g}."
+        )
     if question.max_rows is not None and question.max_rows < 1:
         raise UsageError(f"The number of rows must be at least 1, not {question.max_rows}.")
     child = _start(question)
@@ -208,8 +211,8 @@ def _opened(question: SealedQuery) -> Iterator[Answer]:
 def _start(question: SealedQuery) -> subprocess.Popen[bytes]:
     package = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "cdner.store.sealed_child"],
+    child = subprocess.Popen(  # noqa: S603 our own module
+        [sys.executable, "-P", "-m", "cdner.store.sealed_child", str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
