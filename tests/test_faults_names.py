@@ -23,6 +23,7 @@ from cli_stores import Shell
 from report_stores import shared_report_store
 
 from cdner.bundle.archive import read_archive
+from cdner.bundle.checks import WhileReading
 from cdner.config import load_experiment, parse_experiment
 from cdner.console.experiment_options import find_experiment
 from cdner.errors import CdnerError
@@ -107,7 +108,7 @@ def bundle_with(name: str, folder: Path) -> None:
         link.external_attr = 0o120777 << 16  # a symbolic link
         archive.writestr(link, name.encode(errors="replace"))
     (folder / "b.zip").write_bytes(buffer.getvalue())
-    read_archive(folder / "b.zip", ["run"])
+    read_archive(folder / "b.zip", ["run"], WhileReading("b.zip"))
 
 
 def extended(name: str, folder: Path) -> None:

@@ -130,9 +130,13 @@ def test_an_older_backup_of_the_same_version_gives_way(tmp_path: Path) -> None:
     """Whoever went back to the older cdner has worked on since: that is what must be kept now."""
     store = unpacked(VERSIONS[0], tmp_path)
     backup = store.with_name(f"s.duckdb.backup-v{VERSIONS[0]}")
-    backup.write_text("of last month")
-    backup.with_name(f"{backup.name}.wal").write_text("of last month")
+    backup.write_text("a letter of last month")
     before = file_sha256(store)
+    refused = cdner(store, "runs")
+    assert refused.code == 1 and "the place of its backup, is taken. Move it" in refused.err
+    assert backup.read_text() == "a letter of last month" and file_sha256(store) == before
+    backup.write_bytes(store.read_bytes() + b"of last month")
+    backup.with_name(f"{backup.name}.wal").write_text("of last month")
     assert cdner(store, "runs").code == 0
     assert file_sha256(backup) == before
     assert names_in(tmp_path) == ["s.duckdb", backup.name]
