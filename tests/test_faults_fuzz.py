@@ -42,7 +42,7 @@ BRACELESS = wire_for(unigram_vocabulary(), "braceless")
 KINDS_OF_REASONING = {
     *("empty", "code_fence", "surrounding_text", "truncated_json", "other_format", "missing_heading"),
     *("missing_initial", "missing_bidirectional", "duplicate_part", "unexpected_part", "wrong_type"),
-    "invalid_characters",
+    *("invalid_characters", "thoughts"),
 }
 
 

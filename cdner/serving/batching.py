@@ -12,12 +12,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from cdner.api import FoundEntity, Text
+from cdner.errors import CdnerError
 
 Predicted = list[list[FoundEntity]]
 Predict = Callable[[Sequence[Text]], Predicted]
 
 
-class FullError(Exception):
+class FullError(CdnerError):
     """More sentences wait than the service takes."""
 
 

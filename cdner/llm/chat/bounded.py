@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 
 import httpx2
 
+from cdner.errors import CdnerError
+
 LEAST_BYTES = 2**20  # for headers, log-probabilities of one token, an error page
 BYTES_PER_TOKEN = 4096  # of max_tokens: a streamed token comes in an object of its own
 
 
-class TooLargeError(httpx2.TransportError):
+class TooLargeError(httpx2.TransportError, CdnerError):
     """The answer has more bytes than the tokens that were asked for can take."""
 
 
