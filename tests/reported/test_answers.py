@@ -339,4 +339,5 @@ def test_a_server_that_cuts_prompts_off_is_noticed(caplog: pytest.LogCaptureFixt
     assert heard((9000, 2048)) == 1  # fewer tokens than such a text can have
     assert heard((2048, 2048), (2048, 2048)) == 0  # one length, one number
     assert heard((2050, 2051), (2300, 2301), (2500, 2502)) == 0
+    assert heard((2100, 2101), (2300, 2101)) == 0  # no context has that length: a coincidence
     assert heard((200, 256), (300, 256)) == 0  # too short to say

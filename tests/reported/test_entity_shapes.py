@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cdner.codec import PLAIN_WIRE, decode
 from cdner.reasoning import entities_text
+from cdner.reasoning.entity_shapes import by_type
 from cdner.types import Sentence
 
 SENTENCE = Sentence(("Ann", "left", "AT&T", "in", "Oslo"))
@@ -47,6 +48,10 @@ def test_entities_are_found_whatever_their_shape(kind: str, frame: str) -> None:
 
 def test_an_empty_list_is_the_answer_that_there_are_none() -> None:
     assert entities_text('{"entities": []}') == "{}"
+
+
+def test_one_value_is_not_both_text_and_type() -> None:
+    assert by_type('[{"entity": "ORG"}]') is None
 
 
 @pytest.mark.parametrize(
