@@ -48,3 +48,16 @@ def test_a_warning_is_shown_also_when_quiet_and_is_remembered(capsys: pytest.Cap
         progress.warn("2 sentences are \x1b[2Jtoo long")
     assert capsys.readouterr().err == "Warning: 2 sentences are \\x1b[2Jtoo long\n"
     assert progress.warnings == ["2 sentences are \x1b[2Jtoo long"]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_every_warning_that_is_logged_is_shown_at_once_and_remembered(
+    quiet: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two of them begin alike, and neither may be held back."""
+    with StderrProgress(quiet=quiet) as progress:
+        LOG.warning("Warning: %s is left out", "temperature")
+        LOG.warning("Warning: %s is left out", "top_p")
+    expected = ["temperature is left out", "top_p is left out"]
+    assert capsys.readouterr().err.splitlines() == [f"Warning: {line}" for line in expected]
+    assert progress.warnings == expected

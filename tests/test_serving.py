@@ -144,17 +144,40 @@ def test_requests_that_come_together_are_one_batch(opened: list[Server]) -> None
     assert server.batches == [1, 8]
 
 
-def test_what_fails_fails_alone(opened: list[Server]) -> None:
+def test_what_nobody_expects_is_one_line_of_json_too(opened: list[Server]) -> None:
+    def broken(texts: Sequence[Text]) -> list[list[FoundEntity]]:
+        raise ZeroDivisionError("inside")
+
+    server = serve(opened, broken)
+    failed = server.http.post("/predict", json={"text": "a"})
+    assert failed.status_code == 500 and failed.json()["error"].startswith(
+        "the model failed (ZeroDivisionError)"
+    )
+    assert "inside" not in failed.text
+    missing, wrong = server.http.get("/no/such/address"), server.http.get("/predict")
+    assert (missing.status_code, missing.json()) == (404, {"error": "Not Found"})
+    assert (wrong.status_code, wrong.json()) == (405, {"error": "Method Not Allowed"})
+    assert server.http.get("/").json() == server.http.get("/health").json()
+
+
+def test_what_fails_fails_alone() -> None:
     def picky(texts: Sequence[Text]) -> list[list[FoundEntity]]:
         if "bad" in texts:
             raise InputError("this sentence cannot be read.")
         return first_word(texts)
 
-    batcher = Batcher(picky, most_texts=16, most_waiting=100)
-    lock = batcher._lock
-    with lock:  # nothing is taken until all three wait
-        pass
+    entered, free = threading.Event(), threading.Event()
+
+    def held(texts: Sequence[Text]) -> list[list[FoundEntity]]:
+        entered.set()
+        free.wait()
+        return picky(texts)
+
+    batcher = Batcher(held, most_texts=16, most_waiting=100)
+    batcher.submit(["first"])
+    entered.wait()  # the other three wait, and become one batch
     futures = [batcher.submit([text]) for text in ("good one", "bad", "good two")]
+    free.set()
     assert [futures[0].result()[0][0].text, futures[2].result()[0][0].text] == ["good", "good"]
     assert isinstance(futures[1].exception(), InputError)
     batcher.close()
@@ -374,5 +397,7 @@ def test_other_addresses_demand_a_key_and_models_a_name(
     monkeypatch.delenv("CDNER_SERVE_KEY", raising=False)
     shown = cdner(tmp_path / "s.duckdb", "serve-model", "own:full", "--host", "0.0.0.0")
     assert shown.code == 2 and "set CDNER_SERVE_KEY" in shown.err
+    narrow = cdner(tmp_path / "s.duckdb", "serve-model", "own:full", "--max-texts", "9", "--max-waiting", "8")
+    assert narrow.code == 2 and "cannot have more sentences than may wait (8)" in narrow.err
     missing = cdner(tmp_path / "s.duckdb", "serve-model", "own:full")
     assert missing.code != 0 and "There is no store" in missing.err

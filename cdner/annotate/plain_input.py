@@ -1,6 +1,6 @@
-"""Makes rows of what is no file of rows: plain text, folders of it, tables and standard input.
+"""Converts plain text, folders of texts, tables and standard input to rows of JSON Lines.
 
-The rows are kept in OUTPUT as JSON Lines, so that blocks lie where they lay when the same command goes on after a kill.
+The rows are kept in OUTPUT, so that each block has the same bytes when the command continues after a kill.
 """
 
 from __future__ import annotations

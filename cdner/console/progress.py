@@ -15,6 +15,7 @@ from typing import Any
 
 from cdner.console.output import visible
 
+_WARNING = "Warning: "
 SECONDS_BETWEEN = 10.0  # lines of the same beginning, where there is no bar to show them in
 
 
@@ -38,10 +39,10 @@ class StderrProgress:
         self._handler: logging.Handler = logging.StreamHandler(_Lines(self))
 
     def __enter__(self) -> StderrProgress:
-        if not self._quiet:
-            logger = logging.getLogger("cdner")
-            logger.setLevel(logging.INFO)
-            logger.addHandler(self._handler)
+        self._handler.setLevel(logging.WARNING if self._quiet else logging.INFO)
+        logger = logging.getLogger("cdner")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(self._handler)
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import (
@@ -109,7 +110,7 @@ class StderrProgress:
     def warn(self, text: str) -> None:
         """Show a warning, also with ``--quiet``, and remember it."""
         self.warnings.append(text)
-        line = f"Warning: {visible(text)}"
+        line = f"{_WARNING}{visible(text)}"
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False)
         else:
@@ -139,12 +140,15 @@ class StderrProgress:
 
 @dataclass(frozen=True, slots=True)
 class _Lines:
-    """A stream for ``logging``: every record is one line."""
+    """A stream for ``logging``: every record is one line. One that begins with "Warning: " is a warning."""
 
     progress: StderrProgress
 
     def write(self, text: str) -> None:
-        if line := text.strip():
+        line = text.strip()
+        if line.startswith(_WARNING):
+            self.progress.warn(line.removeprefix(_WARNING))
+        elif line:
             self.progress.say(line)
 
     def flush(self) -> None:

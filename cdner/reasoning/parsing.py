@@ -23,6 +23,7 @@ from typing import cast
 from cdner.config import Setting
 from cdner.files import Json
 from cdner.prompts import INITIAL_PART, output_parts
+from cdner.reasoning.entity_shapes import by_type
 from cdner.reasoning.json_in_text import (
     FoundObject,
     Pairs,
@@ -88,11 +89,14 @@ def parse_description(text: str) -> str:
 def entities_text(text: str) -> str:
     """The part of an answer by a ``ner`` template that holds the entities, as ``cdner.codec`` reads it.
 
-    The last object named "entities" or headed "Entities:"; without such a mark the whole text.
+    The last object named "entities" or headed "Entities:"; without such a mark the whole text. Objects with a text and
+    a type become ``{type: [mention, ...]}`` (``entity_shapes``).
     """
     text = separate_thoughts(text).answer
     marks = list(_ENTITIES.finditer(text))
     answer = text[marks[-1].end() :] if marks else text
+    if (named := by_type(_FENCE.sub("", answer))) is not None:
+        return named
     start = answer.find("{")
     if not marks or start < 0:
         return _FENCE.sub("", answer).strip()

@@ -10,11 +10,12 @@ import base64
 import binascii
 import hmac
 import json
+import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
-from cdner.api import Text
+from cdner.api import FoundEntity, Text
 from cdner.errors import CdnerError, InputError, UsageError
 from cdner.files import Json
 from cdner.serving.batching import Batcher, FullError, Predicted
@@ -31,6 +33,7 @@ from cdner.serving.body_limit import BodyLimit
 from cdner.serving.label_studio import prediction, read_interface, text_of
 from cdner.version import __version__
 
+_log = logging.getLogger("uvicorn.error")
 _OPEN = ("/health", "/")  # what needs no key
 
 
@@ -99,24 +102,11 @@ class Tasks(BaseModel):
     label_config: str | None = ""
 
 
-class Found(BaseModel):
-    """An entity; offsets as in ``cdner.api.FoundEntity``."""
-
-    text: str
-    type: str
-    start: int
-    end: int
-    start_token: int
-    end_token: int
-    score: float | None
-    runner_up: str | None
-
-
 class Answer(BaseModel):
     """The entities of each sentence, in the order asked."""
 
     model: str
-    results: list[list[Found]]
+    results: list[list[FoundEntity]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +175,9 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
             results: list[Json] = [prediction(entities, interface, service.model) for entities in found]
             return {"results": results, "model_version": service.model}
         found = await service.predicted(asked.sentences())
-        return Answer(
-            model=service.model, results=[[Found(**asdict(entity)) for entity in one] for one in found]
-        )
+        return Answer(model=service.model, results=found)
 
+    @app.get("/", include_in_schema=False)  # Label Studio asks here, too
     @app.get("/health", summary="Whether the service is up; needs no key.")
     async def health() -> dict[str, str | bool]:
         return {"status": "UP", "model": service.model, "model_class": "cdner", "v2": True}
@@ -223,7 +212,13 @@ def _add_refusals(app: FastAPI, service: Service) -> None:
             response: Response = _refused(401, "this service needs its key: Authorization: Bearer KEY")
             response.headers["WWW-Authenticate"] = "Bearer"
         else:
-            response = await answer(request)
+            try:
+                response = await answer(request)
+            except Exception as error:  # noqa: BLE001  whatever a model raises: logged, counted, and the service goes on
+                _log.exception("%s %s", request.method, path)
+                response = _refused(
+                    500, f"the model failed ({type(error).__name__}); the log of the service says more"
+                )
         known = path if any(getattr(route, "path", None) == path for route in app.routes) else "other"
         service.metrics.answers[known, response.status_code] += 1
         return response
@@ -237,6 +232,10 @@ def _add_refusals(app: FastAPI, service: Service) -> None:
     @app.exception_handler(CdnerError)
     async def unusable(_request: Request, error: CdnerError) -> Response:
         return _refused(422 if isinstance(error, InputError | UsageError) else 500, str(error))
+
+    @app.exception_handler(HTTPException)
+    async def unknown(_request: Request, error: HTTPException) -> Response:
+        return _refused(error.status_code, str(error.detail))
 
     @app.exception_handler(FullError)
     async def full(_request: Request, _error: FullError) -> Response:

@@ -67,6 +67,10 @@ def serve_model(
         raise UsageError(
             f"--host {host} can be reached by others: set {KEY_VARIABLE} to a key that they must send."
         )
+    if max_texts > max_waiting:
+        raise UsageError(
+            f"--max-texts {max_texts}: a request cannot have more sentences than may wait ({max_waiting})."
+        )
     try:
         import uvicorn
 

@@ -14,10 +14,12 @@ from cdner.config import Capabilities, Execution, parse_experiment, refuse_progr
 from cdner.errors import UsageError
 from cdner.llm.chat.capabilities import Dialect, put
 from cdner.llm.chat.exchange import redaction
+from cdner.llm.chat.notices import Notices
 from cdner.llm.chat.reply import ErrorClass, Reply, ServerError, read_reply, read_usage, server_error
 from cdner.llm.openai import key_for
 from cdner.reasoning import entities_text, parse_reasoning
 from cdner.thoughts import separate_thoughts
+from cdner.types import Completion, Message, ReasoningRequest, Sampling
 
 THOUGHT, ANSWER = "THOUGHT is it a person?", "ANSWER it is a person."
 PAIRS = [
@@ -315,3 +317,27 @@ def test_a_key_in_an_error_is_taken_out_before_the_error_is_cut(shape: str) -> N
             error = read_reply(shape.format("x" * before + key + " and more"))
             assert isinstance(error, ServerError)
             assert key[:12] not in redaction(key)(error.words)
+
+
+def test_a_key_that_is_a_placeholder_does_not_tear_words_apart() -> None:
+    line = redaction("x")("maximum context: key x, next")
+    assert line == "maximum context: key [key], next"
+
+
+def test_a_server_that_cuts_prompts_off_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    """Usage says 2,048 tokens for prompts of different lengths, as Ollama does with its default context."""
+
+    def heard(*reads: tuple[int, int]) -> int:
+        caplog.clear()
+        notices = Notices()
+        for n_words, tokens in reads:
+            request = ReasoningRequest((Message("user", "word " * n_words),), Sampling(100))
+            notices.take_in(request, Completion("text", "stop", tokens, 0, 5), n_repaired=0)
+        return sum("it cuts prompts off" in record.message for record in caplog.records)
+
+    assert heard((2100, 2048), (2300, 2048), (2500, 2048)) == 1  # said once
+    assert heard((9000, 2048)) == 1  # fewer tokens than such a text can have
+    assert heard((2048, 2048), (2048, 2048)) == 0  # one length, one number
+    assert heard((2050, 2051), (2300, 2301), (2500, 2502)) == 0
+    assert heard((2100, 2101), (2300, 2101)) == 0  # no context has that length: a coincidence
+    assert heard((200, 256), (300, 256)) == 0  # too short to say

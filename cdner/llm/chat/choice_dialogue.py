@@ -346,6 +346,6 @@ def _say_once_that_there_are_none(manner: ServerManner) -> None:
     if manner.has_log_probs is None:
         manner.has_log_probs = False
         _log.warning(
-            "The server sends no log-probabilities: it is asked to choose instead, and how often it chooses a type "
-            "stands for its probability (judge.n_choosings)."
+            "Warning: the server sends no log-probabilities: it is asked to choose instead, and how often it chooses "
+            "a type stands for its probability (judge.n_choosings)."
         )

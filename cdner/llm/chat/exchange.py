@@ -84,6 +84,7 @@ CONNECT_SECONDS = 10.0  # a server that is there takes a connection at once
 OVERDUE = 1.1  # of the timeout: the wire's own sees a silent server, not one that trickles
 _CONGESTED_STATUS = frozenset({408, 429, 503, 529})
 _MAX_REASON = 300
+_LEAST_KEY = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,11 +286,11 @@ class Connection:
         ):
             return f" Does the address end in /v1? It is {self.address}."
         if "context" in words and "token" in words:
-            return ". Lower n_examples or max_tokens"
+            return ". Lower reason.n_examples or reason.max_tokens"
         if error.kind is ErrorClass.GIVE_UP and re.search(
             r"parameter|unsupported|not supported|unknown", words
         ):
-            return f" ({SETTING} says what is left out)"
+            return f". {SETTING} can leave it out or rename it"
         return ""
 
 
@@ -326,10 +327,14 @@ def is_official(base_url: str) -> bool:
 
 
 def redaction(key: str) -> Callable[[str], str]:
-    """Makes one bounded line without the key, or what a server echoes of it, or a password in an address."""
+    """Makes one bounded line without the key, or what a server echoes of it, or a password in an address.
+
+    A key of fewer than eight characters stands for none ("x", "EMPTY"): it is taken out only as a word of its own.
+    """
+    whole = re.escape(key) if len(key) >= _LEAST_KEY else rf"(?<!\w){re.escape(key)}(?!\w)"
 
     def redact(text: str) -> str:  # a closure: the repr of a partial would show the key
-        line = text.replace(key, "[key]") if key else text  # first: a key that is cut would not be found
+        line = re.sub(whole, "[key]", text) if key else text  # first: a key that is cut would not be found
         line = " ".join(re.sub(r"\bsk-[\w*.-]+", "[key]", line).split())
         return re.sub(r"://[^/@\s]+@", "://", line)[:_MAX_REASON].rstrip(".")
 
